@@ -1,0 +1,71 @@
+"""What the commands' options have in common: their environment variables, and kinds of values that click lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:
+    """Return a click option with the environment variable of its name: `--home` is REGSEARCH_HOME."""
+    settings.setdefault("envvar", "REGSEARCH_" + name.lstrip("-").replace("-", "_").upper())
+    return click.option(name, show_envvar=True, show_default=True, **settings)
+
+
+def place(command: _Command) -> _Command:
+    """Add the options that say where studies are kept."""
+    home = option(
+        "--home", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for all that is written."
+    )
+    storage = option("--storage", metavar="URL", help="Optuna storage instead of the journal file in the home folder.")
+    return home(storage(command))
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 90, 90s, 15m or 2h, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds; refuse what is no time or not above zero."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
+        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        if seconds <= 0:
+            self.fail(f"{value!r} is not a time above zero; write seconds, or 15m, or 2h", param, ctx)
+        return seconds
+
+
+class CountOrAuto(click.ParamType[int | None]):
+    """A number above zero, or `auto` (None)."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number, or None for `auto`."""
+        if value in (None, "auto"):
+            return None
+        if not re.fullmatch(r"\d{1,6}", str(value)) or int(value) < 1:
+            self.fail(f"{value!r} is neither a number from 1 to 999999 nor auto", param, ctx)
+        return int(value)
+
+
+class SpecChoice(click.ParamType[str]):
+    """One of the names that a field of the spec allows. The spec, which checks them, is imported for help alone."""
+
+    name = "name"
+
+    def __init__(self, type_name: str) -> None:
+        self._type_name = type_name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """Return the names for the help text."""
+        from search import spec
+
+        return "|".join(get_args(getattr(spec, self._type_name)))

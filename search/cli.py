@@ -1,0 +1,168 @@
+"""The command line: parse, call, print. No logic, and nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from search import __version__
+from search.arguments import CountOrAuto, Duration, SpecChoice, option, place
+from search.errors import RegsearchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.session import Options
+    from search.spec import StudySpec
+
+
+class _Group(click.Group):
+    """Tells what a user can mend in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RegsearchError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="regsearch")
+def main() -> None:
+    """Find the right amount of regularization for a neural network.
+
+    \b
+      regsearch start --study digits
+      regsearch start --study mnist --trials 24 --data-dir ~/data
+
+    A search samples dropout rates, weight decay, L1 strength and patience with Optuna, trains many trials at once as
+    one population with early stopping and pruning, and records everything in MLflow.
+    """
+
+
+@main.command()
+@option("--study", required=True, metavar="NAME|FILE", help="A shipped study (see `regsearch studies`) or a TOML file.")
+@option("--name", metavar="NAME", help="Name to store the study under, if not the file's own.")
+@option("--trials", type=click.IntRange(min=1), help="Trials of the study in all, not further ones.")
+@option("--timeout", type=Duration(), help="Stop after this time (90, 15m, 2h); the same command resumes.")
+@option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the study: split, sampler, weights, noise.")
+@option("--sampler", type=SpecChoice("SamplerName"), help="Optuna sampler.")
+@option("--pruner", type=SpecChoice("PrunerName"), help="When to give up on a trial that does worse than others.")
+@option("--optimizer", type=SpecChoice("OptimizerName"), help="How the models are trained.")
+@option("--population", type=CountOrAuto(), default="auto", help="Trials that train at once in each trainer.")
+@option("--workers", type=click.IntRange(min=1), default=1, help="Trainers; several have a process and a core each.")
+@option("--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps.")
+@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@option("--data-dir", envvar="REGSEARCH_DATA", type=click.Path(path_type=Path), help="Where data sets are, or go.")
+@option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
+@place
+def start(timeout: float | None, **given: Any) -> None:
+    """Run a search, or resume it: the same command goes on where it was cut off.
+
+    \b
+      regsearch start --study digits
+      regsearch start --study my-study.toml --trials 128 --timeout 2h
+    """
+    from search.session import Session
+
+    spec, options = _read(given)
+    _say(f"Study {options.name}: {spec.search.trials} trials of at most {spec.training.max_epochs} epochs")
+    session = Session(spec, options)
+    session.prepare()
+    _say(session.choices)
+    _search(session, timeout)
+
+
+@main.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@place
+def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
+    """Show a study's results: best configuration, baseline, how the trials ended.
+
+    \b
+      regsearch show --study digits
+      regsearch show --study digits --json
+    """
+    from search import results
+    from search.storage import open_existing
+    from search.study import Study
+
+    summary = Study.load(study, open_existing(storage, home)).summary()
+    if as_json:
+        click.echo(json.dumps(results.as_json(summary), indent=2))
+    else:
+        results.print_summary(summary, _stdout())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@place
+def studies(as_json: bool, home: Path, storage: str | None) -> None:
+    """List the shipped studies, and the stored ones with their state.
+
+    \b
+      regsearch studies
+      regsearch studies --home ~/runs
+    """
+    from search import results
+    from search.spec import load_spec, shipped_studies
+    from search.storage import is_there, open_existing
+    from search.study import list_studies
+
+    shipped = {name: load_spec(name).description for name in shipped_studies()}
+    stored = list_studies(open_existing(storage, home)) if is_there(storage, home) else []
+    if as_json:
+        click.echo(json.dumps({"shipped": shipped, "stored": [results.as_json(s) for s in stored]}, indent=2))
+    else:
+        results.print_studies(shipped, stored, _stdout())
+
+
+def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
+    from search.session import Options, default_data_dir
+    from search.spec import check_study_name, load_spec
+
+    overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
+    spec = load_spec(given.pop("study")).with_overrides(**overrides)
+    name = check_study_name(given.pop("name") or spec.name)
+    home, data_dir = given.pop("home"), given.pop("data_dir") or default_data_dir()
+    places = {"home": home.expanduser().absolute(), "data_dir": data_dir.expanduser().absolute()}
+    return spec, Options(name=name, **places, **given)
+
+
+def _search(session: Any, timeout: float | None) -> None:
+    from search import results
+    from search.progress import make_progress
+    from search.stopping import StopRequest
+
+    console = _stdout()
+    with StopRequest(timeout, lambda: _stopping(console)) as stop, make_progress(console, session, stop) as progress:
+        ending = session.run(progress, stop)
+    results.print_ending(ending, session, console)
+    if ending.interrupted_by is not None:
+        sys.exit(128 + ending.interrupted_by)
+
+
+def _stopping(console: Console) -> None:
+    """Answer Ctrl-C past all file objects, since it may have come amid a write. The live view answers by itself."""
+    if not console.is_terminal:
+        os.write(2, b"Stopping: running trials go back to the queue. Ctrl-C again leaves at once.\n")
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    # A pipe has no width of its own, and 80 columns suffice.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,41 @@
+"""What the search's winner is worth: its score on test data that no search has seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from search.records import Assignment, Score, TrialRecord
+from search.trainers import LocalTrainer, TrainerSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from search.training.data import Split
+
+
+def score_on_test(setup: TrainerSetup, record: TrialRecord, weights: dict[str, Tensor] | None, test: Split) -> Score:
+    """Return a trial's accuracy and loss (nats) on the test data, with the weights of its best epoch.
+
+    Without its weights (made on another machine, deleted) the trial is trained once more: it depends on the study's
+    seed and its number alone.
+    """
+    from search.training.models import model_factory
+    from search.training.population import score
+
+    if weights is None:
+        weights = _retrained(setup, record)
+    model = model_factory(setup.model, setup.data.inputs, setup.data.classes)()
+    accuracy, loss = score(model, weights, test)
+    return Score(record.number, accuracy, loss)
+
+
+def _retrained(setup: TrainerSetup, record: TrialRecord) -> dict[str, Tensor]:
+    assert record.best is not None
+    trainer = LocalTrainer(replace(setup, slots=1, engine="looped"))
+    first = record.number if record.retry_of is None else record.retry_of
+    trainer.begin([Assignment(record.number, first, record.params)], [])
+    for _ in range(record.best.epoch):
+        trainer.collect()
+        trainer.begin([], [])
+    return trainer.best_weights(record.number)

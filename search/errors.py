@@ -1,0 +1,58 @@
+"""Every error a user can cause, each with its exit code. Knows nothing of the rest of the program.
+
+The command line prints the message of a `RegsearchError` without a traceback and leaves with its exit code.
+A message says what was wrong (file, key, value) and the way out.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RegsearchError(Exception):
+    """Something the user can mend. Exit code 1 unless a subclass says otherwise."""
+
+    exit_code = 1
+
+
+class UsageError(RegsearchError):
+    """The command line itself is wrong: an unknown study, a number out of range."""
+
+    exit_code = 2
+
+
+class SpecError(RegsearchError):
+    """A study file cannot be read, or what it says is not a valid study."""
+
+
+class SpecMismatchError(RegsearchError):
+    """The study exists already with another spec."""
+
+
+class DataError(RegsearchError):
+    """Data is missing, truncated, or not what its checksum says."""
+
+
+class DeviceError(RegsearchError):
+    """The device asked for is not there."""
+
+
+class HomeError(RegsearchError):
+    """The home folder cannot be used: not writable, on a network file system."""
+
+
+class StorageError(RegsearchError):
+    """The study's storage is unreachable, damaged, or not Optuna's."""
+
+
+class StudyBusyError(RegsearchError):
+    """Another process runs this study right now."""
+
+
+class TrainerError(RegsearchError):
+    """A trainer could not be started, or died more often than is bearable."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean "x"?` for the nearest of `known`, or an empty string when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,289 @@
+"""The journal file, Optuna's append-only log of a study, and its careful owner.
+
+Optuna's own file backend trusts the file. A last line torn by a kill, a full disk or a power cut makes the next `ask`
+return an old trial, and the next append makes the file unreadable. Here every append first looks at the last byte, and
+opening looks at the last lines: what is torn is moved to a `.corrupt-*` file, never dropped. The lock is the kernel's
+(`flock`), which frees it when its holder dies. What the log's lines mean is Optuna's business.
+
+The lock stands in `<journal>.flock`, not `.lock`: that name is Optuna's own, and a program with Optuna's locks
+(optuna-dashboard on the same file) would wait for ours to go away and then remove it.
+"""
+
+import io
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from search.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+_WITH_FUSE = ("beegfs", "ceph", "glusterfs", "sshfs")
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"afs", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb2", "smb3", "smbfs"}
+    | {*_WITH_FUSE, *(f"fuse.{kind}" for kind in _WITH_FUSE)}
+)
+"""Where locks and appends of several machines cannot be relied on."""
+
+_FIRST_BYTES = b'{"op_code":'
+_BLOCK = 64 * 1024
+_FOREIGN_WRITER_SECONDS = 0.05
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Open or create the journal at `path` as an Optuna storage; a torn end is repaired first.
+
+    Raises StorageError on a network file system, for a file that is not an Optuna journal, for damage that cannot be
+    repaired without losing good lines, and when the file cannot be read or written.
+    """
+    path = Path(os.path.abspath(path))
+    refuse_network_file_system(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        backend = JournalBackend(path)
+        return JournalStorage(backend)
+    except OSError as error:
+        raise StorageError(f"{path}: the journal cannot be opened: {error.strerror or error}") from error
+    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+        # Well-formed JSON lines, of which Optuna's replay can make nothing.
+        raise _not_a_journal(path) from error
+
+
+class JournalLock:
+    """Optuna's journal lock (`acquire`, `release`) on the kernel's `flock`: free as soon as its holder is gone.
+
+    A thread lock stands before it because a `FileLock` counts, and lets in, every thread of its process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._threads = threading.Lock()
+        self._processes = FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=0.005)
+
+    def acquire(self) -> bool:
+        """Wait until the lock is held; always True."""
+        self._threads.acquire()
+        try:
+            self._processes.acquire()
+        except BaseException:
+            self._threads.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Let the next one in."""
+        try:
+            self._processes.release()
+        finally:
+            self._threads.release()
+
+    def __enter__(self) -> "JournalLock":
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class JournalBackend(JournalFileBackend):
+    """Optuna's file backend, with appends that leave either the whole line or nothing, and errors that say where.
+
+    Readers (also other processes, without a lock) accept a line only once its newline is there. What is cut off here
+    never had one, or was not JSON, so that no reader has counted it: the offsets that readers remember stay true.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._journal_lock = JournalLock(path.with_name(path.name + ".flock"))
+        super().__init__(str(path))
+        with self._opened() as file:
+            _check_beginning(path, file)
+            _repair(path, file, _sound_end(file))
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Yield the logs from `log_number_from` on; StorageError names the line that cannot be read."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError:  # not JSON, or not even text
+            raise _damaged(self._path) from None
+        except OSError as error:
+            raise StorageError(f"{self._path}: the journal cannot be read: {error.strerror or error}") from error
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append and fsync; a write that fails half-way is taken back, and StorageError raised.
+
+        Optuna appends one log a call, so what is taken back is always a part of a line.
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        try:
+            with self._opened() as file:
+                if not _ends_with_newline(file):
+                    _repair(self._path, file, _sound_end(file))
+                _append(file, lines)
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: the journal cannot be written: {error.strerror or error}; nothing is lost, "
+                "run the same command again when this is mended"
+            ) from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Yield a file descriptor under the lock."""
+        with self._journal_lock:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            try:
+                yield file
+            finally:
+                os.close(file)
+
+
+def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
+    """Raise StorageError if `path` is on a network file system; where there is no `/proc`, trust the user."""
+    kind = _file_system(path, mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StorageError(
+            f"{path}: this is on a network file system ({kind}), where a journal file is not safe; "
+            "put it on a local disk, or use PostgreSQL: --storage postgresql://USER@HOST/DATABASE"
+        )
+
+
+def _file_system(path: Path, mounts: Path) -> str | None:
+    """Return the type of the file system that holds `path`: that of the longest mount point above it."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    where = path.resolve()
+    found: tuple[int, str] | None = None
+    for line in lines:
+        _, mount_point, kind, *_ = line.split(" ")
+        point = Path(_unescape(mount_point))
+        # Of two mounts on one point the later one is what is seen.
+        if where.is_relative_to(point) and (found is None or len(point.parts) >= found[0]):
+            found = (len(point.parts), kind)
+    return found[1] if found else None
+
+
+def _unescape(mount_point: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        mount_point = mount_point.replace(code, character)
+    return mount_point
+
+
+def _append(file: int, data: bytes) -> None:
+    """Write all of `data` and fsync, or write nothing and raise OSError."""
+    before = os.fstat(file).st_size
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(file, data[written:])
+    finally:
+        # A whole line is never taken back, even if its fsync fails: readers may have seen it.
+        if written < len(data):
+            os.ftruncate(file, before)
+    os.fsync(file)
+
+
+def _ends_with_newline(file: int) -> bool:
+    size = os.fstat(file).st_size
+    return size == 0 or os.pread(file, 1, size - 1) == b"\n"
+
+
+def _sound_end(file: int) -> int:
+    """Return the offset just behind the last good line, reading backwards: a long journal costs one block."""
+    if not _ends_with_newline(file):
+        _wait_for_foreign_writer(file)
+    size, block = os.fstat(file).st_size, _BLOCK
+    while True:
+        start = max(0, size - block)
+        lines = _lines(os.pread(file, size - start, start))
+        # The first line of a block that begins in the middle of the file is seldom whole.
+        whole = lines if start == 0 else lines[1:]
+        end = size
+        for line in reversed(whole):
+            if _is_good(line):
+                return end
+            end -= len(line)
+        if start == 0:
+            return 0
+        block *= 4
+
+
+def _wait_for_foreign_writer(file: int) -> None:
+    """Let a writer that does not know our lock finish its line, before it is taken for torn."""
+    size = -1
+    while size != os.fstat(file).st_size:
+        size = os.fstat(file).st_size
+        time.sleep(_FOREIGN_WRITER_SECONDS)
+
+
+def _lines(data: bytes) -> list[bytes]:
+    # Not `splitlines`: only a newline ends a line of the journal.
+    return io.BytesIO(data).readlines()
+
+
+def _is_good(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        return "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+def _repair(path: Path, file: int, sound_end: int) -> None:
+    """Move what stands behind `sound_end` to a file of its own."""
+    size = os.fstat(file).st_size
+    if size == sound_end:
+        return
+    aside = path.with_name(f"{path.name}.corrupt-{datetime.now():%Y%m%dT%H%M%S.%f}")
+    with open(aside, "xb") as copy:
+        copy.write(os.pread(file, size - sound_end, sound_end))
+        copy.flush()
+        os.fsync(copy.fileno())
+    os.ftruncate(file, sound_end)
+    os.fsync(file)
+    _log.warning(
+        "%s: the last %d bytes were torn (a kill, a full disk or a power cut) and were moved to %s; "
+        "all lines before them are good",
+        path,
+        size - sound_end,
+        aside.name,
+    )
+
+
+def _check_beginning(path: Path, file: int) -> None:
+    """Raise StorageError unless the file begins as a journal does: nothing is ever moved out of other files."""
+    beginning = os.pread(file, len(_FIRST_BYTES), 0)
+    if beginning.startswith(b"\0"):
+        # Blocks that never reached the disk: a journal only if there is nothing else, or logs behind them.
+        beginning = path.read_bytes().lstrip(b"\0")[: len(_FIRST_BYTES)]
+    if not _FIRST_BYTES.startswith(beginning):
+        raise _not_a_journal(path)
+
+
+def _not_a_journal(path: Path) -> StorageError:
+    with open(path, "rb") as file:
+        is_sqlite = file.read(15) == b"SQLite format 3"
+    hint = f"it is an SQLite file: --storage sqlite:///{path}" if is_sqlite else "choose another file with --storage"
+    return StorageError(f"{path}: is not an Optuna journal; {hint}")
+
+
+def _damaged(path: Path) -> StorageError:
+    lines = _lines(path.read_bytes())
+    number = next((i for i, line in enumerate(lines, 1) if not _is_good(line)), len(lines))
+    return StorageError(
+        f"{path}: line {number} of {len(lines)} is damaged, and good lines follow it, so it is left as it is; "
+        f'make a copy of the file, then remove that line (sed -i {number}d "{path}"), '
+        "or begin a new file with --storage"
+    )

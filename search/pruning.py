@@ -1,0 +1,109 @@
+"""Who is pruned: epoch scores of all trials so far in, trial numbers out. No storage, no Optuna, no torch.
+
+The default is asynchronous successive halving, which compares a trial with everything that has come as far as it has,
+finished or not: trials that start together can be pruned (Optuna's median pruner compares with completed trials only).
+Optuna's own pruners are in `mirror.py`, behind the same protocol. Whoever calls decides what to do with the answer:
+the baseline, for instance, is scored here like any other trial and never pruned by the runner.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from search.records import Reason, TrialRecord
+
+if TYPE_CHECKING:
+    from search.spec import StudySpec
+
+
+class Pruner(Protocol):
+    """Sees all trials of a study, epoch by epoch; remembers what it must."""
+
+    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
+        """Return the numbers of the trials to prune, of those that have just finished an epoch together.
+
+        `curves` has each trial's validation losses so far, by trial number; index 0 is epoch 1.
+        """
+        ...
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Learn how a trial ended. On resume, called for every trial of earlier runs, by number."""
+        ...
+
+
+class NoPruner:
+    """Prunes nothing."""
+
+    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:  # noqa: ARG002
+        """Return the empty set."""
+        return set()
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Do nothing."""
+
+
+class SuccessiveHalving:
+    """Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning").
+
+    Rungs stand at epochs `min_epochs * reduction_factor**k`, below `max_epochs`. A trial's score at a rung is its
+    lowest validation loss up to there, since the best epoch's weights are what is kept. It goes on if it is in the
+    best `1 / reduction_factor` (rounded up, so at least one; ties go on) of all scores seen at that rung by now.
+    Unlike in the paper nobody is paused and promoted later: a slot is refilled with a new trial instead.
+    """
+
+    def __init__(self, min_epochs: int, reduction_factor: int, max_epochs: int) -> None:
+        self.rungs = tuple(_rungs(min_epochs, reduction_factor, max_epochs))
+        """Epochs at which trials are judged, ascending."""
+        self._reduction_factor = reduction_factor
+        self._scores: dict[int, dict[int, float]] = {rung: {} for rung in self.rungs}
+
+    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
+        """Return who is pruned; trials that reach a rung in the same call are all scored before any is judged."""
+        reached = [(number, rung) for number in sorted(curves) for rung in self._record(number, curves[number])]
+        return {number for number, rung in reached if not self._goes_on(number, rung)}
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Keep the scores of a trial of an earlier run; forget those of an interrupted one, which will be run again."""
+        if record.reason is Reason.INTERRUPTED:
+            for scores in self._scores.values():
+                scores.pop(record.number, None)
+        else:
+            self._record(record.number, [row.val_loss for row in record.epochs])
+
+    def _record(self, number: int, curve: Sequence[float]) -> list[int]:
+        """Score the trial at the rungs that it has newly reached, and return those."""
+        new = [rung for rung in self.rungs if rung <= len(curve) and number not in self._scores[rung]]
+        for rung in new:
+            self._scores[rung][number] = _lowest(curve[:rung])
+        return new
+
+    def _goes_on(self, number: int, rung: int) -> bool:
+        scores = self._scores[rung]
+        places = math.ceil(len(scores) / self._reduction_factor)
+        return scores[number] <= sorted(scores.values())[places - 1]
+
+
+def make_pruner(spec: "StudySpec", name: str | None = None) -> Pruner:
+    """Return the spec's pruner, without memory of any trial.
+
+    `name` is the study's, where it is not the spec's: hyperband assigns its brackets by it.
+    """
+    pruner = spec.search.pruner
+    if pruner.name == "none":
+        return NoPruner()
+    if pruner.name == "halving":
+        return SuccessiveHalving(pruner.min_epochs, pruner.reduction_factor, spec.training.max_epochs)
+    from search.mirror import OptunaPruner, optuna_pruner  # Optuna takes a second to import
+
+    return OptunaPruner(optuna_pruner(spec), name or spec.name)
+
+
+def _rungs(min_epochs: int, reduction_factor: int, max_epochs: int) -> Iterator[int]:
+    rung = min_epochs
+    while rung < max_epochs:
+        yield rung
+        rung *= reduction_factor
+
+
+def _lowest(losses: Sequence[float]) -> float:
+    return min((loss for loss in losses if not math.isnan(loss)), default=math.inf)

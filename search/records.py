@@ -1,0 +1,124 @@
+"""What the parts of the program tell each other about trials: plain values, no torch, no Optuna, no MLflow.
+
+An `Assignment` travels to a trainer, `EpochResult`s come back, and a finished trial ends as a `TrialRecord`, which
+is what the storage keeps, MLflow shows and the report reads. Losses are data losses in nats (cross-entropy alone,
+no penalty), taken in evaluation mode.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+Params = Mapping[str, float]
+"""A trial's complete configuration by name (constants of the spec included), e.g. ``{"dropout_0": 0.2, "l1": 0.0}``."""
+
+
+class Reason(StrEnum):
+    """Why a trial ended."""
+
+    COMPLETED = "completed"  # reached the last epoch
+    EARLY_STOPPED = "early_stopped"  # its own validation loss had not improved for `patience` epochs
+    PRUNED = "pruned"  # its siblings did better
+    DIVERGED = "diverged"  # a loss was not finite
+    INTERRUPTED = "interrupted"  # the search was stopped or killed; its configuration went back to the queue
+    ERROR = "error"  # an exception, or its trainer died too often
+
+
+class Role(StrEnum):
+    """Trials that are not the sampler's: enqueued first, so that every search knows where it started from."""
+
+    BASELINE = "baseline"  # no regularization at all
+    TEXTBOOK = "textbook"  # the setting a careful practitioner would try first
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial as a trainer sees it."""
+
+    number: int
+    seed: int
+    """Number of the first attempt at this configuration: with the study's seed it fixes weights, order and noise."""
+    params: Params
+    role: Role | None = None
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One trial after one epoch."""
+
+    epoch: int
+    """1 for the first."""
+    train_loss: float
+    """Mean data loss over a fixed sample of the training data, without dropout noise."""
+    val_loss: float
+    val_accuracy: float
+    sparsity: float
+    """Share of weights (biases and normalization left out) that are exactly zero."""
+
+    @property
+    def gap(self) -> float:
+        """Validation loss minus training loss."""
+        return self.val_loss - self.train_loss
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial, complete: everything that MLflow or a report needs can be had from it."""
+
+    number: int
+    params: Params
+    reason: Reason
+    epochs: tuple[EpochResult, ...]
+    started: datetime
+    ended: datetime
+    role: Role | None = None
+    retry_of: int | None = None
+    """Number of the first attempt, when this trial is a later one."""
+    error: str | None = None
+
+    @property
+    def best(self) -> EpochResult | None:
+        """The epoch with the lowest validation loss, whose weights were kept; None when no epoch was finished."""
+        finite = [row for row in self.epochs if row.val_loss == row.val_loss]
+        return min(finite, key=lambda row: row.val_loss) if finite else None
+
+    @property
+    def state(self) -> str:
+        """Optuna's word for how it ended: `complete`, `pruned` or `failed`."""
+        return _STATES[self.reason]
+
+
+_STATES = {
+    Reason.COMPLETED: "complete",
+    Reason.EARLY_STOPPED: "complete",
+    Reason.PRUNED: "pruned",
+    Reason.DIVERGED: "failed",
+    Reason.INTERRUPTED: "failed",
+    Reason.ERROR: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A configuration's result on the test data."""
+
+    trial: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study at a glance, from its storage alone: what `show`, the end of `start` and MLflow's parent run print."""
+
+    study: str
+    trials: Mapping[str, int]
+    """Count by state: complete, pruned, failed, running, waiting."""
+    reasons: Mapping[str, int]
+    best: TrialRecord | None
+    baseline: TrialRecord | None
+    test: Mapping[str, Score] = field(default_factory=dict)
+    """By `best` and `baseline`; empty until the search has ended."""
+    trial_epochs: int = 0
+    wall_seconds: float = 0.0

@@ -1,0 +1,191 @@
+"""A study's results for people and for scripts: the same `Summary` as text (80 columns, colour optional) or as JSON."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.records import EpochResult, Score, Summary, TrialRecord
+from search.storage import mask_password
+
+if TYPE_CHECKING:
+    from search.session import Ending, Session
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """Return what `show --json` prints; its keys never change meaning. Losses in nats, accuracies and shares 0 to 1."""
+    return {
+        "study": summary.study,
+        "trials": dict(summary.trials),
+        "reasons": dict(summary.reasons),
+        "best": _record_json(summary.best),
+        "baseline": _record_json(summary.baseline),
+        "test": {which: {"accuracy": score.accuracy, "loss": score.loss} for which, score in summary.test.items()},
+        "trial_epochs": summary.trial_epochs,
+        "wall_seconds": round(summary.wall_seconds, 3),
+    }
+
+
+def _record_json(record: TrialRecord | None) -> dict[str, Any] | None:
+    if record is None or record.best is None:
+        return None
+    return {
+        "trial": record.number,
+        "params": dict(record.params),
+        "val_loss": record.best.val_loss,
+        "val_accuracy": record.best.val_accuracy,
+        "epochs": len(record.epochs),
+        "best_epoch": record.best.epoch,
+        "gap": record.best.gap,
+        "sparsity": record.best.sparsity,
+    }
+
+
+def best_toml(summary: Summary) -> str:
+    """Return the best configuration as TOML, with what it reached in comments. Needs a best trial."""
+    record = summary.best
+    assert record is not None
+    assert record.best is not None
+    lines = [
+        f"# Best configuration of study {summary.study!r}: trial {record.number}",
+        f"# validation loss {record.best.val_loss:.5f}, accuracy {record.best.val_accuracy:.4f}, "
+        f"best epoch {record.best.epoch} of {len(record.epochs)}",
+    ]
+    if "best" in summary.test:
+        lines.append(f"# test loss {summary.test['best'].loss:.5f}, accuracy {summary.test['best'].accuracy:.4f}")
+    return "\n".join([*lines, "", "[params]", *(f"{name} = {value!r}" for name, value in record.params.items()), ""])
+
+
+def headline_metrics(summary: Summary) -> dict[str, float]:
+    """Return the few numbers that MLflow's parent run carries."""
+    metrics: dict[str, float] = {}
+    for which, record in (("best", summary.best), ("baseline", summary.baseline)):
+        if record is not None and record.best is not None:
+            row = record.best
+            values = {"val_loss": row.val_loss, "val_accuracy": row.val_accuracy, "gap": row.gap}
+            metrics |= {f"{which}_{key}": value for key, value in values.items()} | {f"{which}_sparsity": row.sparsity}
+        if which in summary.test:
+            metrics[f"{which}_test_accuracy"] = summary.test[which].accuracy
+            metrics[f"{which}_test_loss"] = summary.test[which].loss
+    return metrics | {"trial_epochs": float(summary.trial_epochs), "wall_seconds": summary.wall_seconds}
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the best configuration, best and baseline side by side, and how the trials ended."""
+    if summary.best is None:
+        console.print("No trial has come to its end yet, so there is no best configuration.")
+    else:
+        console.print(f"[bold]Best configuration[/bold] of study {summary.study}: trial {summary.best.number}")
+        for name, value in summary.best.params.items():
+            console.print(f"  {name:<16}{value:.4g}", highlight=False)
+        console.print()
+        console.print(_comparison(summary))
+    console.print(_ends(summary), highlight=False)
+
+
+def print_ending(ending: Ending, session: Session, console: Console) -> None:
+    """Print what `start` ends with: why it ended, the results, where everything is, how to look into it."""
+    if ending.interrupted_by is not None:
+        console.print("Interrupted: running trials are back in the queue; the same command goes on.")
+    elif ending.timed_out:
+        console.print("Time is up: running trials are back in the queue; the same command goes on.")
+    console.print()
+    print_summary(ending.summary, console)
+    if ending.tracking.message:
+        console.print(f"\n{ending.tracking.message}")
+    console.print()
+    for label, text in _places(session):
+        console.print(f"{label:<17}{text}", soft_wrap=True, highlight=False)
+
+
+def _places(session: Session) -> list[tuple[str, str]]:
+    storage = session.options.storage or str(session.options.home / "optuna.journal")
+    return [
+        ("Everything is in", str(session.options.home)),
+        ("Best weights", str(session.artifacts)),
+        ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(mask_password(storage))}"),
+        ("Compare runs", f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(session.tracking_uri)}"),
+    ]
+
+
+def _program(name: str) -> str:
+    """Return how to call a program that was installed beside this one, also where its folder is not on the PATH."""
+    beside = Path(sys.executable).parent / name
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(str(beside))
+
+
+def print_studies(shipped: Mapping[str, str], stored: Sequence[Summary], console: Console) -> None:
+    """Print the shipped studies with what they are, and the stored ones with how far they are."""
+    console.print("[bold]Shipped studies[/bold] (regsearch start --study NAME)")
+    for name, description in shipped.items():
+        console.print(f"  {name:<18}{description}")
+    console.print(
+        "\n[bold]Stored studies[/bold] (regsearch show --study NAME)" if stored else "\nNo stored studies yet."
+    )
+    for summary in stored:
+        console.print(f"  {summary.study:<18}{_states(summary)}; best {_best_loss(summary)}")
+
+
+def _best_loss(summary: Summary) -> str:
+    record = summary.best
+    return f"val_loss {record.best.val_loss:.4f}" if record is not None and record.best is not None else "none yet"
+
+
+def _states(summary: Summary) -> str:
+    return ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count) or "no trials"
+
+
+def _comparison(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
+    table.add_column("best", justify="right", style="bold")
+    table.add_column("baseline", justify="right")
+    best, baseline = (
+        _cells(summary.best, summary.test.get("best")),
+        _cells(summary.baseline, summary.test.get("baseline")),
+    )
+    for label in _LABELS:
+        table.add_row(label, best[label], baseline[label])
+    return table
+
+
+_LABELS = ("validation loss", "validation accuracy", "test loss", "test accuracy", "gap", "sparsity", "epochs")
+
+
+def _cells(record: TrialRecord | None, score: Score | None) -> Mapping[str, str]:
+    cells = dict.fromkeys(_LABELS, "-")
+    if record is not None and record.best is not None:
+        cells |= _row_cells(record.best, len(record.epochs))
+    if score is not None:
+        cells |= {"test loss": f"{score.loss:.4f}", "test accuracy": f"{score.accuracy:.2%}"}
+    return cells
+
+
+def _row_cells(row: EpochResult, epochs: int) -> dict[str, str]:
+    return {
+        "validation loss": f"{row.val_loss:.4f}",
+        "validation accuracy": f"{row.val_accuracy:.2%}",
+        "gap": f"{row.gap:+.4f}",
+        "sparsity": f"{row.sparsity:.1%}",
+        "epochs": f"{row.epoch} of {epochs}",
+    }
+
+
+def _ends(summary: Summary) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items() if count)
+    return (
+        f"Trials: {_states(summary)} ({reasons or 'none ended'}); "
+        f"{summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"

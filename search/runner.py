@@ -1,0 +1,285 @@
+"""The runner: asks Optuna for configurations, drives the trainers, decides after each epoch who goes on, tells.
+
+It alone asks and tells, prunes and reports; trainers only train. Writes to the storage happen in a thread of their own
+(`Desk`), in the order in which they were decided, so that no trainer waits for them; configurations are asked for
+one epoch ahead. With one trainer the whole search is therefore a function of spec and population alone: run twice, it
+samples, prunes and ends the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import isfinite
+from typing import Any, Protocol, TypeVar
+
+from search.errors import TrainerError
+from search.pruning import Pruner
+from search.records import Assignment, EpochResult, Reason, Role, TrialRecord
+from search.stopping import StopRequest
+from search.study import Study
+from search.trainers import Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
+from search.weights import WeightStore
+
+_ATTEMPTS = 3
+_POLL_SECONDS = 0.2
+_T = TypeVar("_T")
+
+
+class Watcher(Protocol):
+    """Whoever looks on, such as the progress display. Called in the runner's thread."""
+
+    def started(self, assignment: Assignment) -> None:
+        """A trial got a slot."""
+
+    def epoch_ended(self, report: Report) -> None:
+        """A trainer finished an epoch."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial ended and was recorded."""
+
+    def message(self, text: str) -> None:
+        """Something that the user should know happened."""
+
+
+@dataclass
+class _Running:
+    assignment: Assignment
+    epochs: list[EpochResult] = field(default_factory=list)
+    started: datetime = field(default_factory=datetime.now)
+
+    @property
+    def losses(self) -> list[float]:
+        return [row.val_loss for row in self.epochs]
+
+    def epochs_without_improvement(self) -> int:
+        losses = self.losses
+        return len(losses) - 1 - losses.index(min(losses))
+
+    def record(self, reason: Reason, error: str | None) -> TrialRecord:
+        own = self.assignment
+        first = own.seed if own.seed != own.number else None
+        return TrialRecord(
+            own.number, own.params, reason, tuple(self.epochs), self.started, datetime.now(), own.role, first, error
+        )
+
+
+@dataclass
+class _Post:
+    """A trainer with what runs on it and what has been asked for it."""
+
+    trainer: Trainer
+    running: dict[int, _Running] = field(default_factory=dict)
+    asked: deque[Future[Assignment]] = field(default_factory=deque)
+    to_free: list[int] = field(default_factory=list)
+    waiting: bool = False
+    """Whether an epoch is under way."""
+
+    @property
+    def room(self) -> int:
+        return self.trainer.slots - len(self.running) - len(self.asked)
+
+
+class Desk:
+    """One thread in which all of a study's storage operations run, in order. A failure ends the search."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
+        self._pending: deque[Future[Any]] = deque()
+
+    def submit(self, work: Callable[..., _T], *args: Any) -> Future[_T]:
+        """Queue some work; its failure is raised here or by a later call."""
+        self.check()
+        future = self._executor.submit(work, *args)
+        self._pending.append(future)
+        return future
+
+    def check(self) -> None:
+        """Raise what went wrong in work that is done."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+
+    def flush(self) -> None:
+        """Wait until all is done."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Let the work at hand finish and drop the rest."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Runner:
+    """One search: from the first question to the last answer, or to the request to stop."""
+
+    def __init__(
+        self,
+        study: Study,
+        make_trainer: Callable[[], Trainer],
+        workers: int,
+        pruner: Pruner,
+        weights: WeightStore,
+        watcher: Watcher,
+        stop: StopRequest,
+        trials: int,
+    ) -> None:
+        """`trials` is the total that the study shall have in the end, earlier ones included."""
+        self._study, self._make_trainer, self._pruner = study, make_trainer, pruner
+        self._weights, self._watcher, self._stop = weights, watcher, stop
+        self._max_epochs = study.spec.training.max_epochs
+        self._left = trials - study.spent()
+        self._workers = min(workers, max(1, self._left))
+        self._posts: list[_Post] = []
+        self._attempts: Counter[int] = Counter()
+        self._deaths_in_a_row = 0
+        self._recorded: deque[Future[TrialRecord]] = deque()
+        self._desk = Desk()
+
+    def run(self) -> None:
+        """Search until the budget is used up or a stop is requested; then nothing is left running.
+
+        Raises TrainerError when trainers keep dying, StorageError when results cannot be stored.
+        """
+        try:
+            for _ in range(self._workers if self._left > 0 else 0):
+                self._posts.append(_Post(self._make_trainer()))
+            self._search()
+        except BaseException:
+            # The first error is the one to show; what cannot be put back now is found by the next start.
+            with suppress(Exception):
+                self._leave()
+            raise
+        self._leave()
+
+    def _search(self) -> None:
+        while not self._stop():
+            for post in self._posts:
+                if not post.waiting:
+                    self._begin(post)
+            busy = {id(post.trainer): post for post in self._posts if post.waiting}
+            if not busy:
+                return
+            for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
+                self._collect(busy[id(trainer)])
+            self._announce()
+
+    def _begin(self, post: _Post) -> None:
+        """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
+        arrived = list(post.asked)
+        post.asked.clear()
+        self._ask_ahead(post, len(arrived))
+        if not post.running and not arrived:
+            arrived = list(post.asked)
+            post.asked.clear()
+        admit = [future.result() for future in arrived]
+        for assignment in admit:
+            post.running[assignment.number] = _Running(assignment)
+            self._watcher.started(assignment)
+        if not post.running:
+            return
+        free, post.to_free, post.waiting = post.to_free, [], True
+        try:
+            post.trainer.begin(admit, free)
+        except TrainerLost as error:
+            self._replace(post, error)
+
+    def _ask_ahead(self, post: _Post, arriving: int) -> None:
+        for _ in range(min(self._left, post.room - arriving)):
+            post.asked.append(self._desk.submit(self._study.ask))
+            self._left -= 1
+
+    def _collect(self, post: _Post) -> None:
+        try:
+            report = post.trainer.collect()
+            post.waiting = False
+            self._deaths_in_a_row = 0
+            for number, message in report.failed.items():
+                self._end(post.running.pop(number), Reason.ERROR, message)
+            self._decide(post, report)
+        except TrainerStopped:
+            return
+        except TrainerLost as error:
+            self._replace(post, error)
+            return
+        self._watcher.epoch_ended(report)
+
+    def _decide(self, post: _Post, report: Report) -> None:
+        for number, result in report.results.items():
+            post.running[number].epochs.append(result)
+            self._desk.submit(self._study.report, number, result)
+        pruned = self._prune(post)
+        for number in report.results:
+            reason = self._reason(post.running[number], number in pruned)
+            if reason is not None:
+                self._keep_weights(post, number, reason)
+                post.to_free.append(number)
+                self._end(post.running.pop(number), reason)
+
+    def _prune(self, post: _Post) -> set[int]:
+        finite = {number: run.losses for number, run in post.running.items() if run.epochs and isfinite(run.losses[-1])}
+        pruned = self._pruner.epoch_ended(finite)
+        # Without the baseline's full result there is nothing to compare the winner with.
+        return {number for number in pruned if post.running[number].assignment.role is not Role.BASELINE}
+
+    def _reason(self, run: _Running, pruned: bool) -> Reason | None:
+        last = run.epochs[-1]
+        if not (isfinite(last.val_loss) and isfinite(last.train_loss)):
+            return Reason.DIVERGED
+        if last.epoch >= self._max_epochs:
+            return Reason.COMPLETED
+        if run.epochs_without_improvement() >= run.assignment.params["patience"]:
+            return Reason.EARLY_STOPPED
+        return Reason.PRUNED if pruned else None
+
+    def _keep_weights(self, post: _Post, number: int, reason: Reason) -> None:
+        run = post.running[number]
+        if reason in (Reason.COMPLETED, Reason.EARLY_STOPPED) and self._weights.wanted(run.assignment, min(run.losses)):
+            weights = post.trainer.best_weights(number)
+            self._desk.submit(self._weights.save, number, weights)
+
+    def _end(self, run: _Running, reason: Reason, error: str | None = None) -> None:
+        number = run.assignment.number
+        self._pruner.trial_ended(run.record(reason, error))
+        self._recorded.append(self._desk.submit(self._study.finish, number, reason, run.epochs, error))
+
+    def _announce(self) -> None:
+        """Tell the watcher of the trials whose end is in the storage by now."""
+        while self._recorded and self._recorded[0].done():
+            self._watcher.ended(self._recorded.popleft().result())
+
+    def _replace(self, post: _Post, error: TrainerLost) -> None:
+        """Put a dead trainer's trials back into the queue and start another in its place."""
+        post.trainer.close()
+        for run in post.running.values():
+            self._try_again(run, str(error))
+        post.running.clear()
+        post.to_free.clear()
+        post.waiting = False
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= _ATTEMPTS:
+            raise TrainerError(f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
+        self._watcher.message(f"A trainer failed and is replaced; its trials are back in the queue: {error}")
+        post.trainer = self._make_trainer()
+
+    def _try_again(self, run: _Running, message: str) -> None:
+        self._attempts[run.assignment.seed] += 1
+        if self._attempts[run.assignment.seed] >= _ATTEMPTS:
+            self._end(run, Reason.ERROR, message)
+        else:
+            self._end(run, Reason.INTERRUPTED, message)
+            self._left += 1
+
+    def _leave(self) -> None:
+        """End the trainers and put every unfinished trial back into the queue."""
+        for post in self._posts:
+            post.trainer.close()
+            asked = [_Running(future.result()) for future in post.asked]
+            for run in [*post.running.values(), *asked]:
+                self._end(run, Reason.INTERRUPTED)
+        self._desk.flush()
+        self._announce()
+        self._desk.close()

@@ -1,0 +1,39 @@
+"""Who chooses the configurations: the spec's sampler and ranges as Optuna's."""
+
+import warnings
+
+import numpy as np
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+
+from search.spec import Range, StudySpec
+
+
+def distribution(setting: Range) -> BaseDistribution:
+    """Return the range as Optuna's distribution."""
+    if setting.integer:
+        return IntDistribution(int(setting.low), int(setting.high), log=setting.log)
+    return FloatDistribution(setting.low, setting.high, log=setting.log)
+
+
+def make_sampler(spec: StudySpec, trials: int) -> BaseSampler:
+    """Return the spec's sampler, seeded so that a resumed study does not repeat its draws."""
+    seed = int(np.random.SeedSequence([spec.search.seed, trials]).generate_state(1)[0])
+    match spec.search.sampler:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "gp":
+            return GPSampler(seed=seed, warn_independent_sampling=False)
+        case "qmc":
+            return _qmc_sampler(spec.search.seed)
+        case _:
+            return TPESampler(seed=seed)
+
+
+def _qmc_sampler(seed: int) -> BaseSampler:
+    # One sequence for the whole study: how far it has come is in the storage, and another seed would begin another.
+    seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)

@@ -1,0 +1,141 @@
+"""The plain sections of a study file: what each field may be, its default and its description.
+
+What may be named (data sets, models, optimizers, samplers, pruners) is listed here; what the names do is in the
+modules that implement them. [space] has a module of its own.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
+
+from search.problems import bad_value
+from search.space import MAX_EPOCHS
+
+DatasetName = Literal["digits", "mnist"]
+ModelName = Literal["mlp"]
+OptimizerName = Literal["adam", "adamw", "sgd"]
+L1Mode = Literal["proximal", "penalty"]
+SamplerName = Literal["tpe", "random", "qmc", "gp"]
+PrunerName = Literal["halving", "median", "percentile", "hyperband", "none"]
+
+OPTIMIZER_OPTIONS: Mapping[str, tuple[str, ...]] = {"adam": (), "adamw": (), "sgd": ("momentum",)}
+"""Which fields of [training] only some optimizers read."""
+
+PRUNER_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "halving": ("min_epochs", "reduction_factor"),
+    "median": ("min_epochs", "startup_trials"),
+    "percentile": ("min_epochs", "startup_trials", "percentile"),
+    "hyperband": ("min_epochs", "reduction_factor"),
+    "none": (),
+}
+"""Which fields of [search.pruner] each pruner reads."""
+
+MAX_SIZE = 2**20
+"""Limit of layers and batches: more is a slip of the pen, and would only end as an out-of-memory error much later."""
+
+
+class Section(BaseModel):
+    """A section of the file: frozen, nothing unknown, nothing coerced but integers to floats, nothing infinite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _ChoiceSection(Section):
+    """A section with options that only some of the choices read: given to another choice, they are refused."""
+
+    _choice: ClassVar[str]
+    _options: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    @field_validator("*")
+    @classmethod
+    def _is_read(cls, value: object, info: ValidationInfo) -> object:
+        readers = [choice for choice, options in cls._options.items() if info.field_name in options]
+        choice = info.data.get(cls._choice)  # absent when it is invalid itself
+        if readers and choice is not None and choice not in readers:
+            raise bad_value(
+                f'has no effect with {cls._choice} = "{choice}", only with {" or ".join(readers)}; remove it'
+            )
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_unread(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        chosen = self._options[getattr(self, self._choice)]
+        unread = {option for options in self._options.values() for option in options if option not in chosen}
+        return {name: value for name, value in serialize(self).items() if name not in unread}
+
+
+class DataSpec(Section):
+    """[data]: what to learn from."""
+
+    name: DatasetName = Field(description="The data set.")
+    validation: float = Field(
+        default=1 / 6, gt=0, lt=1, description="Share of the training data held out to choose configurations by."
+    )
+
+
+class ModelSpec(Section):
+    """[model]: the network, the same for all trials."""
+
+    name: ModelName = Field(default="mlp", description="The kind of network.")
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_SIZE)], ...], Field(strict=False)] = Field(
+        min_length=1, max_length=100, description="Units of each hidden layer."
+    )
+
+
+class TrainingSpec(_ChoiceSection):
+    """[training]: how every trial is trained."""
+
+    _choice = "optimizer"
+    _options = OPTIMIZER_OPTIONS
+
+    optimizer: OptimizerName = Field(
+        default="adamw", description="`adam` adds decay to the gradient, `adamw` decouples it."
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of `sgd`.")
+    batch_size: int = Field(default=32, ge=1, le=MAX_SIZE, description="Examples in a minibatch.")
+    max_epochs: int = Field(
+        default=30, ge=1, le=MAX_EPOCHS, description="Epochs after which a trial ends at the latest."
+    )
+    l1_mode: L1Mode = Field(
+        default="proximal", description="`proximal` shrinks weights to exact zeros, `penalty` adds L1 to the loss."
+    )
+
+
+class PrunerSpec(_ChoiceSection):
+    """[search.pruner]: which trials are stopped because their siblings do better."""
+
+    _choice = "name"
+    _options = PRUNER_OPTIONS
+
+    name: PrunerName = Field(default="halving", description="The rule.")
+    min_epochs: int = Field(
+        default=2, ge=1, le=MAX_EPOCHS, description="Epochs that every trial is given: the first rung."
+    )
+    reduction_factor: int = Field(
+        default_factory=lambda data: 3 if data["name"] == "hyperband" else 2,
+        ge=2,
+        le=1000,
+        description="One in so many trials passes a rung, and rungs are so many times further apart.",
+    )
+    startup_trials: int = Field(
+        default=5, ge=0, le=MAX_SIZE, description="Trials that must be complete before any is pruned."
+    )
+    percentile: float = Field(default=25.0, gt=0, lt=100, description="Share of trials, in percent, that are kept.")
+
+
+class SearchSpec(Section):
+    """[search]: how much to search, and how."""
+
+    trials: int = Field(default=64, ge=1, le=10_000_000, description="How many trials end the search.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Fixes the split, the sampler and every trial.")
+    sampler: SamplerName = Field(default="tpe", description="Who chooses the configurations.")
+    pruner: PrunerSpec = PrunerSpec()

@@ -1,0 +1,286 @@
+"""One run of `regsearch start`, from options to the summary: puts the parts together and takes them apart again.
+
+Checks come first (device, data, storage), so that a mistake is told before anything is written.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from search.errors import DataError, HomeError
+from search.records import Assignment, Summary, TrialRecord
+from search.results import best_toml, headline_metrics
+from search.spec import StudySpec
+from search.stopping import StopRequest
+from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+
+if TYPE_CHECKING:
+    from search.runner import Watcher
+    from search.trainers import Report, Trainer, TrainerSetup
+    from search.weights import WeightStore
+
+_MOST_SLOTS = 32
+_TRACKING_PATIENCE = 30.0
+_INTERRUPTED_TRACKING_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line decides beside the spec."""
+
+    name: str
+    home: Path
+    storage: str | None = None
+    tracking_uri: str | None = None
+    data_dir: Path = Path()
+    device: str = "auto"
+    engine: str = "auto"
+    population: int | None = None
+    """Slots of each trainer; None for automatic."""
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What `start` has to tell at the end."""
+
+    summary: Summary
+    tracking: TrackingOutcome
+    interrupted_by: int | None
+    timed_out: bool
+
+
+class Session:
+    """A search being run. `prepare` refuses what cannot work; `run` searches, scores and tidies up."""
+
+    def __init__(self, spec: StudySpec, options: Options) -> None:
+        self.spec, self.options = spec, options
+
+    def prepare(self) -> None:
+        """Check device and data, then open the study. Nothing is written before all of that is known to work."""
+        from search.study import Study, open_storage
+        from search.trainers import pick_device
+        from search.training.data import load_data
+
+        options = self.options
+        self._device = pick_device(options.device)
+        self._data = load_data(self.spec.data, options.data_dir, self.spec.search.seed)
+        make_home(options.home)
+        self._study = Study.open(options.name, self.spec, open_storage(options.storage, options.home), options.home)
+        self._check_fingerprint()
+
+    @property
+    def _slots(self) -> int:
+        """Slots of each trainer."""
+        return self.options.population or automatic_population(self.spec.search.trials, self.options.workers)
+
+    @property
+    def choices(self) -> str:
+        """What was chosen, in a line."""
+        line = (
+            f"device {self._device}, {self.options.workers} trainer(s) of {self._slots} slots, home {self.options.home}"
+        )
+        if self._study.recovered:
+            line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
+        return line
+
+    @property
+    def state(self) -> Summary:
+        """The study as its storage has it now."""
+        return self._study.summary()
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow's runs go."""
+        return self.options.tracking_uri or default_tracking_uri(self.options.home)
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of this study's own files: best configuration and weights."""
+        return self.options.home / "artifacts" / self.options.name
+
+    def run(self, watcher: Watcher, stop: StopRequest) -> Ending:
+        """Search until the budget is used up or the user stops it; then score, record, and return how it stands."""
+        start = time.monotonic()
+        study, before = self._study, self._study.summary()
+        tracker = self._start_tracker()
+        try:
+            weights = self._weights(before)
+            self._search(watcher, tracker, weights, stop)
+            weights.tidy(study.summary())
+            if not stop.interrupted:
+                self._score_test(weights)
+        except BaseException:
+            tracker.abandon()
+            raise
+        finally:
+            study.add_wall_seconds(time.monotonic() - start)
+        summary = study.summary()
+        outcome = self._finish_tracking(tracker, summary, weights, stop)
+        study.close()
+        return Ending(summary, outcome, stop.signal, stop.timed_out)
+
+    def _check_fingerprint(self) -> None:
+        """A study's trials must all have seen the same data."""
+        stored = self._study.fact("data_fingerprint")
+        if stored is None:
+            self._study.set_fact("data_fingerprint", self._data.fingerprint)
+        elif stored != self._data.fingerprint:
+            self._study.close()
+            raise DataError(
+                f'the data in {self.options.data_dir} is not what study "{self._study.name}" was started with; '
+                "use the same data, or give the study a new name: --name NEW"
+            )
+
+    def _start_tracker(self) -> Tracker:
+        root = None if self.options.tracking_uri else self.options.home / "artifacts" / "mlflow"
+        spec = self.spec
+        tracked = TrackedStudy(
+            name=self._study.name,
+            spec_json=spec.to_json(),
+            description=spec.description,
+            tags={"regsearch.device": self._device, "regsearch.host": platform.node()},
+            params={"data": spec.data.name, "model": spec.model.name, "optimizer": spec.training.optimizer},
+        )
+        return Tracker(self.tracking_uri, root, tracked, self._study.records())
+
+    def _weights(self, before: Summary) -> WeightStore:
+        from search.weights import WeightStore
+
+        best = before.best.best if before.best is not None else None
+        return WeightStore(self.artifacts, best.val_loss if best is not None else float("inf"))
+
+    def _search(self, watcher: Watcher, tracker: Tracker, weights: WeightStore, stop: StopRequest) -> None:
+        from search.pruning import make_pruner
+        from search.runner import Runner
+
+        pruner = make_pruner(self.spec, self._study.name)
+        for record in self._study.records():
+            pruner.trial_ended(record)
+        runner = Runner(
+            self._study,
+            lambda: self._make_trainer(stop),
+            self.options.workers,
+            pruner,
+            weights,
+            _TrackedWatcher(watcher, tracker),
+            stop,
+            self.spec.search.trials,
+        )
+        runner.run()
+
+    def _make_trainer(self, stop: Callable[[], bool]) -> Trainer:
+        from search.trainers import LocalTrainer, ProcessTrainer
+
+        if self.options.workers == 1:
+            return LocalTrainer(self._setup(), stop)
+        return ProcessTrainer(self._setup())
+
+    def _setup(self) -> TrainerSetup:
+        from search.trainers import TrainerSetup
+
+        spec, options = self.spec, self.options
+        return TrainerSetup(
+            spec.model,
+            spec.training,
+            self._data,
+            spec.search.seed,
+            self._slots,
+            [Assignment(0, 0, spec.textbook())],
+            options.engine,
+            self._device,
+            None if options.workers == 1 else 1,
+        )
+
+    def _score_test(self, weights: WeightStore) -> None:
+        """Read the test data for the best trial and the baseline, once for each."""
+        from search.confirm import score_on_test
+        from search.training.data import load_test
+
+        summary = self._study.summary()
+        finished: tuple[tuple[Literal["best", "baseline"], TrialRecord | None], ...]
+        finished = (("best", summary.best), ("baseline", summary.baseline))
+        due = {
+            which: record
+            for which, record in finished
+            if record is not None and (which not in summary.test or summary.test[which].trial != record.number)
+        }
+        if not due:
+            return
+        test = load_test(self.spec.data, self.options.data_dir)
+        for which, record in due.items():
+            score = score_on_test(self._setup(), record, weights.load(record.number), test)
+            self._study.record_test(which, score)
+
+    def _finish_tracking(
+        self, tracker: Tracker, summary: Summary, weights: WeightStore, stop: StopRequest
+    ) -> TrackingOutcome:
+        artifacts: dict[str, bytes | Path] = {}
+        if summary.best is not None:
+            self.artifacts.mkdir(parents=True, exist_ok=True)
+            best = self.artifacts / "best.toml"
+            best.write_text(best_toml(summary))
+            artifacts = {"best.toml": best, "best.safetensors": weights.path(summary.best.number)}
+        patience = _INTERRUPTED_TRACKING_PATIENCE if stop.interrupted else _TRACKING_PATIENCE
+        return tracker.finish(
+            summary, headline_metrics(summary), artifacts, patience, interrupted=stop.interrupted or stop.timed_out
+        )
+
+
+class _TrackedWatcher:
+    """Passes everything on to the progress display, and finished trials to MLflow."""
+
+    def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
+        self._watcher, self._tracker = watcher, tracker
+
+    def started(self, assignment: Assignment) -> None:
+        """Pass on."""
+        self._watcher.started(assignment)
+
+    def epoch_ended(self, report: Report) -> None:
+        """Pass on, and say what there is to say of MLflow."""
+        self._watcher.epoch_ended(report)
+        while (notice := self._tracker.notice()) is not None:
+            self._watcher.message(notice)
+
+    def ended(self, record: TrialRecord) -> None:
+        """Pass on, also to MLflow."""
+        self._tracker.trial(record)
+        self._watcher.ended(record)
+
+    def message(self, text: str) -> None:
+        """Pass on."""
+        self._watcher.message(text)
+
+
+def default_data_dir() -> Path:
+    """Return where data sets are kept unless told otherwise: `data` in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("regsearch") / "data"
+
+
+def make_home(home: Path) -> None:
+    """Make the folder for all that is written, and be sure that it can be written to. Raises HomeError."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise HomeError(
+            f"the home folder {home} cannot be written to ({error.strerror}); name another: --home or REGSEARCH_HOME"
+        ) from error
+
+
+def automatic_population(trials: int, workers: int) -> int:
+    """Return how many slots each trainer gets: enough to be efficient, few enough for the sampler to learn from.
+
+    A sampler that is asked for all trials at once has seen nothing; a quarter of them at a time is a fair bargain.
+    """
+    return max(1, min(_MOST_SLOTS, -(-trials // 4)) // workers)

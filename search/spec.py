@@ -1,0 +1,269 @@
+"""A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion.
+
+A spec is data, never code. Here is the whole study, with what it derives from its sections, and the way from a name or
+a path to it. Fields, defaults and limits stand in `sections` and `space`, the wording of errors in `problems`; import
+all of it from here. Knows nothing of torch, Optuna or MLflow.
+"""
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+
+from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
+from search.problems import as_lines, as_toml, bad_value
+from search.sections import (
+    OPTIMIZER_OPTIONS,
+    PRUNER_OPTIONS,
+    DatasetName,
+    DataSpec,
+    L1Mode,
+    ModelName,
+    ModelSpec,
+    OptimizerName,
+    PrunerName,
+    PrunerSpec,
+    SamplerName,
+    SearchSpec,
+    Section,
+    TrainingSpec,
+)
+from search.space import (
+    PARAMETERS,
+    Parameter,
+    Range,
+    Setting,
+    SpaceSpec,
+    nearest,
+    parameter_of,
+    read_space,
+)
+
+__all__ = [
+    "OPTIMIZER_OPTIONS",
+    "PARAMETERS",
+    "PRUNER_OPTIONS",
+    "DataSpec",
+    "DatasetName",
+    "L1Mode",
+    "ModelName",
+    "ModelSpec",
+    "OptimizerName",
+    "Parameter",
+    "PrunerName",
+    "PrunerSpec",
+    "Range",
+    "SamplerName",
+    "SearchSpec",
+    "Setting",
+    "SpaceSpec",
+    "StudySpec",
+    "TrainingSpec",
+    "check_study_name",
+    "load_spec",
+    "parameter_of",
+    "shipped_studies",
+    "spec_differences",
+]
+
+
+class StudySpec(Section):
+    """One study, complete and valid."""
+
+    name: str
+    description: str = ""
+    data: DataSpec
+    model: ModelSpec
+    training: TrainingSpec = TrainingSpec()
+    space: SpaceSpec = Field(default_factory=dict, validate_default=True)
+    search: SearchSpec = SearchSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_safe(cls, name: str) -> str:
+        if refusal := _name_refusal(name):
+            raise bad_value(refusal)
+        return name
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _space_is_valid(cls, given: object, info: ValidationInfo) -> dict[str, Setting]:
+        model = info.data.get("model")  # absent when it is invalid itself
+        return read_space(given, len(model.hidden) if model else None)
+
+    def parameters(self) -> dict[str, Setting]:
+        """Return every parameter's setting, each hidden layer's dropout by itself, always in the same order."""
+        return self.space.per_layer(len(self.model.hidden))
+
+    def searched(self) -> dict[str, Range]:
+        """Return the parameters that have a range; at least one."""
+        return {name: setting for name, setting in self.parameters().items() if isinstance(setting, Range)}
+
+    def baseline(self) -> dict[str, float]:
+        """Return the configuration without regularization: strengths 0, even constant ones, and the most patience."""
+        return {
+            name: parameter.baseline if parameter.regularizer else nearest(setting, parameter.baseline)
+            for name, setting, parameter in self._rows()
+        }
+
+    def textbook(self) -> dict[str, float]:
+        """Return what a careful practitioner would try first, as near as the ranges allow; constants are kept."""
+        return {name: nearest(setting, parameter.textbook) for name, setting, parameter in self._rows()}
+
+    def _rows(self) -> list[tuple[str, Setting, Parameter]]:
+        return [(name, setting, parameter_of(name)) for name, setting in self.parameters().items()]
+
+    def to_json(self) -> str:
+        """Return the spec as one canonical line: equal specs give equal text."""
+        return _canonical(self.model_dump(mode="json"))
+
+    @staticmethod
+    def from_json(text: str) -> "StudySpec":
+        """Return the spec that `to_json` wrote. Raises `SpecError` when this version cannot read it."""
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise SpecError(f"stored spec: not valid JSON: {error}") from error
+        return _validated(given, "stored spec: ")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what may not change on resume: equal when `spec_differences` finds none."""
+        return hashlib.sha256(_canonical(_identity(self)).encode()).hexdigest()
+
+    def with_overrides(
+        self,
+        *,
+        trials: int | None = None,
+        seed: int | None = None,
+        sampler: str | None = None,
+        pruner: str | None = None,
+        optimizer: str | None = None,
+    ) -> "StudySpec":
+        """Return the spec with what the command line said. Another pruner or optimizer starts from its own defaults.
+
+        Raises `UsageError` when a value is not valid.
+        """
+        given = self.model_dump(mode="json")
+        search, training = given["search"], given["training"]
+        search |= _said(trials=trials, seed=seed, sampler=sampler)
+        if pruner not in (None, self.search.pruner.name):
+            search["pruner"] = {"name": pruner}
+        if optimizer not in (None, self.training.optimizer):
+            unread = OPTIMIZER_OPTIONS[self.training.optimizer]
+            given["training"] = {name: training[name] for name in training if name not in unread}
+            given["training"]["optimizer"] = optimizer
+        return _validated(given, "", UsageError)
+
+
+def spec_differences(stored: StudySpec, given: StudySpec) -> list[str]:
+    """Return a line for each value that differs, such as `space.l1.high: stored 0.001, given 0.01`.
+
+    Leaves out what may change on resume: name, description and the number of trials.
+    """
+    return _differences(_identity(stored), _identity(given), "")
+
+
+def check_study_name(name: str) -> str:
+    """Return `name` when it can serve as a study's name and a folder's. Raises `UsageError` otherwise."""
+    if refusal := _name_refusal(name):
+        raise UsageError(f"study name {as_toml(name)}: {refusal}")
+    return name
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return the study files that come with the program, by name."""
+    package = Path(__file__).resolve().parent
+    # A wheel carries them inside the package; in a checkout they stand beside it.
+    folders = (package / "studies", package.parent / "studies")
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_spec(study: str) -> StudySpec:
+    """Return the spec of a shipped study, by its name, or of a study file, by its path.
+
+    Raises `UsageError` when there is no such study or file, and `SpecError`, which tells all that is wrong with it,
+    when the file is not a valid study.
+    """
+    shipped = shipped_studies()
+    if study in shipped:
+        return _load_file(str(shipped[study]))
+    if study.endswith(".toml") or "/" in study or os.sep in study or os.path.isfile(study):
+        return _load_file(study)
+    raise UsageError(
+        f"there is no study {as_toml(study)}{did_you_mean(study, shipped)}\n"
+        f"Shipped studies are {', '.join(shipped)}; for one of your own give the path of its .toml file."
+    )
+
+
+def _load_file(path: str) -> StudySpec:
+    try:
+        given = tomllib.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:  # tomllib lets through what Python says of huge numbers, deep nesting
+        raise SpecError(f"{path}: not valid TOML: {error}") from error
+    return _validated({"name": Path(path).stem} | given, f"{path}: ")
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")  # some editors put a byte order mark in front
+    except (FileNotFoundError, NotADirectoryError) as error:
+        shipped = ", ".join(shipped_studies())
+        raise UsageError(f"{path}: there is no such file; the shipped studies go by name: {shipped}") from error
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def _validated(given: object, source: str, error: type[RegsearchError] = SpecError) -> StudySpec:
+    try:
+        return StudySpec.model_validate(given)
+    except ValidationError as invalid:
+        raise error("\n".join(f"{source}{line}" for line in as_lines(invalid, StudySpec))) from None
+
+
+def _name_refusal(name: str) -> str | None:
+    """Return what a study's name must be instead, None when it is safe as a folder, on a terminal and in a URL."""
+    if not name or len(name) > 100:
+        return "must have 1 to 100 characters"
+    if "/" in name or "\\" in name:
+        return "must not contain a path separator"
+    if not name.isprintable() or name != name.strip():
+        return "must not contain control characters, nor begin or end with a space"
+    if name.startswith("."):
+        return "must not begin with a dot, which would hide its files"
+    return None
+
+
+def _said(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _identity(spec: StudySpec) -> dict[str, Any]:
+    """Return the spec as plain values without what may change when the study is resumed."""
+    return spec.model_dump(mode="json", exclude={"name": True, "description": True, "search": {"trials"}})
+
+
+def _differences(stored: object, given: object, key: str) -> list[str]:
+    if stored == given:
+        return []
+    if not (isinstance(stored, Mapping) and isinstance(given, Mapping)):
+        return [f"{key}: stored {_shown(stored)}, given {_shown(given)}"]
+    names = [*stored, *(name for name in given if name not in stored)]
+    place = f"{key}." if key else ""
+    return [line for name in names for line in _differences(stored.get(name), given.get(name), f"{place}{name}")]
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else as_toml(value)

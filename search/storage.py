@@ -1,0 +1,193 @@
+"""Where studies are kept: a URL or path becomes an Optuna storage, and its failures become errors a user can mend.
+
+Journal files are opened by `journal.py`; databases by Optuna through SQLAlchemy. Passwords in URLs are never shown,
+neither by us nor inside a driver's message. What is stored is the business of `study.py`.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from search.errors import StorageError, UsageError, did_you_mean
+from search.journal import open_journal
+
+JOURNAL_NAME = "optuna.journal"
+"""The default storage's file in the home folder."""
+
+DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "asyncpg": "asyncpg",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "pymysql",
+}
+"""Distribution to install for a database driver that cannot be imported, by module."""
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
+_SQLITE_BUSY_SECONDS = 60  # optuna-dashboard may be reading
+
+
+def open_storage(url: str | None, home: Path) -> BaseStorage:
+    """Return the storage for `url`: None for the journal in `home`, a path or `journal:///path` for another journal,
+    `sqlite:///path` or `postgresql://user:password@host/database` for a database.
+
+    Raises StorageError for what cannot be reached or understood, is not Optuna's, or is refused.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url is None:
+        return open_journal(home / JOURNAL_NAME)
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return open_journal(Path(url).expanduser())
+    if scheme == "journal":
+        return _open_journal_url(url, rest)
+    database = scheme.partition("+")[0]
+    if "redis" in scheme:
+        raise StorageError(
+            f"{mask_password(url)}: Redis storages are refused, since Optuna unpickles what it finds there and so runs "
+            "anyone's code; use PostgreSQL (--storage postgresql://...) or a journal file"
+        )
+    if database not in _DATABASES:
+        near = did_you_mean(database, (*_DATABASES, "journal"))
+        known = ", ".join(f"{name}://" for name in ("journal", *_DATABASES))
+        raise StorageError(f"{mask_password(url)}: {scheme}:// is not a storage{near} (known: {known}, or a path)")
+    return _open_database(url, database)
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections of a database storage; a journal keeps none."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@contextmanager
+def storage_errors(storage: BaseStorage) -> Iterator[None]:
+    """Turn what a database says while it is used into a StorageError without passwords."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        url = storage.url if isinstance(storage, RDBStorage) else ""
+        raise StorageError(
+            f"{mask_password(url) or 'storage'}: {_driver_message(error, url)}; "
+            "what was recorded is kept, run the same command again when this is mended"
+        ) from None
+
+
+def describe_storage(storage: BaseStorage) -> str:
+    """Return the storage's kind or URL for messages, without password."""
+    if isinstance(storage, RDBStorage):
+        return mask_password(storage.url)
+    return "journal" if isinstance(storage, JournalStorage) else type(storage).__name__
+
+
+def mask_password(url: str) -> str:
+    """Return the URL with every password in it replaced by `***`."""
+    # Up to the last @: a password may hold one, and showing less is the safe mistake.
+    url = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", url)
+    return re.sub(r"((?:password|passwd|pwd)=)[^&\s]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _open_journal_url(url: str, rest: str) -> BaseStorage:
+    if not rest.startswith("/") or rest == "/":
+        raise StorageError(f"{url}: a journal's URL has three slashes and an absolute path: journal:///PATH")
+    return open_journal(Path(rest))
+
+
+def _open_database(url: str, database: str) -> BaseStorage:
+    if database == "sqlite" and re.fullmatch(r"sqlite(\+\w+)?://(/|/:memory:)?(\?.*)?", url):
+        raise StorageError(f"{url}: this database lives in memory and would be lost; give a file: sqlite:///PATH")
+    options = _engine_options(database)
+    try:
+        _refuse_foreign_tables(url, database, options)
+        # Optuna fills in {SCHEMA_VERSION}; other braces belong to the user.
+        return RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+    except StorageError:
+        raise
+    except Exception as error:  # a driver may raise anything
+        # Without the cause: its traceback would show the password.
+        raise StorageError(f"{mask_password(url)}: {_explanation(error, url)}") from None
+
+
+def _engine_options(database: str) -> dict[str, Any]:
+    if database == "sqlite":
+        return {"connect_args": {"timeout": _SQLITE_BUSY_SECONDS}}
+    # A server closes idle connections, and trials may take hours.
+    return {"pool_pre_ping": True}
+
+
+def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> None:
+    """Raise StorageError where Optuna would put its tables into another program's database.
+
+    A server's database may be shared, but not with another program that uses Alembic, such as MLflow: Optuna would
+    take its version for its own.
+    """
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        tables = set(sqlalchemy.inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    clashes = tables if database == "sqlite" else tables & {"alembic_version", "studies", "trials"}
+    if clashes and "version_info" not in tables:
+        raise StorageError(
+            f"{mask_password(url)}: this database is not Optuna's (it has the tables {', '.join(sorted(clashes)[:5])})"
+            "; give a database of its own"
+        )
+
+
+def _explanation(error: Exception, url: str) -> str:
+    match error:
+        case ImportError():
+            module = (error.__cause__ if isinstance(error.__cause__, ImportError) else error).name or ""
+            package = DRIVERS.get(module.partition(".")[0], module)
+            return f"the database's driver is not installed: pip install '{package}'"
+        case ArgumentError() | NoSuchModuleError() | ValueError() | LookupError():
+            return "is not a valid database URL; the form is postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        case RuntimeError() if "schema" in str(error):
+            return _driver_message(error, url)
+        case _:
+            return f"cannot be opened: {_driver_message(error, url)}"
+
+
+def _driver_message(error: BaseException, url: str) -> str:
+    """Return the driver's own words (not SQLAlchemy's around them) on one line, without the password."""
+    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    message = str(getattr(error, "orig", None) or error) or type(error).__name__
+    for password in _passwords(url):
+        message = message.replace(password, "***")
+    return mask_password(" ".join(message.split()))
+
+
+def _passwords(url: str) -> set[str]:
+    """Return the URL's passwords, as written and as decoded."""
+    found = re.search(r"://[^:/?#@]*:(.*)@", url)
+    passwords = {found[1]} if found else set()
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (ArgumentError, ValueError):
+        return passwords - {""}
+    query = {str(value) for key, value in parsed.query.items() if "pass" in key}
+    return (passwords | query | {parsed.password or ""}) - {""}
+
+
+def is_there(url: str | None, home: Path) -> bool:
+    """Return whether there can be studies: a storage was named, or the home folder has a journal."""
+    return url is not None or (home / JOURNAL_NAME).exists()
+
+
+def open_existing(url: str | None, home: Path) -> BaseStorage:
+    """Return the storage to read from, as `open_storage`; creates nothing. Raises UsageError when there is none."""
+    if not is_there(url, home):
+        raise UsageError(
+            f"{home} holds no studies yet; `regsearch start --study digits` makes one, --home names another folder"
+        )
+    return open_storage(url, home)

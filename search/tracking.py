@@ -1,0 +1,233 @@
+"""MLflow as the search sees it: hand over every finished trial and never wait for it.
+
+MLflow lives in a process of its own (`tracking_process`), because importing it and creating its database cost
+seconds of CPU that would hold up training, and because a server may be down, slow or silent for as long as it likes.
+Nothing here imports MLflow, raises for MLflow's sake or waits for it, except `Tracker.finish`, and that not for ever.
+
+No trial is lost: Optuna's storage is the truth, and whatever MLflow misses is written at the study's next start.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
+from urllib.parse import quote
+
+from search.records import Summary, TrialRecord
+from search.tracking_messages import (
+    Closing,
+    Ended,
+    Notice,
+    Opening,
+    TrackedStudy,
+    Written,
+    receive,
+    send,
+    without_passwords,
+)
+
+__all__ = ["TrackedStudy", "Tracker", "TrackingOutcome", "default_tracking_uri"]
+
+# -P: neither the working directory nor a script's folder may shadow a module that MLflow imports.
+_COMMAND = ("-P", "-c", "from search.tracking_process import main; main()")
+
+# The process retries by itself, after looking at what got through; MLflow's own blind retries of up to 8 minutes
+# could write a run twice. What the user has set wins.
+_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+_FIXED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+_SECONDS_TO_EXIT = 5.0
+
+
+@dataclass(frozen=True)
+class TrackingOutcome:
+    """What became of the trials that a tracker was given."""
+
+    written: int
+    """Trials that MLflow now holds, those found there already included."""
+    missing: int
+    message: str | None
+    """One line for the user when something is missing; it names the way out."""
+
+
+class Tracker:
+    """Writes a study's trials to MLflow from a process of its own. No method raises; only `finish` waits.
+
+    `finished` are the trials in Optuna's storage when the search starts; of these, the ones MLflow misses are written.
+    """
+
+    def __init__(
+        self, uri: str, artifact_root: Path | None, study: TrackedStudy, finished: Sequence[TrialRecord]
+    ) -> None:
+        self._uri = uri
+        self._study = study
+        self._given: set[int] = set()
+        self._written: set[int] = set()
+        self._notices: deque[str] = deque()
+        self._outbox: SimpleQueue[object] = SimpleQueue()
+        self._problem: str | None = None
+        self._stopping = False  # from here on, the end of the process is no news
+        self._ended = threading.Event()
+        self._progress_at = time.monotonic()
+        self._threads: list[threading.Thread] = []
+        self._process = self._start()
+        now = datetime.now(UTC)
+        started = min((record.started.astimezone(UTC) for record in finished), default=now)
+        self._outbox.put(Opening(uri, artifact_root, study, started))
+        for record in finished:
+            self.trial(record)
+
+    def trial(self, record: TrialRecord) -> None:
+        """Have a finished trial written. Returns at once, whatever MLflow does."""
+        self._given.add(record.number)
+        self._outbox.put(record)
+
+    def notice(self) -> str | None:
+        """Return the next line for the user, each once: MLflow cannot be written, is back, its process died."""
+        return self._notices.popleft() if self._notices else None
+
+    def finish(
+        self,
+        summary: Summary,
+        metrics: Mapping[str, float],
+        artifacts: Mapping[str, bytes | Path],
+        timeout: float,
+        *,
+        interrupted: bool = False,
+    ) -> TrackingOutcome:
+        """Complete the study's run and wait until all is written; give up after `timeout` seconds without progress.
+
+        `metrics` and `artifacts` (content or file, by name; a `/` in a name makes a folder) go to the study's run,
+        which ends as FINISHED or, when `interrupted`, as KILLED. A second call only returns the outcome again.
+        """
+        if not self._stopping:
+            self._outbox.put(Closing(interrupted, datetime.now(UTC), summary, metrics, artifacts))
+            self._outbox.put(None)
+            self._wait(timeout)
+            self._stop()
+        return self._outcome()
+
+    def abandon(self) -> None:
+        """Kill the process now. What it has not written is written at the study's next start."""
+        # Takes no lock and waits for nothing that could hang: it may be called from a signal handler, within `finish`.
+        self._stopping = True
+        self._outbox.put(None)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> "subprocess.Popen[bytes] | None":
+        try:
+            process = subprocess.Popen(
+                [sys.executable, *_COMMAND],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C in the terminal is for the search alone
+            )
+        except OSError as error:
+            self._lost(f"its process could not be started: {error}")
+            return None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._threads = [
+            threading.Thread(target=self._send, args=(process.stdin,), name="tracking-send", daemon=True),
+            threading.Thread(target=self._receive, args=(process.stdout,), name="tracking-receive", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        return process
+
+    def _send(self, channel: BinaryIO) -> None:
+        # A dead process breaks the pipe; `_receive` is the one to tell.
+        with suppress(OSError), channel:
+            while (message := self._outbox.get()) is not None:
+                try:
+                    send(channel, message)
+                except OSError:
+                    raise
+                except Exception as error:  # not picklable: this message is lost to MLflow, and no other
+                    self._problem = f"could not be sent: {error}"
+
+    def _receive(self, channel: BinaryIO) -> None:
+        with channel:
+            for message in receive(channel):
+                self._progress_at = time.monotonic()
+                match message:
+                    case Written(number):
+                        self._written.add(number)
+                    case Notice(text):
+                        self._notices.append(text)
+                    case Ended(problem):
+                        self._stopping = True
+                        self._problem = problem or self._problem
+        if self._stopping:
+            self._ended.set()
+        else:
+            self._lost("its process ended unexpectedly")
+
+    def _lost(self, problem: str) -> None:
+        self._problem = problem
+        self._notices.append(f"MLflow gets no more trials: {problem}. The search goes on. {self._way_out()}")
+        self._ended.set()
+
+    def _wait(self, timeout: float) -> None:
+        self._progress_at = time.monotonic()
+        while not self._ended.wait(0.05):
+            if time.monotonic() - self._progress_at > timeout:
+                self._problem = f"no progress for {timeout:g} s"
+                self.abandon()
+                return
+
+    def _stop(self) -> None:
+        self._stopping = True
+        if self._process is not None:
+            try:
+                self._process.wait(_SECONDS_TO_EXIT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for thread in self._threads:
+            thread.join(_SECONDS_TO_EXIT)
+
+    def _outcome(self) -> TrackingOutcome:
+        missing = len(self._given - self._written)
+        where = f"MLflow at {without_passwords(self._uri, self._uri)}"
+        message = None
+        if missing:
+            reason = self._problem or "its process was stopped"
+            message = f"{missing} of {len(self._given)} trials are not in {where}: {reason}. {self._way_out()}"
+        elif self._problem:
+            message = f"{where}: {self._problem}. {self._way_out()}"
+        return TrackingOutcome(len(self._given) - missing, missing, message)
+
+    def _way_out(self) -> str:
+        return (
+            f"The results are safe in Optuna; the next `regsearch start --study {self._study.name}` "
+            "writes what MLflow misses."
+        )
+
+
+def default_tracking_uri(home: Path) -> str:
+    """Return the address of the SQLite database in the home folder, where MLflow keeps runs unless told otherwise."""
+    path = (home.expanduser().resolve() / "mlflow.db").as_posix()
+    # A database address is a URL: these three mean something else in it. Spaces and the like do not.
+    escaped = re.sub(r"[%?#]", lambda match: quote(match[0]), path)
+    return f"sqlite:///{escaped}"
+
+
+def _environment() -> dict[str, str]:
+    # The process finds modules where this one does, be `search` installed or in the working directory ('').
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return {**_DEFAULTS, **os.environ, **_FIXED, "PYTHONPATH": path}

@@ -1,0 +1,118 @@
+"""What the search and its tracking process say to each other, and how it travels over a pipe.
+
+Plain values, pickled with their length in front: both ends are this program on this machine. Imports no MLflow, so
+that the search can use it at no cost. `tracking` is the search's end, `tracking_process` the other.
+"""
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from search.records import Summary
+
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class TrackedStudy:
+    """What the study's own run in MLflow shows."""
+
+    name: str
+    spec_json: str
+    description: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    identity: str = ""
+    """Tells this study from others of its name: two people's on one server, or one that was deleted and begun anew.
+    Without it, the name decides. No quotation marks."""
+
+    @property
+    def key(self) -> str:
+        """What this study's runs are found by."""
+        return self.identity or self.name
+
+
+@dataclass(frozen=True)
+class Opening:
+    """First message to the process."""
+
+    uri: str
+    artifact_root: Path | None
+    study: TrackedStudy
+    started: datetime
+
+
+@dataclass(frozen=True)
+class Closing:
+    """Last message to the process: write what is left, complete the study's run, end."""
+
+    interrupted: bool
+    ended: datetime
+    summary: Summary | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, bytes | Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Written:
+    """From the process: MLflow holds this trial, complete."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Alive:
+    """From the process: something that takes long has got one step further."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """From the process: one line for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Last message from the process, with what could not be done."""
+
+    problem: str | None
+
+
+def send(channel: BinaryIO, message: object) -> None:
+    """Write one message. Raises OSError when the other end is gone."""
+    body = pickle.dumps(message)
+    channel.write(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
+    channel.flush()
+
+
+def receive(channel: BinaryIO) -> Iterator[object]:
+    """Yield messages until the other end closes the channel or dies, be it in the middle of a message."""
+    while len(head := channel.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
+        length = int.from_bytes(head, "little")
+        body = channel.read(length)
+        if len(body) < length:
+            return
+        yield pickle.loads(body)
+
+
+def without_passwords(text: str, uri: str) -> str:
+    """Return `text` with the credentials of `uri`, and whatever else looks like some, blotted out."""
+    password = _password(uri)
+    for secret in {password, unquote(password)} - {""}:
+        text = text.replace(f":{secret}@", ":***@")
+    # Greedy up to the last @ of the word: a password may hold an @ or a slash of its own.
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"(?i)(\w*(?:password|passwd|pwd|token|secret)\w*=)[^&\s'\"]+", r"\1***", text)
+
+
+def _password(uri: str) -> str:
+    try:
+        return urlsplit(uri).password or ""
+    except ValueError:  # not a URI at all, for instance an unclosed [
+        return ""

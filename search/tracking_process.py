@@ -1,0 +1,197 @@
+"""The tracking process: takes trials from the search and keeps trying until MLflow has them.
+
+Knows about queues, pauses and giving up; how a trial becomes runs and metrics is `mlflow_writer`'s business. It ends
+when told to, or when the search has died (its end of the pipe is closed), after one last try.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, BinaryIO
+
+from search.records import TrialRecord
+from search.tracking_messages import (
+    Alive,
+    Closing,
+    Ended,
+    Notice,
+    Opening,
+    Written,
+    receive,
+    send,
+    without_passwords,
+)
+
+if TYPE_CHECKING:
+    from search.mlflow_writer import MlflowWriter
+
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds until the next try, after 1, 2, ... failed ones in a row; the last holds from then on."""
+
+_REFUSALS_IN_A_ROW = 10
+"""So many trials refused by a store that otherwise works mean that it is not the trials' fault."""
+
+_NICENESS = 10
+_LONGEST_REASON = 200
+
+
+class Inbox:
+    """What the search has sent. A thread fills it, so that the search's pipe is drained whatever MLflow does."""
+
+    def __init__(self, messages: Iterator[object]) -> None:
+        self.pending: deque[TrialRecord] = deque()
+        self.closing: Closing | None = None
+        self._changed = threading.Condition()
+        threading.Thread(target=self._fill, args=(messages,), daemon=True).start()
+
+    def wait(self) -> None:
+        """Return when there is a trial to write, or the end has come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.pending or self.closing)
+
+    def pause(self, seconds: float) -> None:
+        """Return after `seconds`, or as soon as the end has come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closing, seconds)
+
+    def _fill(self, messages: Iterator[object]) -> None:
+        for message in messages:
+            self._take(message)
+        # The search has died without a word: what it has sent is still worth writing.
+        self._take(Closing(interrupted=True, ended=datetime.now(UTC)))
+
+    def _take(self, message: object) -> None:
+        with self._changed:
+            if isinstance(message, TrialRecord):
+                self.pending.append(message)
+            elif isinstance(message, Closing):
+                self.closing = self.closing or message
+            self._changed.notify_all()
+
+
+class Courier:
+    """Carries trials from the inbox to MLflow, and says so when it cannot."""
+
+    def __init__(self, opening: Opening, inbox: Inbox, report: Callable[[object], None]) -> None:
+        self._opening = opening
+        self._inbox = inbox
+        self._report = report
+        self._writer: MlflowWriter | None = None
+        self._failures = 0
+
+    def run(self) -> None:
+        """Work until the search closes or dies; the try after that is the last."""
+        while True:
+            closing = self._inbox.closing
+            problem = self._attempt(closing)
+            if closing is not None:
+                self._report(Ended(problem))
+                return
+            if problem is None:
+                self._succeeded()
+                self._inbox.wait()
+            else:
+                self._failed(problem)
+                self._inbox.pause(_PAUSES[min(self._failures, len(_PAUSES)) - 1])
+
+    def _attempt(self, closing: Closing | None) -> str | None:
+        """Write all there is, then the study's own run when `closing`. Return what went wrong."""
+        try:
+            self._connected()
+            problem = self._write_pending()
+            if closing is not None:
+                problem = self._connected().close(closing) or problem
+        except Exception as error:  # MLflow raises its own, SQLAlchemy's, requests', OSError ...: all are an outage
+            self._writer = None
+            return self._reason(error)
+        return problem
+
+    def _connected(self) -> "MlflowWriter":
+        if self._writer is None:
+            from search.mlflow_writer import MlflowWriter  # imports MLflow: a second or more of CPU
+
+            self._report(Alive())
+            self._writer = MlflowWriter(self._opening, lambda: self._report(Alive()))
+        return self._writer
+
+    def _write_pending(self) -> str | None:
+        """Try every pending trial once. One that is refused goes to the end of the queue and holds up no other."""
+        problem, in_a_row = None, 0
+        for _ in range(len(self._inbox.pending)):
+            record = self._inbox.pending[0]
+            try:
+                self._connected().write(record)
+            except Exception as error:
+                problem, in_a_row = self._reason(error), in_a_row + 1
+                self._inbox.pending.rotate(-1)
+                # How much got through is unknown: look again. Raises if it is MLflow that fails, not the trial.
+                self._writer = None
+                self._connected()
+                if in_a_row == _REFUSALS_IN_A_ROW:
+                    break
+            else:
+                in_a_row = 0
+                self._inbox.pending.popleft()
+                self._report(Written(record.number))
+        return problem
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            self._report(Notice(f"MLflow at {self._where()} takes trials again; all are written."))
+        self._failures = 0
+
+    def _failed(self, problem: str) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            self._report(
+                Notice(
+                    f"MLflow at {self._where()} cannot be written ({problem}). "
+                    "The search goes on; what is missing is written once that works."
+                )
+            )
+
+    def _where(self) -> str:
+        return without_passwords(self._opening.uri, self._opening.uri)
+
+    def _reason(self, error: BaseException) -> str:
+        """Return the root of an error in one short line: its outermost message is often a page long."""
+        while cause := error.__cause__ or error.__context__:
+            error = cause
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        line = text.strip().splitlines()[0]
+        return without_passwords(line, self._opening.uri)[:_LONGEST_REASON].rstrip(".")
+
+
+def main() -> None:
+    """Run the process: messages come on standard input, reports go to standard output, nothing goes anywhere else."""
+    reports = _private_stdout()
+    # The search's end is this process's end, so a signal meant for the search must not end it in mid-write.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)  # training has precedence on a full machine
+
+    def report(message: object) -> None:
+        with suppress(OSError):  # nobody left to read it; the trials are still to be written
+            send(reports, message)
+
+    messages = receive(sys.stdin.buffer)
+    opening = next(messages, None)
+    if isinstance(opening, Opening):
+        Courier(opening, Inbox(messages), report).run()
+    os._exit(0)  # everything is flushed and committed; taking MLflow down in order would cost time for nothing
+
+
+def _private_stdout() -> BinaryIO:
+    """Keep standard output for the reports alone: MLflow prints to it, and that must not mix with them."""
+    reports = os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    return reports

@@ -1,0 +1,64 @@
+"""How a model's parameters lie in one row of numbers, so that a population is a matrix [slots, parameters].
+
+Weights come first, then what is never decayed, thresholded or counted in the sparsity: biases and the parameters of
+normalization layers.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+_NORMALIZATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of a model's parameters in the order in which they lie in a row."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    weights: int
+    """How many leading numbers of a row are regularized weights."""
+
+    @property
+    def size(self) -> int:
+        """Length of a row."""
+        return sum(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        return [prod(shape) for shape in self.shapes]
+
+    def row(self, model: nn.Module) -> Tensor:
+        """Return a model's parameters as one row [parameters]."""
+        parameters = dict(model.named_parameters())
+        return torch.cat([parameters[name].detach().flatten() for name in self.names])
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the parameters by name as views on `rows` [..., parameters], each [..., *shape]."""
+        pieces = torch.split(rows, self._sizes(), dim=-1)
+        shaped = (piece.view(*rows.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True))
+        return dict(zip(self.names, shaped, strict=True))
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """Return the layout that fits a model and every other one of the same shape."""
+    exempt = _exempt(model)
+    named = sorted(model.named_parameters(), key=lambda item: item[0] in exempt)
+    weights = sum(p.numel() for name, p in named if name not in exempt)
+    return Layout(tuple(name for name, _ in named), tuple(p.shape for _, p in named), weights)
+
+
+def _exempt(model: nn.Module) -> set[str]:
+    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    for prefix, module in model.named_modules():
+        if isinstance(module, _NORMALIZATION):
+            names |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+    return names

@@ -1,0 +1,130 @@
+"""Adam, AdamW and SGD for a population: one row a slot, and learning rate, decay and L1 strength a vector over slots.
+
+All parameters of a slot lie in one row of a matrix [slots, parameters], weights first; what is exempt from decay and
+L1 (biases, normalization) comes last. So an update is a handful of operations over the whole population, and each
+equals torch.optim's single-tensor arithmetic to rounding. Steps are counted per slot: slots start at different times.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from search.spec import TrainingSpec
+from search.training.regularizers import soft_threshold_
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """What differs from slot to slot, each [slots, 1], float64: `1 - 0.999` in float32 is off by 5e-5 already."""
+
+    learning_rate: Tensor
+    weight_decay: Tensor
+    l1: Tensor
+
+    def rows(self, rows: slice) -> Strengths:
+        """Return views on some of the slots."""
+        return Strengths(self.learning_rate[rows], self.weight_decay[rows], self.l1[rows])
+
+
+class Optimizer(ABC):
+    """Common to all: what decay and L1 do, and the state of each slot.
+
+    `l1_mode`: ``proximal`` thresholds softly by learning rate times strength after the update (decoupled, exact zeros);
+    ``penalty`` adds the strength times sign(w) to the gradient, as a term in the loss would.
+    """
+
+    moments = 0
+
+    def __init__(self, parameters: Tensor, weights: int, l1_mode: str) -> None:
+        """`parameters` [slots, n] is updated in place; the first `weights` columns are decayed and thresholded."""
+        self._parameters, self._weights, self._l1_mode = parameters, weights, l1_mode
+        self.state = [torch.zeros_like(parameters) for _ in range(self.moments)]
+        self.steps = parameters.new_zeros((len(parameters), 1), dtype=torch.float64)
+
+    def reset(self, slot: int) -> None:
+        """Forget a slot's history."""
+        for tensor in (*self.state, self.steps):
+            tensor[slot].zero_()
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a slot's history to another slot."""
+        for tensor in (*self.state, self.steps):
+            tensor[target].copy_(tensor[source])
+
+    def step(self, rows: slice, gradients: Tensor, strengths: Strengths) -> None:
+        """Update some slots from their gradients [slots, n] of the data loss, which are used up."""
+        parameters = self._parameters[rows]
+        weights = parameters[:, : self._weights]
+        self.steps[rows] += 1
+        if self._l1_mode == "penalty":
+            gradients[:, : self._weights].addcmul_(weights.sign(), strengths.l1.to(weights.dtype))
+        self._update(rows, parameters, weights, gradients, strengths)
+        if self._l1_mode == "proximal":
+            soft_threshold_(weights, (strengths.learning_rate * strengths.l1).to(weights.dtype))
+
+    @abstractmethod
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
+        """Do the optimizer's own step; `weights` is the decayed part of `parameters`."""
+
+    def _couple_decay(self, gradients: Tensor, weights: Tensor, own: Strengths) -> None:
+        """L2 as a term of the loss: its gradient joins the data's."""
+        gradients[:, : self._weights].addcmul_(weights, own.weight_decay.to(weights.dtype))
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015) with L2 in the gradient, as torch.optim.Adam."""
+
+    moments = 2
+    betas = (0.9, 0.999)
+    eps = 1e-8
+
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
+        self._couple_decay(gradients, weights, own)
+        self._adam(rows, parameters, gradients, own)
+
+    def _adam(self, rows: slice, parameters: Tensor, gradients: Tensor, own: Strengths) -> None:
+        first, second = (tensor[rows] for tensor in self.state)
+        beta1, beta2 = self.betas
+        first.lerp_(gradients, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+        steps = self.steps[rows]
+        step_size = own.learning_rate / (1 - beta1**steps)
+        # p -= step_size * m / (sqrt(v / c) + eps), with -step_size moved into the denominator: two passes less.
+        scale = (-1 / (step_size * (1 - beta2**steps).sqrt())).to(gradients.dtype)
+        shift = (self.eps / step_size).to(gradients.dtype)
+        denominator = torch.sqrt(second, out=gradients).mul_(scale).sub_(shift)
+        parameters.addcdiv_(first, denominator)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
+
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
+        weights.mul_((1 - own.learning_rate * own.weight_decay).to(weights.dtype))
+        self._adam(rows, parameters, gradients, own)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum and L2 in the gradient, as torch.optim.SGD without dampening."""
+
+    moments = 1
+
+    def __init__(self, parameters: Tensor, weights: int, l1_mode: str, momentum: float) -> None:
+        super().__init__(parameters, weights, l1_mode)
+        self._momentum = momentum
+
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
+        self._couple_decay(gradients, weights, own)
+        velocity = self.state[0][rows].mul_(self._momentum).add_(gradients)
+        parameters.addcmul_(velocity, -own.learning_rate.to(parameters.dtype))
+
+
+def make_optimizer(spec: TrainingSpec, parameters: Tensor, weights: int) -> Optimizer:
+    """Return the spec's optimizer for `parameters` [slots, n] whose first `weights` columns are regularized."""
+    if spec.optimizer == "sgd":
+        return SGD(parameters, weights, spec.l1_mode, spec.momentum)
+    return {"adam": Adam, "adamw": AdamW}[spec.optimizer](parameters, weights, spec.l1_mode)

@@ -1,0 +1,277 @@
+"""The population: trials that train together, each in a slot from its first to its last epoch.
+
+Slots are admitted, trained, evaluated, snapshotted, freed and refilled while the others go on. The population knows
+nothing of studies, samplers or pruning: it is told whom to admit and whom to free, and returns one `EpochResult` per
+occupied slot and epoch.
+
+State is one matrix [slots, parameters] (see `layout`), the same for the best epoch's weights and for each of the
+optimizer's moments. Occupied slots are always the leading rows: a slot freed in the middle is taken by the last one.
+So no work is done for empty slots, and everything below runs on plain slices without gathering.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from search.records import Assignment, EpochResult
+from search.spec import TrainingSpec
+from search.training.data import Dataset, Split
+from search.training.engines import ENGINES, Engine, per_slot_losses
+from search.training.layout import layout_of
+from search.training.models import ModelFactory
+from search.training.optimizers import Strengths, make_optimizer
+from search.training.regularizers import configure
+from search.training.seeds import batch_order, derive_seed
+
+# Activations of an evaluation batch, all slots together: 2**22 numbers are 16 MiB a layer, small enough for caches
+# to help and large enough for matrix products to be efficient.
+_EVALUATION_NUMBERS = 2**22
+
+
+class Stopped(Exception):
+    """Raised out of an epoch when `should_stop` said so; the population is of no further use."""
+
+
+@dataclass
+class _Occupant:
+    assignment: Assignment
+    epoch: int = 0
+    best_loss: float = float("inf")
+
+
+class Population:
+    """Up to `slots` trials training at once on one device.
+
+    A trial depends on (study seed, its assignment's seed) alone: initial weights, batch order and noise are derived
+    from them. An incomplete last batch is left out, since each epoch is shuffled anew.
+    """
+
+    def __init__(
+        self,
+        factory: ModelFactory,
+        data: Dataset,
+        training: TrainingSpec,
+        study_seed: int,
+        slots: int,
+        engine: str = "stacked",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        template = factory()
+        self.slots = slots
+        self._factory, self._training, self._seed = factory, training, study_seed
+        self._device = torch.device(device)
+        self._data = data.to(self._device)
+        self._train_sample = self._data.train_sample
+        self._layout = layout_of(template)
+        dtype = next(template.parameters()).dtype
+        self._rows = torch.zeros(slots, self._layout.size, device=self._device, dtype=dtype)
+        self._best_rows = torch.zeros_like(self._rows)
+        self._buffers = {name: self._slotted(buffer) for name, buffer in template.named_buffers()}
+        self._best_buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self._optimizer = make_optimizer(training, self._rows, self._layout.weights)
+        self._strengths = Strengths(
+            *(torch.zeros(slots, 1, device=self._device, dtype=torch.float64) for _ in range(3))
+        )
+        self._occupants: list[_Occupant] = []
+        self._template = template.to(self._device)
+        self._engine = self._make_engine(engine)
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine at work."""
+        return self._engine.name
+
+    def use_engine(self, name: str) -> None:
+        """Go on with another engine; trials are not affected."""
+        self._engine = self._make_engine(name)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Trial numbers in slot order."""
+        return [occupant.assignment.number for occupant in self._occupants]
+
+    def admit(self, assignment: Assignment) -> None:
+        """Put a trial into the next free slot: fresh weights, no optimizer history, its own strengths."""
+        slot = len(self._occupants)
+        model = self._fresh_model(assignment)
+        self._rows[slot] = self._layout.row(model)
+        for name, buffer in model.named_buffers():
+            self._buffers[name][slot] = buffer
+        self._optimizer.reset(slot)
+        for tensor, name in zip(vars(self._strengths).values(), vars(self._strengths), strict=True):
+            tensor[slot] = assignment.params[name]
+        self._occupants.append(_Occupant(assignment))
+
+    def free(self, numbers: Iterable[int]) -> None:
+        """Empty the slots of these trials; the last occupied slots move into the gaps."""
+        for number in numbers:
+            gap, last = self._slot(number), len(self._occupants) - 1
+            if gap != last:
+                self._move(last, gap)
+            self._occupants.pop()
+
+    def train_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> dict[int, EpochResult]:
+        """Train every trial for one epoch, evaluate it, keep its weights if they are its best; results by number.
+
+        `should_stop` is asked before every minibatch; raises Stopped when it says so.
+        """
+        for rows in self._chunks():
+            for x, y in self._batches(rows):
+                if should_stop():
+                    raise Stopped
+                self._step(rows, x, y)
+        results = self._results()
+        self._keep_best(results)
+        return results
+
+    def step_cost(self, engine: str, seconds: float) -> float:
+        """Train the occupied slots with an engine for about `seconds`; return seconds per slot and step."""
+        self.use_engine(engine)
+        rows = self._chunks()[0]
+        batches = iter(self._batches(rows))
+        for x, y in islice(batches, 2):  # first calls build caches and pick kernels
+            self._step(rows, x, y)
+        self._synchronize()
+        steps, start = 0, time.perf_counter()
+        for x, y in batches:
+            self._step(rows, x, y)
+            steps += 1
+            self._synchronize()
+            if time.perf_counter() - start > seconds:
+                break
+        seconds_a_step = (time.perf_counter() - start) / max(1, steps)
+        return seconds_a_step / len(self._occupants[rows])
+
+    def best_weights(self, number: int) -> dict[str, Tensor]:
+        """Return the state of a trial's module at its best epoch, on the CPU, by the module's own names."""
+        slot = self._slot(number)
+        state = self._layout.views(self._best_rows[slot]) | {k: v[slot] for k, v in self._best_buffers.items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _make_engine(self, name: str) -> Engine:
+        return ENGINES[name](self._template, self._layout)
+
+    def _slotted(self, buffer: Tensor) -> Tensor:
+        return buffer.to(self._device).repeat(self.slots, *[1] * buffer.dim()).view(self.slots, *buffer.shape)
+
+    def _fresh_model(self, assignment: Assignment) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, assignment.seed, "weights"))
+            model = self._factory()
+        configure(model, dict(assignment.params), self._seed, assignment.seed)
+        return model
+
+    def _slot(self, number: int) -> int:
+        return self.numbers.index(number)
+
+    def _state(self) -> Iterator[Tensor]:
+        yield from (self._rows, self._best_rows)
+        yield from self._buffers.values()
+        yield from self._best_buffers.values()
+        yield from vars(self._strengths).values()
+
+    def _move(self, source: int, target: int) -> None:
+        for tensor in self._state():
+            tensor[target] = tensor[source]
+        self._optimizer.move(source, target)
+        self._occupants[target] = self._occupants[source]
+
+    def _chunks(self) -> list[slice]:
+        occupied = len(self._occupants)
+        size = self._engine.chunk(occupied)
+        return [slice(start, min(start + size, occupied)) for start in range(0, occupied, size)]
+
+    def _batches(self, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and targets of each step, [slots, batch, ...]: every trial has an order of its own."""
+        examples = len(self._data.train)
+        batch = min(self._training.batch_size, examples)
+        steps = examples // batch
+        orders = [
+            batch_order(self._seed, occupant.assignment.seed, occupant.epoch + 1, examples)[: steps * batch]
+            for occupant in self._occupants[rows]
+        ]
+        order = torch.stack(orders).view(len(orders), steps, batch).to(self._device)
+        for step in range(steps):
+            chosen = order[:, step]
+            yield self._data.train.x[chosen], self._data.train.y[chosen]
+
+    def _step(self, rows: slice, x: Tensor, y: Tensor) -> None:
+        gradients = self._engine.gradients(self._rows[rows], self._buffers_of(rows), x, y)
+        self._optimizer.step(rows, gradients, self._strengths.rows(rows))
+
+    def _buffers_of(self, rows: slice) -> dict[str, Tensor]:
+        return {name: buffer[rows] for name, buffer in self._buffers.items()}
+
+    @torch.no_grad()
+    def _results(self) -> dict[int, EpochResult]:
+        occupied = slice(0, len(self._occupants))
+        train_loss, _ = self._evaluate(occupied, self._train_sample)
+        val_loss, val_accuracy = self._evaluate(occupied, self._data.val)
+        weights = self._rows[occupied, : self._layout.weights]
+        sparsity = (weights == 0).double().mean(1)
+        # The one place in an epoch where the host waits for the device.
+        table = torch.stack([train_loss, val_loss, val_accuracy, sparsity], dim=1).tolist()
+        for occupant in self._occupants:
+            occupant.epoch += 1
+        return {o.assignment.number: EpochResult(o.epoch, *row) for o, row in zip(self._occupants, table, strict=True)}
+
+    def _evaluate(self, rows: slice, split: Split) -> tuple[Tensor, Tensor]:
+        """Return mean loss and accuracy of each slot, float64 [slots]."""
+        losses, hits = [], []
+        parameters, buffers = self._rows[rows], self._buffers_of(rows)
+        for part in _evaluation_parts(split, len(parameters)):
+            logits = self._engine.logits(parameters, buffers, part.x)
+            losses.append(per_slot_losses(logits, part.y).double().sum(1))
+            hits.append((logits.argmax(2) == part.y).sum(1))
+        return torch.stack(losses).sum(0) / len(split), torch.stack(hits).sum(0) / len(split)
+
+    def _keep_best(self, results: dict[int, EpochResult]) -> None:
+        improved = []
+        for slot, occupant in enumerate(self._occupants):
+            loss = results[occupant.assignment.number].val_loss
+            if loss < occupant.best_loss:
+                occupant.best_loss = loss
+                improved.append(slot)
+        if improved:
+            slots = torch.tensor(improved, device=self._device)
+            self._best_rows[slots] = self._rows[slots]
+            for name, buffer in self._buffers.items():
+                self._best_buffers[name][slots] = buffer[slots]
+
+
+def _evaluation_parts(split: Split, slots: int) -> Iterator[Split]:
+    size = max(64, _EVALUATION_NUMBERS // (slots * max(512, split.x[0].numel())))
+    for start in range(0, len(split), size):
+        yield split.take(slice(start, start + size))
+
+
+@torch.no_grad()
+def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[float, float]:
+    """Return accuracy and mean loss of one model with the given state on a split."""
+    model.load_state_dict(weights)
+    model.eval()
+    logits = torch.cat([model(part.x) for part in _evaluation_parts(split, 1)])
+    losses = per_slot_losses(logits[None], split.y)[0]
+    return (logits.argmax(1) == split.y).double().mean().item(), losses.double().mean().item()
+
+
+def choose_engine(population: Population, probes: Sequence[Assignment], seconds: float = 0.3) -> str:
+    """Return the name of the engine that takes less time a step on the real model, data and device.
+
+    The population must be empty and is empty again afterwards. Costs about twice `seconds`.
+    """
+    for probe in probes:
+        population.admit(probe)
+    costs = {name: population.step_cost(name, seconds) for name in ENGINES}
+    population.free([probe.number for probe in probes])
+    return min(costs, key=lambda name: costs[name])

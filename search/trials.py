@@ -1,0 +1,167 @@
+"""How a trial is kept in Optuna: user attributes in, `TrialRecord` out, exactly and on every storage.
+
+Single numbers are attributes of their own, for optuna-dashboard; the curves are one attribute, since each is a write
+(and an fsync) of its own. Losses may be nan or infinite, for which JSON has no word: nan is stored as null and
+infinities as text. Knows trials, not studies.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
+
+CONFIG = "config"
+"""The complete configuration that is trained; written last by `ask`, so a trial without it was never handed out."""
+REASON = "reason"
+ROLE = "role"
+RETRY_OF = "retry_of"
+"""Number of the first attempt at the configuration."""
+SUCCESSOR_OF = "successor_of"
+"""Number of the attempt just before: an interrupted trial that none points to is still owed one."""
+_CURVES = "curves"
+_CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity")
+_STATE_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def end_attributes(record: TrialRecord) -> dict[str, Any]:
+    """Return the user attributes to write when a trial ends; `reason` comes last, when all others are there."""
+    attributes: dict[str, Any] = {
+        _CURVES: {name: [_to_json(getattr(row, name)) for row in record.epochs] for name in _CURVE_NAMES},
+        "epochs": len(record.epochs),
+    }
+    if record.best is not None:
+        attributes["best_epoch"] = record.best.epoch
+        for name in ("val_accuracy", "train_loss", "gap", "sparsity"):
+            attributes[name] = _to_json(getattr(record.best, name))
+    if record.error is not None:
+        attributes["error"] = record.error
+    return attributes | {REASON: record.reason.value}
+
+
+def retry_attributes(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the user attributes of the trial that shall run this one's configuration again."""
+    attributes = {
+        CONFIG: trial.user_attrs[CONFIG],
+        RETRY_OF: first_attempt(trial),
+        SUCCESSOR_OF: trial.number,
+    }
+    return attributes | ({ROLE: trial.user_attrs[ROLE]} if ROLE in trial.user_attrs else {})
+
+
+def first_attempt(trial: FrozenTrial) -> int:
+    """Return the number of the first attempt at this trial's configuration: often its own."""
+    return int(trial.user_attrs.get(RETRY_OF, trial.number))
+
+
+def owed_retries(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the interrupted trials whose configuration has not gone back to the queue."""
+    answered = {trial.user_attrs.get(SUCCESSOR_OF) for trial in trials}
+    interrupted = (trial for trial in trials if _is_record(trial) and reason_of(trial) is Reason.INTERRUPTED)
+    return [trial for trial in interrupted if trial.number not in answered]
+
+
+def reason_of(trial: FrozenTrial) -> Reason:
+    """Return why a finished trial ended. The state is the truth where the two differ, as after a crash between them."""
+    given = trial.user_attrs.get(REASON)
+    if trial.state == TrialState.PRUNED:
+        return Reason.PRUNED
+    if trial.state == TrialState.COMPLETE:
+        return Reason.EARLY_STOPPED if given == Reason.EARLY_STOPPED else Reason.COMPLETED
+    return Reason(given) if given in (Reason.DIVERGED, Reason.ERROR) else Reason.INTERRUPTED
+
+
+def to_record(trial: FrozenTrial) -> TrialRecord:
+    """Rebuild the record of a finished trial."""
+    attributes = trial.user_attrs
+    reason = reason_of(trial)
+    return TrialRecord(
+        number=trial.number,
+        params=attributes[CONFIG],
+        reason=reason,
+        epochs=_to_epochs(attributes.get(_CURVES, {})),
+        started=_aware(trial.datetime_start or trial.datetime_complete),  # no start if failed while waiting
+        ended=_aware(trial.datetime_complete),
+        role=role_of(trial),
+        retry_of=attributes.get(RETRY_OF),
+        error=attributes.get("error"),
+    )
+
+
+def role_of(trial: FrozenTrial) -> Role | None:
+    """Return the trial's role, if it has one."""
+    return Role(trial.user_attrs[ROLE]) if ROLE in trial.user_attrs else None
+
+
+def to_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+    """Return the records of the finished trials, leaving out those whose process died while they were asked for."""
+    return [to_record(trial) for trial in trials if _is_record(trial)]
+
+
+def spent_trials(trials: Sequence[FrozenTrial]) -> int:
+    """Count the trials that use up the budget: running ones, and finished ones that will not be run again."""
+    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    finished = (trial for trial in trials if trial.state.is_finished())
+    return running + sum(reason_of(trial) is not Reason.INTERRUPTED for trial in finished)
+
+
+def summarize(study: str, trials: Sequence[FrozenTrial], test: Mapping[str, Score], wall_seconds: float) -> Summary:
+    """Count and choose: the study at a glance."""
+    records = to_records(trials)
+    complete = [record for record in records if record.state == "complete"]
+    states = Counter(_STATE_NAMES[trial.state] for trial in trials)
+    return Summary(
+        study=study,
+        trials={name: states[name] for name in _STATE_NAMES.values()},
+        reasons=dict(Counter(record.reason.value for record in records)),
+        best=min(complete, key=_best_loss, default=None),
+        baseline=next((record for record in complete if record.role is Role.BASELINE), None),
+        test=test,
+        trial_epochs=sum(_epochs_run(trial) for trial in trials if trial.state.is_finished()),
+        wall_seconds=wall_seconds,
+    )
+
+
+def _is_record(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and CONFIG in trial.user_attrs
+
+
+def _best_loss(record: TrialRecord) -> float:
+    return record.best.val_loss if record.best else math.inf
+
+
+def _epochs_run(trial: FrozenTrial) -> int:
+    # A killed process leaves only what was reported; a failing one may have curves longer than its reports.
+    return max(len(trial.intermediate_values), int(trial.user_attrs.get("epochs", 0)))
+
+
+def _to_epochs(curves: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
+    rows = zip(*(curves.get(name, ()) for name in _CURVE_NAMES), strict=True)
+    return tuple(EpochResult(epoch, *map(_from_json, row)) for epoch, row in enumerate(rows, 1))
+
+
+def _to_json(value: float) -> float | str | None:
+    value = float(value)  # NumPy's numbers are not JSON's
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
+
+
+def _from_json(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _aware(moment: datetime | None) -> datetime:
+    """Return Optuna's naive local time with its zone."""
+    assert moment is not None, "a finished trial has an end"
+    return moment.astimezone()

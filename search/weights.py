@@ -1,0 +1,60 @@
+"""The weights worth keeping: those of the study's best trial so far and of the baseline, as safetensors files.
+
+One file a trial, written before the trial's end is told to the storage and removed only after a better one has
+been told: so whenever the program dies, the weights of the trial that the storage calls best are there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.records import Assignment, Role, Summary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class WeightStore:
+    """Files `trial-00012.safetensors` in a study's artifact folder."""
+
+    def __init__(self, folder: Path, best_loss: float = float("inf")) -> None:
+        """`best_loss` is the lowest validation loss of the study's complete trials so far."""
+        self._folder, self._best_loss = folder, best_loss
+
+    def wanted(self, assignment: Assignment, val_loss: float) -> bool:
+        """Return whether a complete trial's weights shall be kept, and take note of its loss."""
+        better = val_loss < self._best_loss
+        self._best_loss = min(val_loss, self._best_loss)
+        return better or assignment.role is Role.BASELINE
+
+    def path(self, trial: int) -> Path:
+        """Return where a trial's weights are, or would be."""
+        return self._folder / f"trial-{trial:05d}.safetensors"
+
+    def save(self, trial: int, weights: dict[str, Tensor]) -> None:
+        """Write a trial's weights; the file is whole or not there."""
+        from safetensors.torch import save_file
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        half = self.path(trial).with_suffix(".part")
+        save_file(weights, half)
+        os.replace(half, self.path(trial))
+
+    def load(self, trial: int) -> dict[str, Tensor] | None:
+        """Return a trial's weights, or None when they are not here or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path(trial))
+        except (OSError, SafetensorError):
+            return None
+
+    def tidy(self, summary: Summary) -> None:
+        """Remove the files of trials that are no longer the best."""
+        wanted = {self.path(record.number) for record in (summary.best, summary.baseline) if record is not None}
+        for path in self._folder.glob("trial-*.*"):
+            if path not in wanted:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,568 @@
+"""A study in Optuna: the same contract on every storage, and nothing lost or counted twice when a process dies."""
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.trial import TrialState
+
+from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError
+from search.records import EpochResult, Reason, Role, Score
+from search.spec import StudySpec
+from search.storage import mask_password
+from search.study import Study, close_storage, list_studies, open_storage
+
+SPEC = {
+    "name": "fixed",
+    "data": {"name": "digits"},
+    "model": {"hidden": [8]},
+    "training": {"max_epochs": 9},
+    "space": {
+        "dropout": {"low": 0.0, "high": 0.5},
+        "l1": {"low": 1e-6, "high": 1e-2, "log": True},
+        "patience": {"low": 2, "high": 8},
+        "weight_decay": 1e-4,
+    },
+    "search": {"trials": 16, "seed": 7},
+}
+
+
+def make_spec(**search) -> StudySpec:
+    return StudySpec.model_validate(SPEC | {"search": SPEC["search"] | search})
+
+
+def curve(*losses: float) -> list[EpochResult]:
+    return [EpochResult(i, loss / 3, loss, 0.1 + 0.2 * i, 1 / 7) for i, loss in enumerate(losses, 1)]
+
+
+@pytest.fixture(params=["journal", "sqlite", "memory"])
+def storage(request, tmp_path):
+    if request.param == "memory":
+        yield InMemoryStorage()
+        return
+    url = f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else None
+    opened = open_storage(url, tmp_path)
+    yield opened
+    close_storage(opened)
+
+
+@pytest.fixture
+def study(storage, tmp_path):
+    opened = Study.open("fixed", make_spec(), storage, tmp_path)
+    yield opened
+    opened.close()
+
+
+def reopen(study: Study, tmp_path: Path, spec: StudySpec | None = None) -> Study:
+    """What the next process does after this one was killed: the lock is free, the memory gone."""
+    study.close()
+    return Study.open(study.name, spec or study.spec, study._storage, tmp_path)
+
+
+def states(study: Study) -> list[str]:
+    return [trial.state.name for trial in study._study.trials]
+
+
+def test_first_come_the_baseline_and_the_textbook_setting_exactly(study):
+    baseline, textbook, sampled = study.ask(), study.ask(), study.ask()
+    spec = study.spec
+    assert baseline.params == spec.baseline()
+    assert baseline.params["l1"] == 0.0  # outside its range, and yet what is trained
+    assert baseline.params["weight_decay"] == 0.0  # a constant
+    assert textbook.params == spec.textbook()
+    assert list(sampled.params) == list(spec.parameters())
+    assert sampled.params["weight_decay"] == 1e-4
+    assert 1e-6 <= sampled.params["l1"] <= 1e-2
+    assert isinstance(sampled.params["patience"], int)
+    assert [a.seed for a in (baseline, textbook, sampled)] == [0, 1, 2]
+    assert [a.role for a in (baseline, textbook, sampled)] == [Role.BASELINE, Role.TEXTBOOK, None]
+
+
+def test_optuna_sees_the_baseline_inside_the_ranges(study):
+    study.ask()
+    assert study._study.trials[0].params["l1"] == 1e-6
+
+
+def test_every_way_to_end_is_read_back_exactly(study):
+    ways = [
+        (Reason.COMPLETED, curve(0.5, 0.1 + 0.2, 0.4), None, TrialState.COMPLETE),
+        (Reason.EARLY_STOPPED, curve(0.9, 0.7), None, TrialState.COMPLETE),
+        (Reason.PRUNED, curve(1.5), None, TrialState.PRUNED),
+        (Reason.ERROR, [], "out of memory", TrialState.FAIL),
+        (Reason.INTERRUPTED, curve(0.3), None, TrialState.FAIL),
+    ]
+    finished = []
+    for reason, epochs, error, state in ways:
+        assignment = study.ask()
+        for row in epochs:
+            study.report(assignment.number, row)
+        record = study.finish(assignment.number, reason, epochs, error)
+        finished.append(record)
+        assert (record.number, record.params, record.reason) == (assignment.number, assignment.params, reason)
+        assert record.epochs == tuple(epochs)
+        assert record.error == error
+        assert record.ended >= record.started
+        assert record.started.tzinfo is not None
+        assert study._study.trials[record.number].state == state
+    assert [record.role for record in finished[:3]] == [Role.BASELINE, Role.TEXTBOOK, None]
+    assert study.records() == finished
+    assert Study.load("fixed", study._storage).records() == finished
+
+
+def test_the_objective_is_the_best_epochs_validation_loss(study):
+    for loss in (0.5, 0.25):
+        study.finish(study.ask().number, Reason.COMPLETED, curve(0.9, loss, 0.8))
+    trials = study._study.trials
+    assert [trial.value for trial in trials[:2]] == [0.5, 0.25]
+    assert study._study.metric_names == ["val_loss"]
+    attributes = trials[0].user_attrs
+    assert (attributes["best_epoch"], attributes["epochs"], attributes["reason"]) == (2, 3, "completed")
+    assert attributes["gap"] == pytest.approx(0.5 * 2 / 3)
+
+
+def test_losses_that_are_not_finite_survive(study):
+    epochs = [*curve(0.5), EpochResult(2, math.inf, math.nan, 0.1, 0.0), EpochResult(3, math.nan, -math.inf, 0.1, 0.0)]
+    number = study.ask().number
+    for row in epochs:
+        study.report(number, row)
+    study.finish(number, Reason.DIVERGED, epochs)
+    (record,) = Study.load("fixed", study._storage).records()
+    assert repr(record.epochs) == repr(tuple(epochs))
+    assert record.reason is Reason.DIVERGED
+
+
+def test_an_interrupted_configuration_is_run_again_first_with_its_seed_and_role(study):
+    first = study.ask()
+    study.ask()
+    study.finish(first.number, Reason.INTERRUPTED, curve(0.3))
+    again = study.ask()
+    assert (again.number, again.seed, again.params) == (2, first.number, first.params)
+    study.finish(again.number, Reason.INTERRUPTED, [])
+    third = study.ask()
+    assert (third.number, third.seed, third.params, third.role) == (3, first.number, first.params, Role.BASELINE)
+    record = study.finish(third.number, Reason.COMPLETED, curve(0.2))
+    assert (record.role, record.retry_of) == (Role.BASELINE, first.number)
+    assert study.waiting() == 0
+
+
+def test_the_budget_counts_running_trials_and_not_interrupted_ones(study):
+    assert (study.spent(), study.waiting()) == (0, 2)
+    numbers = [study.ask().number for _ in range(4)]
+    assert (study.spent(), study.waiting()) == (4, 0)
+    study.finish(numbers[0], Reason.COMPLETED, curve(0.3))
+    study.finish(numbers[1], Reason.PRUNED, curve(0.3))
+    study.finish(numbers[2], Reason.ERROR, [], "boom")
+    study.finish(numbers[3], Reason.INTERRUPTED, [])
+    assert (study.spent(), study.waiting()) == (3, 1)
+
+
+def test_the_summary(study):
+    for reason, losses in [
+        (Reason.COMPLETED, (0.5, 0.4)),
+        (Reason.EARLY_STOPPED, (0.3, 0.35, 0.36)),
+        (Reason.PRUNED, (0.01,)),
+        (Reason.INTERRUPTED, (0.02,)),
+    ]:
+        study.finish(study.ask().number, reason, curve(*losses))
+    study.add_wall_seconds(1.5)
+    study.add_wall_seconds(2)
+    study.record_test("best", Score(1, 0.97, 0.1))
+    study.set_fact("device", {"name": "cpu"})
+    summary = study.summary()
+    assert summary.trials == {"complete": 2, "pruned": 1, "failed": 1, "running": 0, "waiting": 1}
+    assert summary.reasons == {"completed": 1, "early_stopped": 1, "pruned": 1, "interrupted": 1}
+    assert (summary.best.number, summary.baseline.number) == (1, 0)
+    assert (summary.trial_epochs, summary.wall_seconds) == (7, 3.5)
+    assert summary.test == {"best": Score(1, 0.97, 0.1)}
+    assert study.fact("device") == {"name": "cpu"}
+    assert study.fact("nothing") is None
+    assert list_studies(study._storage) == [summary]
+
+
+def test_a_new_study_has_no_best(study):
+    summary = study.summary()
+    assert (summary.best, summary.baseline, summary.trial_epochs) == (None, None, 0)
+
+
+def test_a_killed_processs_trials_go_back_to_the_queue(study, tmp_path):
+    done, killed = study.ask(), study.ask()
+    study.finish(done.number, Reason.COMPLETED, curve(0.3))
+    study.report(killed.number, curve(0.5)[0])
+    later = reopen(study, tmp_path)
+    assert (later.recovered, later.spent(), later.waiting()) == (1, 1, 1)
+    record = later.records()[1]
+    assert (record.reason, record.epochs) == (Reason.INTERRUPTED, ())
+    assert later.summary().trial_epochs == 2  # what was reported before the kill was run all the same
+    again = later.ask()
+    assert (again.seed, again.params) == (killed.number, killed.params)
+    later.finish(again.number, Reason.COMPLETED, curve(0.2))
+    last = reopen(later, tmp_path)
+    assert (last.recovered, last.waiting(), last.spent()) == (0, 0, 2)
+    last.close()
+
+
+class Killed(BaseException):
+    pass
+
+
+def die_after(monkeypatch, study, method: str, calls: int):
+    """Let the process die right after the storage's nth write of that kind."""
+    kind = type(study._study._storage)
+    original, left = getattr(kind, method), [calls]
+
+    def dying(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(kind, method, dying)
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        ("set_trial_state_values", 1),  # popped from the queue
+        ("set_trial_param", 2),  # half asked
+        ("set_trial_user_attr", 1),  # a part of the result written
+        ("set_trial_user_attr", 5),
+        ("set_trial_state_values", 2),  # told, but not back in the queue
+        ("create_new_trial", 1),  # back in the queue
+    ],
+)
+def test_dying_while_a_trial_is_interrupted_loses_nothing_and_doubles_nothing(
+    study, tmp_path, monkeypatch, method, calls
+):
+    with monkeypatch.context() as patch:
+        die_after(patch, study, method, calls)
+        with pytest.raises(Killed):
+            study.finish(study.ask().number, Reason.INTERRUPTED, curve(0.5))
+    later = reopen(reopen(study, tmp_path), tmp_path)
+    asked = [later.ask() for _ in range(3)]
+    baselines = [assignment for assignment in asked if assignment.params == later.spec.baseline()]
+    assert [assignment.seed for assignment in baselines] == [0]
+    assert sum(assignment.params == later.spec.textbook() for assignment in asked) == 1
+    assert later.spent() == 3
+    later.close()
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_dying_during_recovery_is_recovered_from(study, tmp_path, monkeypatch, calls):
+    killed = [study.ask() for _ in range(3)]
+    study.close()
+    with monkeypatch.context() as patch:
+        die_after(patch, study, "create_new_trial" if calls > 1 else "set_trial_state_values", calls)
+        with pytest.raises(Killed):
+            reopen(study, tmp_path)
+    later = reopen(study, tmp_path)
+    asked = [later.ask() for _ in range(3)]
+    assert sorted(assignment.seed for assignment in asked) == [0, 1, 2]
+    assert sorted(str(a.params) for a in asked) == sorted(str(a.params) for a in killed)
+    assert later.waiting() == 0
+    later.close()
+
+
+def test_a_trial_that_was_never_handed_out_is_not_owed(study, tmp_path, monkeypatch):
+    for _ in range(2):
+        study.finish(study.ask().number, Reason.COMPLETED, curve(0.4))
+    with monkeypatch.context() as patch:
+        die_after(patch, study, "set_trial_param", 2)
+        with pytest.raises(Killed):
+            study.ask()
+    later = reopen(study, tmp_path)
+    assert (later.recovered, later.waiting(), later.spent(), len(later.records())) == (0, 0, 2, 2)
+    later.close()
+
+
+def test_a_result_written_but_not_told_is_run_again(study, tmp_path, monkeypatch):
+    first = study.ask()
+    monkeypatch.setattr(study._study, "tell", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        study.finish(first.number, Reason.COMPLETED, curve(0.5))
+    later = reopen(study, tmp_path)
+    assert [later.ask().seed for _ in range(2)] == [1, first.number]
+    assert later.records()[0].reason is Reason.INTERRUPTED
+    later.close()
+
+
+@pytest.mark.parametrize("name", ["fixed", "set_study_user_attr", "set_study_system_attr", "create_new_trial"])
+def test_dying_while_a_study_is_created(storage, tmp_path, monkeypatch, name):
+    spec = make_spec()
+    if name == "fixed":
+        optuna.create_study(study_name="fixed", storage=storage)
+    else:
+        kind = optuna.storages.get_storage(storage).__class__
+        with monkeypatch.context() as patch:
+            original = getattr(kind, name)
+            patch.setattr(kind, name, _raise_after(original))
+            with pytest.raises(Killed):
+                Study.open("fixed", spec, storage, tmp_path)
+    study = Study.open("fixed", spec, storage, tmp_path)
+    assert [study.ask().params, study.ask().params] == [spec.baseline(), spec.textbook()]
+    assert study.waiting() == 0
+    assert study._study.metric_names == ["val_loss"]
+    study.close()
+
+
+def _raise_after(original):
+    def dying(*args, **kwargs):
+        original(*args, **kwargs)
+        raise Killed
+
+    return dying
+
+
+def test_a_budget_of_one_is_the_baseline_and_more_may_follow(storage, tmp_path):
+    study = Study.open("fixed", make_spec(trials=1), storage, tmp_path)
+    study.finish(study.ask().number, Reason.COMPLETED, curve(0.5))
+    assert (study.spent(), study.waiting()) == (1, 0)
+    more = reopen(study, tmp_path, make_spec(trials=5))
+    assert more.ask().params == more.spec.textbook()
+    assert Study.load("fixed", storage).spec == more.spec
+    more.close()
+
+
+def test_another_spec_is_refused_with_the_differences(study, tmp_path):
+    study.close()
+    other = StudySpec.model_validate(SPEC | {"training": {"max_epochs": 10}})
+    with pytest.raises(SpecMismatchError, match=r"(?s)max_epochs.*9.*10.*--name NEW"):
+        Study.open("fixed", other, study._storage, tmp_path)
+    Study.open("fixed", study.spec, study._storage, tmp_path).close()  # the lock was given back
+
+
+def test_only_one_process_runs_a_study(study, tmp_path):
+    with pytest.raises(StudyBusyError, match="being run by another process"):
+        Study.open("fixed", study.spec, study._storage, tmp_path)
+    Study.open("fixed-2", study.spec, study._storage, tmp_path).close()
+    study.close()
+    reopen(study, tmp_path).close()
+
+
+def test_names_that_are_no_file_names_do_not_share_a_lock(storage, tmp_path):
+    opened = [Study.open(name, make_spec(), storage, tmp_path) for name in ("a/b", "a_b", "a b", "../a")]
+    assert len(list((tmp_path / "locks").iterdir())) == 4
+    for study in opened:
+        study.close()
+
+
+def test_a_home_without_room_for_locks(tmp_path):
+    (tmp_path / "locks").write_text("")
+    with pytest.raises(HomeError, match="locks"):
+        Study.open("fixed", make_spec(), InMemoryStorage(), tmp_path)
+
+
+def test_reading_a_running_study_needs_no_lock_and_cannot_write(study):
+    reader = Study.load("fixed", study._storage)
+    assert reader.spec == study.spec
+    with pytest.raises(RuntimeError, match="to be read"):
+        reader.ask()
+
+
+def test_an_unknown_study_is_answered_with_the_nearest(study):
+    with pytest.raises(UsageError, match=r'no study "fixd"; did you mean "fixed"\?'):
+        Study.load("fixd", study._storage)
+
+
+def test_studies_of_others_are_left_alone(storage, tmp_path):
+    other = optuna.create_study(study_name="other", storage=storage)
+    other.ask()
+    with pytest.raises(StorageError, match="not made by regsearch"):
+        Study.open("other", make_spec(), storage, tmp_path)
+    with pytest.raises(StorageError, match="not made by regsearch"):
+        Study.load("other", storage)
+    with pytest.raises(UsageError, match="none yet"):
+        Study.load("mine", storage)
+    assert list_studies(storage) == []
+
+
+def test_opened_in_one_thread_and_run_in_another(storage, tmp_path):
+    opened, failures = [], []
+
+    def run() -> None:
+        try:
+            numbers = [opened[0].ask().number for _ in range(4)]
+            for number in numbers:
+                opened[0].report(number, curve(0.5)[0])
+                opened[0].finish(number, Reason.COMPLETED, curve(0.5))
+            assert numbers == [0, 1, 2, 3]
+        except BaseException as error:
+            failures.append(error)
+
+    opened.append(Study.open("fixed", make_spec(), storage, tmp_path))
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not failures
+    assert opened[0].spent() == 4
+    opened[0].close()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_every_sampler_is_seeded_and_does_not_repeat_itself_on_resume(tmp_path, sampler):
+    spec = make_spec(sampler=sampler, trials=40)
+
+    def draws(storage: InMemoryStorage, count: int) -> list[dict]:
+        study = Study.open("fixed", spec, storage, tmp_path)
+        asked = []
+        for _ in range(count):
+            assignment = study.ask()
+            asked.append(dict(assignment.params))
+            study.finish(assignment.number, Reason.COMPLETED, curve(1 + assignment.params["dropout_0"]))
+        study.close()
+        return asked
+
+    one, other = InMemoryStorage(), InMemoryStorage()
+    first = draws(one, 13)
+    assert first == draws(other, 13)
+    resumed = draws(one, 6)
+    assert all(params not in first for params in resumed)
+
+
+def test_hyperband_lets_the_sampler_know_its_brackets(tmp_path):
+    spec = make_spec(pruner={"name": "hyperband", "min_epochs": 1})
+    study = Study.open("fixed", spec, InMemoryStorage(), tmp_path)
+    for _ in range(14):
+        study.finish(study.ask().number, Reason.COMPLETED, curve(0.5))
+    pruner = study._study.pruner
+    brackets = {pruner._get_bracket_id(study._study, trial) for trial in study._study.trials}
+    assert len(brackets) > 1
+    study.close()
+
+
+def test_a_killed_runner_frees_its_study_and_loses_nothing(tmp_path):
+    script = """
+        import sys
+        from pathlib import Path
+        sys.path[:0] = [{tests!r}]
+        from test_study import make_spec, curve
+        from search.records import Reason
+        from search.study import Study, open_storage
+        home = Path({home!r})
+        study = Study.open("fixed", make_spec(trials=10000, sampler="random"), open_storage(None, home), home)
+        while True:
+            assignment = study.ask()
+            study.report(assignment.number, curve(0.5)[0])
+            study.finish(assignment.number, Reason.COMPLETED, curve(0.5))
+            print(assignment.number, flush=True)
+    """
+    code = textwrap.dedent(script).format(tests=str(Path(__file__).parent), home=str(tmp_path))
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    ) as process:
+        for line in process.stdout:
+            if int(line) == 20:
+                process.send_signal(signal.SIGKILL)
+                break
+        acknowledged = [int(line) for line in [line, *process.stdout] if line.endswith("\n")]
+    study = Study.open("fixed", make_spec(trials=10000, sampler="random"), open_storage(None, tmp_path), tmp_path)
+    complete = [record.number for record in study.records() if record.state == "complete"]
+    assert set(range(max(acknowledged) + 1)) <= set(complete)
+    assert study.recovered <= 1
+    study.close()
+
+
+# Storages
+
+
+def test_a_plain_path_and_a_journal_url_are_journals(tmp_path):
+    Study.open("fixed", make_spec(), open_storage(str(tmp_path / "deep" / "j.log"), tmp_path), tmp_path).close()
+    assert [s.study for s in list_studies(open_storage(f"journal://{tmp_path}/deep/j.log", tmp_path))] == ["fixed"]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://h:6379", "Redis.*unpickles"),
+        ("journal+redis://u:secret@h", "Redis.*unpickles"),
+        ("postgres://u:secret@h/db", 'not a storage; did you mean "postgresql"'),
+        ("http://u:secret@h/db", "http:// is not a storage"),
+        ("journal://j.log", "three slashes"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:////no/such/folder/s.db", "unable to open database file"),
+        ("postgresql+psycopg2://u:secret@h:port/db", "not a valid database URL"),
+        ("postgresql+pony://u:secret@h/db", "not a valid database URL"),
+    ],
+)
+def test_storages_that_cannot_be_opened_say_why(tmp_path, url, message):
+    with pytest.raises(StorageError, match=message) as raised:
+        open_storage(url, tmp_path)
+    assert "secret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_missing_driver_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StorageError, match=r"pip install 'psycopg\[binary\]'"):
+        open_storage("postgresql+psycopg://u:secret@h/db", tmp_path)
+
+
+def test_a_drivers_message_does_not_show_the_password(tmp_path, monkeypatch):
+    def unreachable(url, **_):
+        raise sqlite3.OperationalError(f"cannot connect to {url}: p@ss refused")
+
+    monkeypatch.setattr("sqlalchemy.create_engine", unreachable)
+    with pytest.raises(StorageError, match=r"user:\*\*\*@host.*\*\*\* refused") as raised:
+        open_storage("postgresql://user:p%40ss@host/db", tmp_path)
+    assert "p%40ss" not in str(raised.value)
+    assert "p@ss" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("postgresql://u:p@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u:p/a@b:c@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgresql://h/d?user=u&password=p&x=1", "postgresql://h/d?user=u&password=***&x=1"),
+        ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+    ],
+)
+def test_passwords_are_masked(url, masked):
+    assert mask_password(url) == masked
+
+
+def test_databases_of_other_programs_are_left_alone(tmp_path):
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table runs (id integer)")
+    connection.close()
+    with pytest.raises(StorageError, match="not Optuna's"):
+        open_storage(f"sqlite:///{path}", tmp_path)
+    (tmp_path / "text.db").write_text("this is no database, " * 100)
+    with pytest.raises(StorageError, match="not a database"):
+        open_storage(f"sqlite:///{tmp_path}/text.db", tmp_path)
+
+
+def test_a_schema_of_another_optuna_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path}/old.db"
+    close_storage(open_storage(url, tmp_path))
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.execute("update alembic_version set version_num = 'v2.4.0.a'")
+    connection.close()
+    with pytest.raises(StorageError, match=r"storage upgrade"):
+        open_storage(url, tmp_path)
+
+
+def test_a_database_that_fails_while_used_is_a_storage_error(tmp_path):
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db", tmp_path)
+    assert isinstance(storage, RDBStorage)
+    study = Study.open("fixed", make_spec(), storage, tmp_path)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("drop table trials")
+    connection.close()
+    with pytest.raises(StorageError, match="no such table"):
+        study.ask()
+    study.close()
+    close_storage(storage)
