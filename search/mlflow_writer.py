@@ -21,7 +21,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
 from search.records import Reason, Role, Summary, TrialRecord
-from search.tracking_messages import Closing, Opening, TrackedStudy, without_passwords
+from search.tracking_messages import Closing, Opening, without_passwords
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
 # MLflow's own ten attempts would take 100 s.
@@ -109,11 +109,11 @@ class MlflowWriter:
     def _open_study_run(self, started: datetime) -> str:
         """Find or create the study's run, as RUNNING, with today's tags."""
         # The earliest, should two machines have created it at the same moment.
-        found = sorted(self._runs("study"), key=lambda run: (run.info.start_time, run.info.run_id))
+        found = sorted(self._runs("study"), key=lambda run: (run.info.start_time, _run_id(run)))
         if not found:
             return self._create_study_run(started)
         run = found[0]
-        run_id: str = run.info.run_id
+        run_id = _run_id(run)
         self._client.update_run(run_id, status="RUNNING")
         # Params cannot be changed in MLflow: the first start's stay, and `spec.json` tells the present ones.
         self._client.log_batch(
@@ -128,7 +128,7 @@ class MlflowWriter:
         run = self._client.create_run(
             self._experiment_id, _milliseconds(started), self._study_tags(), run_name=self._study.name
         )
-        run_id: str = run.info.run_id
+        run_id = _run_id(run)
         self._client.log_batch(run_id, params=_params(self._study.params), synchronous=True)
         return run_id
 
@@ -138,11 +138,9 @@ class MlflowWriter:
         for run in self._runs("trial"):
             by_trial.setdefault(int(run.data.tags["regsearch.trial"]), []).append(run)
         for number, runs in by_trial.items():
-            ended = sorted(
-                (run for run in runs if run.info.status in _STATUS.values()), key=lambda r: str(r.info.run_id)
-            )
+            ended = sorted((run for run in runs if run.info.status in _STATUS.values()), key=_run_id)
             if not ended:
-                self._cut_short[number] = [run.info.run_id for run in runs]
+                self._cut_short[number] = [_run_id(run) for run in runs]
                 continue
             # Two runners that wrote the same trial both keep the same run: the order is the same for both.
             self._keep(ended[0])
@@ -284,6 +282,10 @@ def _name(name: str) -> str:
 def _finite(value: float) -> float:
     """Give infinities as NaN. Databases know neither; MLflow flags NaN, but would plot an infinity as 1.8e308."""
     return float(value) if math.isfinite(value) else math.nan
+
+
+def _run_id(run: Run) -> str:
+    return str(run.info.run_id)
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -138,6 +138,8 @@ class Runner:
         self._deaths_in_a_row = 0
         self._recorded: deque[Future[TrialRecord]] = deque()
         self._desk = Desk()
+        for record in study.records():
+            self._tell_pruner(record)
 
     def run(self) -> None:
         """Search until the budget is used up or a stop is requested; then nothing is left running.
@@ -220,10 +222,19 @@ class Runner:
                 self._end(post.running.pop(number), reason)
 
     def _prune(self, post: _Post) -> set[int]:
-        finite = {number: run.losses for number, run in post.running.items() if run.epochs and isfinite(run.losses[-1])}
-        pruned = self._pruner.epoch_ended(finite)
-        # Without the baseline's full result there is nothing to compare the winner with.
-        return {number for number in pruned if post.running[number].assignment.role is not Role.BASELINE}
+        return self._pruner.epoch_ended(
+            {
+                number: run.losses
+                for number, run in post.running.items()
+                if run.assignment.role is not Role.BASELINE and run.epochs and isfinite(run.losses[-1])
+            }
+        )
+
+    def _tell_pruner(self, record: TrialRecord) -> None:
+        # The baseline stands outside the competition: it is never pruned, since the winner is compared with it, and it
+        # prunes nobody, since without regularization the first epochs go faster and the last ones worse.
+        if record.role is not Role.BASELINE:
+            self._pruner.trial_ended(record)
 
     def _reason(self, run: _Running, pruned: bool) -> Reason | None:
         last = run.epochs[-1]
@@ -243,7 +254,7 @@ class Runner:
 
     def _end(self, run: _Running, reason: Reason, error: str | None = None) -> None:
         number = run.assignment.number
-        self._pruner.trial_ended(run.record(reason, error))
+        self._tell_pruner(run.record(reason, error))
         self._recorded.append(self._desk.submit(self._study.finish, number, reason, run.epochs, error))
 
     def _announce(self) -> None:

@@ -160,14 +160,11 @@ class Session:
         from search.pruning import make_pruner
         from search.runner import Runner
 
-        pruner = make_pruner(self.spec, self._study.name)
-        for record in self._study.records():
-            pruner.trial_ended(record)
         runner = Runner(
             self._study,
             lambda: self._make_trainer(stop),
             self.options.workers,
-            pruner,
+            make_pruner(self.spec, self._study.name),
             weights,
             _TrackedWatcher(watcher, tracker),
             stop,

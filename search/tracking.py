@@ -46,7 +46,7 @@ _COMMAND = ("-P", "-c", "from search.tracking_process import main; main()")
 _DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 _FIXED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
-_SECONDS_TO_EXIT = 5.0
+_SECONDS_TO_EXIT = 5.0  # for threads whose process is gone already
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,11 @@ class Tracker:
 
     def abandon(self) -> None:
         """Kill the process now. What it has not written is written at the study's next start."""
-        # Takes no lock and waits for nothing that could hang: it may be called from a signal handler, within `finish`.
+        # Takes no lock and waits for nothing: it may be called from a signal handler, in the middle of `finish`.
         self._stopping = True
         self._outbox.put(None)
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
 
     def _start(self) -> "subprocess.Popen[bytes] | None":
         try:
@@ -142,8 +141,8 @@ class Tracker:
         assert process.stdin is not None
         assert process.stdout is not None
         self._threads = [
-            threading.Thread(target=self._send, args=(process.stdin,), name="tracking-send", daemon=True),
-            threading.Thread(target=self._receive, args=(process.stdout,), name="tracking-receive", daemon=True),
+            threading.Thread(target=self._send, args=(process.stdin,), daemon=True),
+            threading.Thread(target=self._receive, args=(process, process.stdout), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -160,7 +159,7 @@ class Tracker:
                 except Exception as error:  # not picklable: this message is lost to MLflow, and no other
                     self._problem = f"could not be sent: {error}"
 
-    def _receive(self, channel: BinaryIO) -> None:
+    def _receive(self, process: "subprocess.Popen[bytes]", channel: BinaryIO) -> None:
         with channel:
             for message in receive(channel):
                 self._progress_at = time.monotonic()
@@ -172,6 +171,7 @@ class Tracker:
                     case Ended(problem):
                         self._stopping = True
                         self._problem = problem or self._problem
+        process.wait()
         if self._stopping:
             self._ended.set()
         else:
@@ -192,12 +192,6 @@ class Tracker:
 
     def _stop(self) -> None:
         self._stopping = True
-        if self._process is not None:
-            try:
-                self._process.wait(_SECONDS_TO_EXIT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
         for thread in self._threads:
             thread.join(_SECONDS_TO_EXIT)
 
@@ -207,7 +201,9 @@ class Tracker:
         message = None
         if missing:
             reason = self._problem or "its process was stopped"
-            message = f"{missing} of {len(self._given)} trials are not in {where}: {reason}. {self._way_out()}"
+            message = (
+                f"{missing} of {len(self._given)} trials could not be written to {where}: {reason}. {self._way_out()}"
+            )
         elif self._problem:
             message = f"{where}: {self._problem}. {self._way_out()}"
         return TrackingOutcome(len(self._given) - missing, missing, message)
@@ -228,6 +224,7 @@ def default_tracking_uri(home: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    # The process finds modules where this one does, be `search` installed or in the working directory ('').
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    # The process finds modules where this one does, `search` above all, wherever its working directory is.
+    package_root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(os.path.abspath(entry) for entry in [*sys.path, package_root])
     return {**_DEFAULTS, **os.environ, **_FIXED, "PYTHONPATH": path}

@@ -29,12 +29,12 @@ class TrackedStudy:
     params: Mapping[str, str] = field(default_factory=dict)
     identity: str = ""
     """Tells this study from others of its name: two people's on one server, or one that was deleted and begun anew.
-    Without it, the name decides. No quotation marks."""
+    Without it, the name decides."""
 
     @property
     def key(self) -> str:
-        """What this study's runs are found by."""
-        return self.identity or self.name
+        """What this study's runs are found by; MLflow's searches know no way to write a quotation mark."""
+        return re.sub(r"['\"`]", "_", self.identity or self.name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""What several test files share: a tiny spec and a tiny data set, made here and now."""
+
+import pytest
+import torch
+
+from search.records import Assignment
+from search.spec import StudySpec, TrainingSpec, load_spec
+from search.training.data import Dataset, Split
+
+SPEC = """
+name = "tiny"
+
+[data]
+name = "digits"
+
+[model]
+name = "mlp"
+hidden = [12, 8]
+
+[training]
+batch_size = 64
+max_epochs = 4
+
+[space]
+input_dropout = { low = 0.0, high = 0.3 }
+dropout = { low = 0.0, high = 0.6 }
+weight_decay = { low = 1e-6, high = 1e-1, log = true }
+l1 = { low = 1e-7, high = 1e-3, log = true }
+patience = { low = 2, high = 10 }
+
+[search]
+trials = 6
+"""
+
+
+@pytest.fixture
+def tiny_spec_file(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.fixture
+def tiny_spec(tiny_spec_file) -> StudySpec:
+    return load_spec(str(tiny_spec_file))
+
+
+@pytest.fixture
+def tiny_data() -> Dataset:
+    return make_data()
+
+
+@pytest.fixture
+def double():
+    """Do everything in float64, so that only an error, and no rounding, makes a difference that a test can see."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make_data(examples: int = 70, inputs: int = 6, classes: int = 3) -> Dataset:
+    """Return clustered points: `examples` to train on, half as many to validate with."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(examples * 3 // 2) % classes
+    centres = torch.randn(classes, inputs, generator=generator)
+    points = centres[labels] + 0.7 * torch.randn(len(labels), inputs, generator=generator)
+    split = Split(points.to(torch.get_default_dtype()), labels)
+    return Dataset(split.take(slice(0, examples)), split.take(slice(examples, None)), classes, "fingerprint")
+
+
+def make_training(**changes) -> TrainingSpec:
+    return TrainingSpec(**{"batch_size": 16, "max_epochs": 5, **changes})
+
+
+def make_assignment(number: int, **params: float) -> Assignment:
+    """Return an assignment for a network with two hidden layers, regularized only as `params` say."""
+    defaults = dict.fromkeys(("input_dropout", "dropout_0", "dropout_1", "weight_decay", "l1"), 0.0)
+    return Assignment(number, number, {"learning_rate": 1e-2, "patience": 5, **defaults, **params})
