@@ -189,7 +189,7 @@ class Session:
             self._data,
             spec.search.seed,
             self._slots,
-            [Assignment(0, 0, spec.textbook())],
+            Assignment(0, 0, spec.textbook()),
             options.engine,
             self._device,
             None if options.workers == 1 else 1,

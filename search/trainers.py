@@ -51,12 +51,12 @@ class TrainerSetup:
     seed: int
     """The study's seed."""
     slots: int
-    probes: Sequence[Assignment]
-    """Configurations to measure with when the engine is `auto`."""
+    probe: Assignment
+    """A configuration to measure with."""
     engine: str = "auto"
     device: str = "cpu"
     threads: int | None = None
-    """Threads of torch within the trainer; None leaves torch's own choice."""
+    """Threads of torch within the trainer; None to measure whether more than one is worth it."""
 
 
 @dataclass(frozen=True)
@@ -217,17 +217,17 @@ def pick_device(name: str) -> str:
 def _population(setup: TrainerSetup) -> Population:
     import torch
 
+    from search.training.engines import ENGINES
     from search.training.models import model_factory
     from search.training.population import Population, choose_engine
 
-    if setup.threads is not None:
-        torch.set_num_threads(setup.threads)
     factory = model_factory(setup.model, setup.data.inputs, setup.data.classes)
     engine = "stacked" if setup.engine == "auto" else setup.engine
     population = Population(factory, setup.data, setup.training, setup.seed, setup.slots, engine, setup.device)
-    if setup.engine == "auto":
-        probes = [replace(setup.probes[i % len(setup.probes)], number=-1 - i) for i in range(setup.slots)]
-        population.use_engine(choose_engine(population, probes))
+    engines = list(ENGINES) if setup.engine == "auto" else [setup.engine]
+    threads = sorted({1, torch.get_num_threads()}) if setup.threads is None else [setup.threads]
+    probes = [replace(setup.probe, number=-1 - slot) for slot in range(setup.slots)]
+    choose_engine(population, probes, engines, threads)
     return population
 
 

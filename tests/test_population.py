@@ -171,8 +171,11 @@ def test_sparsity_counts_exact_zeros_of_weights_only():
 
 def test_engine_is_chosen_by_measuring_and_leaves_the_population_empty():
     people = population(make_data(), slots=2)
-    assert choose_engine(people, [make_assignment(-1), make_assignment(-2)], seconds=0.01) in ("stacked", "looped")
+    probes = [make_assignment(-1), make_assignment(-2)]
+    engine, threads = choose_engine(people, probes, ["stacked", "looped"], [1, 2], seconds=0.01)
+    assert (engine, threads) in {(e, t) for e in ("stacked", "looped") for t in (1, 2)}
     assert people.numbers == []
+    assert people.engine == engine
 
 
 class NormNet(nn.Module):

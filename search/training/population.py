@@ -33,6 +33,8 @@ from search.training.seeds import batch_order, derive_seed
 # to help and large enough for matrix products to be efficient.
 _EVALUATION_NUMBERS = 2**22
 
+_THREADS_HANDICAP = 1.4
+
 
 class Stopped(Exception):
     """Raised out of an epoch when `should_stop` said so; the population is of no further use."""
@@ -265,13 +267,37 @@ def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[f
     return (logits.argmax(1) == split.y).double().mean().item(), losses.double().mean().item()
 
 
-def choose_engine(population: Population, probes: Sequence[Assignment], seconds: float = 0.3) -> str:
-    """Return the name of the engine that takes less time a step on the real model, data and device.
+def choose_engine(
+    population: Population,
+    probes: Sequence[Assignment],
+    engines: Sequence[str],
+    threads: Sequence[int],
+    seconds: float = 0.2,
+) -> tuple[str, int]:
+    """Return engine and number of torch threads that take least time a step on the real model, data and device.
 
-    The population must be empty and is empty again afterwards. Costs about twice `seconds`.
+    More threads have to be much faster to be chosen: each waits for the slowest at every operation, so on a machine
+    that does other work too, a small gain turns into a tenfold loss. The population must be empty and is empty again
+    afterwards; torch's number of threads is set to the choice. Costs about `seconds` for each pair.
     """
+    choices = [(name, count) for count in threads for name in engines]
+    costs = _step_costs(population, probes, choices, seconds) if len(choices) > 1 else {choices[0]: 0.0}
+    engine, count = min(
+        choices, key=lambda choice: costs[choice] * (1 if choice[1] == min(threads) else _THREADS_HANDICAP)
+    )
+    torch.set_num_threads(count)
+    population.use_engine(engine)
+    return engine, count
+
+
+def _step_costs(
+    population: Population, probes: Sequence[Assignment], choices: Sequence[tuple[str, int]], seconds: float
+) -> dict[tuple[str, int], float]:
     for probe in probes:
         population.admit(probe)
-    costs = {name: population.step_cost(name, seconds) for name in ENGINES}
+    costs = {}
+    for name, count in choices:
+        torch.set_num_threads(count)
+        costs[name, count] = population.step_cost(name, seconds)
     population.free([probe.number for probe in probes])
-    return min(costs, key=lambda name: costs[name])
+    return costs
