@@ -93,8 +93,8 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
       regsearch show --study digits --json
     """
     from search import results
-    from search.storage import open_existing
     from search.study import Study
+    from search.study.storage import open_existing
 
     summary = Study.load(study, open_existing(storage, home)).summary()
     if as_json:
@@ -115,8 +115,8 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
     """
     from search import results
     from search.spec import load_spec, shipped_studies
-    from search.storage import is_there, open_existing
     from search.study import list_studies
+    from search.study.storage import is_there, open_existing
 
     shipped = {name: load_spec(name).description for name in shipped_studies()}
     stored = list_studies(open_existing(storage, home)) if is_there(storage, home) else []

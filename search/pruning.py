@@ -93,7 +93,7 @@ def make_pruner(spec: "StudySpec", name: str | None = None) -> Pruner:
         return NoPruner()
     if pruner.name == "halving":
         return SuccessiveHalving(pruner.min_epochs, pruner.reduction_factor, spec.training.max_epochs)
-    from search.mirror import OptunaPruner, optuna_pruner  # Optuna takes a second to import
+    from search.study.mirror import OptunaPruner, optuna_pruner  # Optuna takes a second to import
 
     return OptunaPruner(optuna_pruner(spec), name or spec.name)
 

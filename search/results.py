@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.records import EpochResult, Score, Summary, TrialRecord
-from search.storage import mask_password
+from search.study.storage import mask_password
 
 if TYPE_CHECKING:
     from search.session import Ending, Session

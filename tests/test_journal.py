@@ -15,9 +15,9 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search import journal
 from search.errors import StorageError
-from search.journal import JournalBackend, JournalLock, open_journal, refuse_network_file_system
+from search.study import journal
+from search.study.journal import JournalBackend, JournalLock, open_journal, refuse_network_file_system
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     code = """
         import sys, time
         from pathlib import Path
-        from search.journal import JournalLock
+        from search.study.journal import JournalLock
         with JournalLock(Path(sys.argv[1])):
             print("held", flush=True)
             time.sleep(60)
@@ -231,7 +231,7 @@ def test_killed_in_the_middle_of_appends(path):
     code = """
         import sys
         from pathlib import Path
-        from search.journal import JournalBackend
+        from search.study.journal import JournalBackend
         backend = JournalBackend(Path(sys.argv[1]))
         for i in range(10**9):
             backend.append_logs([{"op_code": 5, "i": i, "who": sys.argv[2], "filler": "x" * 100_000}])

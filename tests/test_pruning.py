@@ -8,10 +8,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.mirror import OptunaPruner
 from search.pruning import NoPruner, SuccessiveHalving, make_pruner
 from search.records import EpochResult, Reason, TrialRecord
 from search.spec import StudySpec
+from search.study.mirror import OptunaPruner
 
 
 def record(number: int, losses: list[float], reason: Reason = Reason.COMPLETED) -> TrialRecord:
@@ -135,7 +135,7 @@ def test_the_median_rule_by_hand():
 )
 def test_optunas_pruners_decide_as_in_an_optuna_study(pruner):
     """Waves of trials in lockstep, starting in a shuffled order; half-way the search is killed and resumed."""
-    from search.mirror import optuna_pruner
+    from search.study.mirror import optuna_pruner
 
     spec = spec_with(**pruner)
     study = optuna.create_study(study_name="p", pruner=optuna_pruner(spec))

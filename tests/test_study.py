@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError
 from search.records import EpochResult, Reason, Role, Score
 from search.spec import StudySpec
-from search.storage import mask_password
 from search.study import Study, close_storage, list_studies, open_storage
+from search.study.storage import mask_password
 
 SPEC = {
     "name": "fixed",

@@ -24,7 +24,7 @@ import pytest
 
 from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
 from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
-from search.tracking_messages import without_passwords
+from search.tracking.messages import without_passwords
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STUDY = TrackedStudy("digits", '{"name": "digits"}', "Eight by eight digits.", {"team": "a"}, {"budget.trials": "4"})

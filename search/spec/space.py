@@ -11,7 +11,7 @@ from math import inf
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from search.problems import Findings, Location, as_toml, bad_key, bad_value, not_a_field
+from search.spec.problems import Findings, Location, as_toml, bad_key, bad_value, not_a_field
 
 MAX_EPOCHS = 100_000
 """Limit of everything that counts epochs: more is a slip of the pen."""

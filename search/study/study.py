@@ -25,12 +25,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import __version__
 from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError, did_you_mean
-from search.mirror import bracket_aware, optuna_pruner
 from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
-from search.samplers import distribution, make_sampler
 from search.spec import Range, StudySpec, spec_differences
-from search.storage import close_storage, describe_storage, open_storage, storage_errors
-from search.trials import (
+from search.study.mirror import bracket_aware, optuna_pruner
+from search.study.samplers import distribution, make_sampler
+from search.study.storage import describe_storage, storage_errors
+from search.study.trials import (
     CONFIG,
     REASON,
     RETRY_OF,
@@ -44,8 +44,6 @@ from search.trials import (
     to_record,
     to_records,
 )
-
-__all__ = ["Study", "close_storage", "list_studies", "open_storage"]
 
 _SPEC = "spec"
 _VERSION = "regsearch"

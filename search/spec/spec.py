@@ -16,25 +16,16 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
-from search.problems import as_lines, as_toml, bad_value
-from search.sections import (
+from search.spec.problems import as_lines, as_toml, bad_value
+from search.spec.sections import (
     OPTIMIZER_OPTIONS,
-    PRUNER_OPTIONS,
-    DatasetName,
     DataSpec,
-    L1Mode,
-    ModelName,
     ModelSpec,
-    OptimizerName,
-    PrunerName,
-    PrunerSpec,
-    SamplerName,
     SearchSpec,
     Section,
     TrainingSpec,
 )
-from search.space import (
-    PARAMETERS,
+from search.spec.space import (
     Parameter,
     Range,
     Setting,
@@ -43,33 +34,6 @@ from search.space import (
     parameter_of,
     read_space,
 )
-
-__all__ = [
-    "OPTIMIZER_OPTIONS",
-    "PARAMETERS",
-    "PRUNER_OPTIONS",
-    "DataSpec",
-    "DatasetName",
-    "L1Mode",
-    "ModelName",
-    "ModelSpec",
-    "OptimizerName",
-    "Parameter",
-    "PrunerName",
-    "PrunerSpec",
-    "Range",
-    "SamplerName",
-    "SearchSpec",
-    "Setting",
-    "SpaceSpec",
-    "StudySpec",
-    "TrainingSpec",
-    "check_study_name",
-    "load_spec",
-    "parameter_of",
-    "shipped_studies",
-    "spec_differences",
-]
 
 
 class StudySpec(Section):
@@ -178,7 +142,7 @@ def check_study_name(name: str) -> str:
 
 def shipped_studies() -> dict[str, Path]:
     """Return the study files that come with the program, by name."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     # A wheel carries them inside the package; in a checkout they stand beside it.
     folders = (package / "studies", package.parent / "studies")
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])

@@ -1,7 +1,7 @@
 """How a study looks in MLflow: one experiment, one run for the study, one child run for each trial.
 
 The only module that imports MLflow; it runs in the tracking process alone. It writes what it is given, once, and
-raises whatever MLflow raises: when to try again is `tracking_process`'s business.
+raises whatever MLflow raises: when to try again is `process`'s business.
 
 Nothing is written twice: runs are found by their tags, and a trial's run counts only once it has ended. A run that is
 still RUNNING was cut short and is written anew.
@@ -21,7 +21,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
 from search.records import Reason, Role, Summary, TrialRecord
-from search.tracking_messages import Closing, Opening, without_passwords
+from search.tracking.messages import Closing, Opening, without_passwords
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
 # MLflow's own ten attempts would take 100 s.

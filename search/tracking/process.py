@@ -1,6 +1,6 @@
 """The tracking process: takes trials from the search and keeps trying until MLflow has them.
 
-Knows about queues, pauses and giving up; how a trial becomes runs and metrics is `mlflow_writer`'s business. It ends
+Knows about queues, pauses and giving up; how a trial becomes runs and metrics is `writer`'s business. It ends
 when told to, or when the search has died (its end of the pipe is closed), after one last try.
 """
 
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
 from search.records import TrialRecord
-from search.tracking_messages import (
+from search.tracking.messages import (
     Alive,
     Closing,
     Ended,
@@ -29,7 +29,7 @@ from search.tracking_messages import (
 )
 
 if TYPE_CHECKING:
-    from search.mlflow_writer import MlflowWriter
+    from search.tracking.writer import MlflowWriter
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until the next try, after 1, 2, ... failed ones in a row; the last holds from then on."""
@@ -114,7 +114,7 @@ class Courier:
 
     def _connected(self) -> "MlflowWriter":
         if self._writer is None:
-            from search.mlflow_writer import MlflowWriter  # imports MLflow: a second or more of CPU
+            from search.tracking.writer import MlflowWriter  # imports MLflow: a second or more of CPU
 
             self._report(Alive())
             self._writer = MlflowWriter(self._opening, lambda: self._report(Alive()))

@@ -1,6 +1,6 @@
 """MLflow as the search sees it: hand over every finished trial and never wait for it.
 
-MLflow lives in a process of its own (`tracking_process`), because importing it and creating its database cost
+MLflow lives in a process of its own (`process`), because importing it and creating its database cost
 seconds of CPU that would hold up training, and because a server may be down, slow or silent for as long as it likes.
 Nothing here imports MLflow, raises for MLflow's sake or waits for it, except `Tracker.finish`, and that not for ever.
 
@@ -24,7 +24,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from search.records import Summary, TrialRecord
-from search.tracking_messages import (
+from search.tracking.messages import (
     Closing,
     Ended,
     Notice,
@@ -36,10 +36,8 @@ from search.tracking_messages import (
     without_passwords,
 )
 
-__all__ = ["TrackedStudy", "Tracker", "TrackingOutcome", "default_tracking_uri"]
-
 # -P: neither the working directory nor a script's folder may shadow a module that MLflow imports.
-_COMMAND = ("-P", "-c", "from search.tracking_process import main; main()")
+_COMMAND = ("-P", "-c", "from search.tracking.process import main; main()")
 
 # The process retries by itself, after looking at what got through; MLflow's own blind retries of up to 8 minutes
 # could write a run twice. What the user has set wins.

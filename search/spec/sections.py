@@ -17,8 +17,8 @@ from pydantic import (
     model_serializer,
 )
 
-from search.problems import bad_value
-from search.space import MAX_EPOCHS
+from search.spec.problems import bad_value
+from search.spec.space import MAX_EPOCHS
 
 DatasetName = Literal["digits", "mnist"]
 ModelName = Literal["mlp"]

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import StorageError, UsageError, did_you_mean
-from search.journal import open_journal
+from search.study.journal import open_journal
 
 JOURNAL_NAME = "optuna.journal"
 """The default storage's file in the home folder."""

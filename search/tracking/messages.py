@@ -1,7 +1,7 @@
 """What the search and its tracking process say to each other, and how it travels over a pipe.
 
 Plain values, pickled with their length in front: both ends are this program on this machine. Imports no MLflow, so
-that the search can use it at no cost. `tracking` is the search's end, `tracking_process` the other.
+that the search can use it at no cost. `tracking` is the search's end, `process` the other.
 """
 
 import pickle

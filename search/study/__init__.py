@@ -1,0 +1,6 @@
+"""A study in Optuna: open or resume, ask, report, finish, read back. Only this package knows Optuna and storages."""
+
+from search.study.storage import close_storage, is_there, mask_password, open_existing, open_storage
+from search.study.study import Study, list_studies
+
+__all__ = ["Study", "close_storage", "is_there", "list_studies", "mask_password", "open_existing", "open_storage"]
