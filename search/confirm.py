@@ -14,23 +14,21 @@ if TYPE_CHECKING:
     from search.training.data import Split
 
 
-def score_on_test(setup: TrainerSetup, record: TrialRecord, weights: dict[str, Tensor] | None, test: Split) -> Score:
-    """Return a trial's accuracy and loss (nats) on the test data, with the weights of its best epoch.
-
-    Without its weights (made on another machine, deleted) the trial is trained once more: it depends on the study's
-    seed and its number alone.
-    """
+def score_on_test(setup: TrainerSetup, record: TrialRecord, weights: dict[str, Tensor], test: Split) -> Score:
+    """Return a trial's accuracy and mean loss (nats) on the test data, with the weights of its best epoch."""
     from search.training.models import model_factory
     from search.training.population import score
 
-    if weights is None:
-        weights = _retrained(setup, record)
     model = model_factory(setup.model, setup.data.inputs, setup.data.classes)()
     accuracy, loss = score(model, weights, test)
     return Score(record.number, accuracy, loss)
 
 
-def _retrained(setup: TrainerSetup, record: TrialRecord) -> dict[str, Tensor]:
+def retrain(setup: TrainerSetup, record: TrialRecord) -> dict[str, Tensor]:
+    """Train a trial once more and return the weights of its best epoch, where they are not at hand.
+
+    They are the same to rounding, since a trial depends on the study's seed and its number alone.
+    """
     assert record.best is not None
     trainer = LocalTrainer(replace(setup, slots=1, engine="looped"))
     first = record.number if record.retry_of is None else record.retry_of

@@ -109,7 +109,7 @@ def _places(session: Session) -> list[tuple[str, str]]:
     storage = session.options.storage or str(session.options.home / "optuna.journal")
     return [
         ("Everything is in", str(session.options.home)),
-        ("Best weights", str(session.artifacts)),
+        ("Best of it", str(session.artifacts / "best.toml") + ", best.safetensors"),
         ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(mask_password(storage))}"),
         ("Compare runs", f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(session.tracking_uri)}"),
     ]

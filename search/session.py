@@ -6,8 +6,10 @@ Checks come first (device, data, storage), so that a mistake is told before anyt
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,14 +118,17 @@ class Session:
             weights.tidy(study.summary())
             if not stop.interrupted:
                 self._score_test(weights)
+            study.add_wall_seconds(time.monotonic() - start)
+            summary = study.summary()
+            artifacts = self._write_best(summary, weights)
         except BaseException:
             tracker.abandon()
             raise
         finally:
-            study.add_wall_seconds(time.monotonic() - start)
-        summary = study.summary()
-        outcome = self._finish_tracking(tracker, summary, weights, stop)
-        study.close()
+            study.close()
+        unfinished = stop.interrupted or stop.timed_out
+        patience = _INTERRUPTED_TRACKING_PATIENCE if stop.interrupted else _TRACKING_PATIENCE
+        outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
         return Ending(summary, outcome, stop.signal, stop.timed_out)
 
     def _check_fingerprint(self) -> None:
@@ -139,7 +144,6 @@ class Session:
             )
 
     def _start_tracker(self) -> Tracker:
-        root = None if self.options.tracking_uri else self.options.home / "artifacts" / "mlflow"
         spec = self.spec
         tracked = TrackedStudy(
             name=self._study.name,
@@ -147,8 +151,17 @@ class Session:
             description=spec.description,
             tags={"regsearch.device": self._device, "regsearch.host": platform.node()},
             params={"data": spec.data.name, "model": spec.model.name, "optimizer": spec.training.optimizer},
+            identity=self._identity(),
         )
-        return Tracker(self.tracking_uri, root, tracked, self._study.records())
+        return Tracker(self.tracking_uri, self.options.home / "artifacts" / "mlflow", tracked, self._study.records())
+
+    def _identity(self) -> str:
+        """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
+        identity = self._study.fact("identity")
+        if identity is None:
+            identity = uuid.uuid4().hex
+            self._study.set_fact("identity", identity)
+        return str(identity)
 
     def _weights(self, before: Summary) -> WeightStore:
         from search.weights import WeightStore
@@ -197,7 +210,7 @@ class Session:
 
     def _score_test(self, weights: WeightStore) -> None:
         """Read the test data for the best trial and the baseline, once for each."""
-        from search.confirm import score_on_test
+        from search.confirm import retrain, score_on_test
         from search.training.data import load_test
 
         summary = self._study.summary()
@@ -212,22 +225,23 @@ class Session:
             return
         test = load_test(self.spec.data, self.options.data_dir)
         for which, record in due.items():
-            score = score_on_test(self._setup(), record, weights.load(record.number), test)
-            self._study.record_test(which, score)
+            kept = weights.load(record.number)
+            if kept is None:
+                kept = retrain(self._setup(), record)
+                weights.save(record.number, kept)
+            self._study.record_test(which, score_on_test(self._setup(), record, kept, test))
 
-    def _finish_tracking(
-        self, tracker: Tracker, summary: Summary, weights: WeightStore, stop: StopRequest
-    ) -> TrackingOutcome:
-        artifacts: dict[str, bytes | Path] = {}
-        if summary.best is not None:
-            self.artifacts.mkdir(parents=True, exist_ok=True)
-            best = self.artifacts / "best.toml"
-            best.write_text(best_toml(summary))
-            artifacts = {"best.toml": best, "best.safetensors": weights.path(summary.best.number)}
-        patience = _INTERRUPTED_TRACKING_PATIENCE if stop.interrupted else _TRACKING_PATIENCE
-        return tracker.finish(
-            summary, headline_metrics(summary), artifacts, patience, interrupted=stop.interrupted or stop.timed_out
-        )
+    def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
+        """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""
+        if summary.best is None:
+            return {}
+        written: dict[str, bytes | Path] = {"best.toml": self.artifacts / "best.toml"}
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        (self.artifacts / "best.toml").write_text(best_toml(summary))
+        if weights.path(summary.best.number).exists():
+            written["best.safetensors"] = self.artifacts / "best.safetensors"
+            shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
+        return written
 
 
 class _TrackedWatcher:
