@@ -265,14 +265,14 @@ class Runner:
     def _replace(self, post: _Post, error: TrainerLost) -> None:
         """Put a dead trainer's trials back into the queue and start another in its place."""
         post.trainer.close()
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= _ATTEMPTS:
+            raise TrainerError(f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
         for run in post.running.values():
             self._try_again(run, str(error))
         post.running.clear()
         post.to_free.clear()
         post.waiting = False
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= _ATTEMPTS:
-            raise TrainerError(f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
         self._watcher.message(f"A trainer failed and is replaced; its trials are back in the queue: {error}")
         post.trainer = self._make_trainer()
 

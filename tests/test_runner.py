@@ -1,0 +1,269 @@
+"""The runner's decisions, with a scripted trainer and a real study: every reason, refills, budgets, lost trainers."""
+
+import math
+
+import pytest
+from conftest import SPEC
+
+from search.errors import TrainerError
+from search.pruning import NoPruner, SuccessiveHalving
+from search.records import EpochResult, Reason, Role
+from search.runner import Runner
+from search.spec import load_spec
+from search.stopping import StopRequest
+from search.study import Study, open_storage
+from search.trainers import Report, TrainerLost, TrainerStopped
+from search.weights import WeightStore
+
+MAX_EPOCHS = 4  # of the tiny spec
+
+
+class ScriptedTrainer:
+    """Gives each trial the losses that `curve(assignment)` says; knows its slots and complains when they overflow."""
+
+    def __init__(self, curve, slots=3):
+        self.slots, self._curve = slots, curve
+        self.occupied, self.closed = {}, False
+
+    def begin(self, admit, free):
+        for number in free:
+            del self.occupied[number]
+        for assignment in admit:
+            self.occupied[assignment.number] = [0, assignment]
+        assert len(self.occupied) <= self.slots
+
+    def collect(self):
+        results, failed = {}, {}
+        for number, life in list(self.occupied.items()):
+            life[0] += 1
+            loss = self._curve(life[1])(life[0])
+            if isinstance(loss, str):
+                failed[number] = loss
+                del self.occupied[number]
+            else:
+                results[number] = EpochResult(life[0], loss / 2, loss, 0.9, 0.0)
+        return Report(results, failed)
+
+    def best_weights(self, number):
+        assert number in self.occupied
+        return {}
+
+    def close(self):
+        self.closed = True
+
+
+class Notes:
+    """A watcher that writes everything down."""
+
+    def __init__(self):
+        self.started_numbers, self.records, self.messages, self.epochs = [], [], [], 0
+
+    def started(self, assignment):
+        self.started_numbers.append(assignment.number)
+
+    def epoch_ended(self, report):
+        self.epochs += 1
+
+    def ended(self, record):
+        self.records.append(record)
+
+    def message(self, text):
+        self.messages.append(text)
+
+    @property
+    def reasons(self):
+        return [record.reason for record in self.records]
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(SPEC)
+    return load_spec(str(path))
+
+
+@pytest.fixture
+def study(spec, tmp_path):
+    study = Study.open("tiny", spec, open_storage(None, tmp_path), tmp_path)
+    yield study
+    study.close()
+
+
+def run(study, tmp_path, *trainers, trials=6, pruner=None, stop=None, weights=None):
+    notes, makers = Notes(), iter(trainers)
+    weights = weights or WeightStore(tmp_path / "weights")
+    runner = Runner(study, lambda: next(makers), 1, pruner or NoPruner(), weights, notes, stop or StopRequest(), trials)
+    runner.run()
+    return notes
+
+
+def falling(_assignment):
+    return lambda epoch: 1.0 / epoch
+
+
+def test_trials_complete_up_to_the_budget_and_slots_are_refilled(study, tmp_path):
+    trainer = ScriptedTrainer(falling, slots=2)
+    notes = run(study, tmp_path, trainer, trials=5)
+    assert notes.reasons == [Reason.COMPLETED] * 5
+    assert notes.started_numbers == [0, 1, 2, 3, 4]
+    assert all(len(record.epochs) == MAX_EPOCHS for record in study.records())
+    assert study.spent() == 5
+    assert trainer.closed
+
+
+def test_baseline_and_textbook_come_first(study, tmp_path):
+    notes = run(study, tmp_path, ScriptedTrainer(falling), trials=3)
+    assert sorted((r.number, r.role) for r in notes.records)[:2] == [(0, Role.BASELINE), (1, Role.TEXTBOOK)]
+    baseline = next(record for record in notes.records if record.role is Role.BASELINE)
+    assert {baseline.params[name] for name in ("input_dropout", "dropout_0", "dropout_1", "weight_decay", "l1")} == {0}
+
+
+def test_early_stop_after_patience_epochs_without_improvement(study, tmp_path):
+    # A first epoch that is never beaten: patience 2 ends it after epoch 3.
+    notes = run(study, tmp_path, ScriptedTrainer(lambda a: lambda epoch: float(epoch)), trials=6)
+    for record in notes.records:
+        expected = min(MAX_EPOCHS, 1 + int(record.params["patience"]))
+        assert len(record.epochs) == expected
+        assert record.reason is (Reason.EARLY_STOPPED if expected < MAX_EPOCHS else Reason.COMPLETED)
+        assert record.best.epoch == 1
+
+
+def test_pruned_trials_end_and_the_baseline_is_neither_pruned_nor_prunes(study, tmp_path):
+    def curve(assignment):
+        # The baseline learns fastest, then the first sampled trial.
+        level = {Role.BASELINE: 0.1}.get(assignment.role, 1.0 + assignment.number)
+        return lambda epoch: level / epoch
+
+    trainer = ScriptedTrainer(curve, slots=6)
+    notes = run(study, tmp_path, trainer, trials=6, pruner=SuccessiveHalving(2, 2, MAX_EPOCHS))
+    by_number = {record.number: record for record in notes.records}
+    assert by_number[0].reason is Reason.COMPLETED
+    assert {n for n, record in by_number.items() if record.reason is Reason.PRUNED} == {4, 5}
+    assert {len(by_number[n].epochs) for n in (4, 5)} == {2}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_loss_that_is_not_finite_ends_the_trial_alone(study, tmp_path, loss):
+    def curve(assignment):
+        return lambda epoch: loss if assignment.number == 2 and epoch == 2 else 1.0 / epoch
+
+    notes = run(study, tmp_path, ScriptedTrainer(curve), trials=5)
+    assert {record.number: record.reason for record in notes.records}[2] is Reason.DIVERGED
+    assert notes.reasons.count(Reason.COMPLETED) == 4
+    assert study.spent() == 5
+    assert len(study.records()[2].epochs) == 2
+
+
+def test_trial_that_cannot_be_admitted_ends_as_error(study, tmp_path):
+    def curve(assignment):
+        return lambda epoch: "ValueError: no such thing" if assignment.number == 3 else 1.0 / epoch
+
+    notes = run(study, tmp_path, ScriptedTrainer(curve), trials=5)
+    failed = next(record for record in notes.records if record.number == 3)
+    assert (failed.reason, failed.error) == (Reason.ERROR, "ValueError: no such thing")
+    assert study.spent() == 5
+
+
+class StopAfter(StopRequest):
+    """A request to stop that comes after so many questions."""
+
+    def __init__(self, questions):
+        super().__init__()
+        self.questions = questions
+
+    def __call__(self):
+        self.questions -= 1
+        return self.questions < 0
+
+
+def test_stop_puts_everything_unfinished_back_in_the_queue(study, tmp_path):
+    notes = run(study, tmp_path, ScriptedTrainer(falling, slots=2), trials=6, stop=StopAfter(2))
+    assert set(notes.reasons) == {Reason.INTERRUPTED}
+    assert study.spent() == 0
+    assert study.waiting() == len(notes.records)
+    again = run(study, tmp_path, ScriptedTrainer(falling, slots=2), trials=6)
+    assert again.reasons == [Reason.COMPLETED] * 6
+    assert sorted(r.retry_of for r in again.records if r.retry_of is not None) == sorted(
+        r.number for r in notes.records
+    )
+
+
+class Dying(ScriptedTrainer):
+    """Dies in its second epoch."""
+
+    def collect(self):
+        if any(epoch for epoch, _ in self.occupied.values()):
+            raise TrainerLost("out of memory")
+        return super().collect()
+
+
+def test_lost_trainer_is_replaced_and_its_trials_run_again(study, tmp_path):
+    dead = Dying(falling)
+    notes = run(study, tmp_path, dead, ScriptedTrainer(falling), trials=6)
+    assert dead.closed
+    assert notes.reasons.count(Reason.COMPLETED) == 6
+    assert notes.reasons.count(Reason.INTERRUPTED) == 3
+    assert study.spent() == 6
+    assert any("out of memory" in message for message in notes.messages)
+
+
+def test_trial_that_kills_its_trainer_three_times_ends_as_error(study, tmp_path):
+    class Picky(ScriptedTrainer):
+        def collect(self):
+            if any(assignment.seed == 2 and epoch for epoch, assignment in self.occupied.values()):
+                raise TrainerLost("killed")
+            return super().collect()
+
+    notes = run(study, tmp_path, *(Picky(falling, slots=1) for _ in range(4)), trials=4)
+    assert [r.reason for r in notes.records if (r.retry_of or r.number) == 2] == [
+        Reason.INTERRUPTED,
+        Reason.INTERRUPTED,
+        Reason.ERROR,
+    ]
+    assert study.spent() == 4
+
+
+def test_trainers_that_never_finish_an_epoch_end_the_search(study, tmp_path):
+    class Dead(ScriptedTrainer):
+        def collect(self):
+            raise TrainerLost("no such device")
+
+    with pytest.raises(TrainerError, match="no such device"):
+        run(study, tmp_path, *(Dead(falling) for _ in range(3)))
+    assert study.summary().trials["running"] == 0
+    assert study.spent() == 0
+
+
+def test_stopped_epoch_is_not_a_lost_trainer(study, tmp_path):
+    class Stopping(ScriptedTrainer):
+        def collect(self):
+            raise TrainerStopped
+
+    stop = StopAfter(1)
+    notes = run(study, tmp_path, Stopping(falling), stop=stop)
+    assert set(notes.reasons) == {Reason.INTERRUPTED}
+    assert not notes.messages
+
+
+def test_storage_failure_ends_the_search_with_its_error(study, tmp_path, monkeypatch):
+    def broken(*_args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(study, "report", broken)
+    with pytest.raises(OSError, match="disk full"):
+        run(study, tmp_path, ScriptedTrainer(falling))
+
+
+def test_weights_are_kept_for_the_best_and_the_baseline_only(study, tmp_path):
+    saved = []
+
+    class Store(WeightStore):
+        def save(self, trial, weights):
+            saved.append(trial)
+
+    def curve(assignment):
+        level = [5.0, 3.0, 4.0, 2.0][assignment.number]
+        return lambda epoch: level / epoch
+
+    run(study, tmp_path, ScriptedTrainer(curve, slots=1), trials=4, weights=Store(tmp_path / "weights"))
+    assert saved == [0, 1, 3]
