@@ -358,7 +358,7 @@ def test_a_stored_spec_that_cannot_be_read(text):
 
 
 def test_defaults_written_out_make_the_same_study(read):
-    written = read(space__learning_rate="1e-3", search__seed="0", search__pruner__min_epochs="2")
+    written = read(space__learning_rate="1e-3", search__seed="0", search__pruner__min_epochs="4")
     assert written.digest == read().digest
 
 
@@ -383,7 +383,7 @@ def test_what_may_change_on_resume_makes_no_difference(read):
             {"search__pruner__name": '"none"'},
             [
                 'search.pruner.name: stored "halving", given "none"',
-                "search.pruner.min_epochs: stored 2, given nothing",
+                "search.pruner.min_epochs: stored 4, given nothing",
                 "search.pruner.reduction_factor: stored 2, given nothing",
             ],
         ),
@@ -408,7 +408,7 @@ def test_overrides_replace_what_they_name_and_nothing_else():
 
 
 def test_the_same_pruner_and_optimizer_keep_their_options(read):
-    spec = read(search__pruner__min_epochs="4", training__optimizer='"sgd"', training__momentum="0.5")
+    spec = read(search__pruner__min_epochs="3", training__optimizer='"sgd"', training__momentum="0.5")
     assert spec.with_overrides(pruner="halving", optimizer="sgd") == spec
 
 

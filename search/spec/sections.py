@@ -118,7 +118,11 @@ class PrunerSpec(_ChoiceSection):
 
     name: PrunerName = Field(default="halving", description="The rule.")
     min_epochs: int = Field(
-        default=2, ge=1, le=MAX_EPOCHS, description="Epochs that every trial is given: the first rung."
+        # Strong regularization learns slowly at first: judged after 2 epochs, it loses to no regularization.
+        default=4,
+        ge=1,
+        le=MAX_EPOCHS,
+        description="Epochs that every trial is given: the first rung.",
     )
     reduction_factor: int = Field(
         default_factory=lambda data: 3 if data["name"] == "hyperband" else 2,
