@@ -109,7 +109,7 @@ class LiveProgress:
     """A view that redraws itself: totals above, the slots at work below."""
 
     def __init__(self, console: Console, tally: Tally, max_epochs: int, stop: StopRequest) -> None:
-        self._tally, self._max_epochs, self._stop = tally, max_epochs, stop
+        self._console, self._tally, self._max_epochs, self._stop = console, tally, max_epochs, stop
         self._running: dict[int, EpochResult | None] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
 
@@ -137,10 +137,10 @@ class LiveProgress:
 
     def message(self, text: str) -> None:
         """Print a line above the view."""
-        self._live.console.print(text, highlight=False)
+        self._console.print(text, highlight=False)
 
     def _draw(self) -> Group:
-        height = max(4, self._live.console.size.height - 6)
+        height = max(4, self._console.size.height - 6)
         return Group(self._totals(), Text(), self._slots(height))
 
     def _totals(self) -> Text:

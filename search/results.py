@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from search.records import EpochResult, Score, Summary, TrialRecord
-from search.study.storage import mask_password
+from search.records import EpochResult, Reason, Score, Summary, TrialRecord
+from search.study import mask_password
 
 if TYPE_CHECKING:
     from search.session import Ending, Session
@@ -87,7 +87,7 @@ def print_summary(summary: Summary, console: Console) -> None:
             console.print(f"  {name:<16}{value:.4g}", highlight=False)
         console.print()
         console.print(_comparison(summary))
-    console.print(_ends(summary), highlight=False)
+    console.print(f"\n{_ends(summary)}", highlight=False)
 
 
 def print_ending(ending: Ending, session: Session, console: Console) -> None:
@@ -101,36 +101,50 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
     if ending.tracking.message:
         console.print(f"\n{ending.tracking.message}")
     console.print()
-    for label, text in _places(session):
+    for label, text in _places(session, ending.summary):
         console.print(f"{label:<17}{text}", soft_wrap=True, highlight=False)
 
 
-def _places(session: Session) -> list[tuple[str, str]]:
-    storage = session.options.storage or str(session.options.home / "optuna.journal")
+def _places(session: Session, summary: Summary) -> list[tuple[str, str]]:
+    home, storage = session.options.home, session.options.storage
+    kept_in = mask_password(storage) if storage else _short(home / "optuna.journal")
+    runs = session.options.tracking_uri or f"sqlite:///{_short(home / 'mlflow.db')}"
+    places = [("Everything is in", _short(home))]
+    if summary.best is not None:
+        places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')} and best.safetensors"))
     return [
-        ("Everything is in", str(session.options.home)),
-        ("Best of it", str(session.artifacts / "best.toml") + ", best.safetensors"),
-        ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(mask_password(storage))}"),
-        ("Compare runs", f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(session.tracking_uri)}"),
+        *places,
+        ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(kept_in)}"),
+        ("Compare runs", f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(mask_password(runs))}"),
     ]
+
+
+def _short(path: Path) -> str:
+    """Return a path as seen from the working directory, when it lies in it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _program(name: str) -> str:
     """Return how to call a program that was installed beside this one, also where its folder is not on the PATH."""
     beside = Path(sys.executable).parent / name
-    return name if shutil.which(name) or not beside.exists() else shlex.quote(str(beside))
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(_short(beside))
 
 
 def print_studies(shipped: Mapping[str, str], stored: Sequence[Summary], console: Console) -> None:
     """Print the shipped studies with what they are, and the stored ones with how far they are."""
     console.print("[bold]Shipped studies[/bold] (regsearch start --study NAME)")
-    for name, description in shipped.items():
-        console.print(f"  {name:<18}{description}")
+    console.print(_listing(shipped.items()))
     console.print(
         "\n[bold]Stored studies[/bold] (regsearch show --study NAME)" if stored else "\nNo stored studies yet."
     )
-    for summary in stored:
-        console.print(f"  {summary.study:<18}{_states(summary)}; best {_best_loss(summary)}")
+    console.print(_listing((s.study, f"{_states(s)}; best {_best_loss(s)}") for s in stored))
+
+
+def _listing(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 2))
+    for name, text in rows:
+        table.add_row(name, text)
+    return table
 
 
 def _best_loss(summary: Summary) -> str:
@@ -139,7 +153,9 @@ def _best_loss(summary: Summary) -> str:
 
 
 def _states(summary: Summary) -> str:
-    return ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count) or "no trials"
+    again = summary.reasons.get(Reason.INTERRUPTED, 0)
+    counts = {**summary.trials, "failed": summary.trials["failed"] - again}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
 
 
 def _comparison(summary: Summary) -> Table:
@@ -156,7 +172,7 @@ def _comparison(summary: Summary) -> Table:
     return table
 
 
-_LABELS = ("validation loss", "validation accuracy", "test loss", "test accuracy", "gap", "sparsity", "epochs")
+_LABELS = ("validation loss", "validation accuracy", "test loss", "test accuracy", "gap", "sparsity", "best epoch")
 
 
 def _cells(record: TrialRecord | None, score: Score | None) -> Mapping[str, str]:
@@ -174,15 +190,24 @@ def _row_cells(row: EpochResult, epochs: int) -> dict[str, str]:
         "validation accuracy": f"{row.val_accuracy:.2%}",
         "gap": f"{row.gap:+.4f}",
         "sparsity": f"{row.sparsity:.1%}",
-        "epochs": f"{row.epoch} of {epochs}",
+        "best epoch": f"{row.epoch} of {epochs}",
     }
 
 
 def _ends(summary: Summary) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items() if count)
-    return (
-        f"Trials: {_states(summary)} ({reasons or 'none ended'}); "
-        f"{summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"
+    reasons = {reason: summary.reasons.get(reason, 0) for reason in Reason}
+    again = reasons.pop(Reason.INTERRUPTED)
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    lines = [f"Trials ended   {counted or 'none'}"]
+    if again:
+        lines.append(f"Interrupted    {again} attempts, their configurations put back in the queue")
+    under_way = ", ".join(
+        f"{summary.trials[state]} {state}" for state in ("running", "waiting") if summary.trials[state]
+    )
+    if under_way:
+        lines.append(f"Still to run   {under_way}")
+    return "\n".join(
+        [*lines, f"Work done      {summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"]
     )
 
 

@@ -85,9 +85,8 @@ class Session:
     @property
     def choices(self) -> str:
         """What was chosen, in a line."""
-        line = (
-            f"device {self._device}, {self.options.workers} trainer(s) of {self._slots} slots, home {self.options.home}"
-        )
+        trainers = "1 trainer" if self.options.workers == 1 else f"{self.options.workers} trainers"
+        line = f"On {self._device}, {trainers} of {self._slots} slots; everything goes to {self.options.home}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
         return line
@@ -249,13 +248,17 @@ class _TrackedWatcher:
 
     def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
         self._watcher, self._tracker = watcher, tracker
+        self._engine = ""
 
     def started(self, assignment: Assignment) -> None:
         """Pass on."""
         self._watcher.started(assignment)
 
     def epoch_ended(self, report: Report) -> None:
-        """Pass on, and say what there is to say of MLflow."""
+        """Pass on, and say what there is to say of trainers and MLflow."""
+        if report.engine and not self._engine:
+            self._engine = report.engine
+            self._watcher.message(f"Measured and chosen: {self._engine}")
         self._watcher.epoch_ended(report)
         while (notice := self._tracker.notice()) is not None:
             self._watcher.message(notice)

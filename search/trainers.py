@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
@@ -67,7 +66,7 @@ class Report:
     failed: dict[int, str] = field(default_factory=dict)
     """Trials that could not even be admitted, with the error."""
     engine: str = ""
-    seconds: float = 0.0
+    """How the trainer works, in words: engine and threads."""
 
 
 class Trainer(Protocol):
@@ -99,7 +98,8 @@ class LocalTrainer:
         self.slots = setup.slots
         self._should_stop = should_stop
         self._orders: tuple[Sequence[Assignment], Sequence[int]] = ((), ())
-        self._population = _population(setup)
+        self._population, threads = _population(setup)
+        self._engine = f"{self._population.engine} engine, {threads} thread{'s' if threads > 1 else ''}"
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
         self._orders = (admit, free)
@@ -107,7 +107,6 @@ class LocalTrainer:
     def collect(self) -> Report:
         from search.training.population import Stopped
 
-        start = time.perf_counter()
         admit, free = self._orders
         try:
             self._population.free(free)
@@ -117,7 +116,7 @@ class LocalTrainer:
             raise TrainerStopped from None
         except Exception as error:
             raise TrainerLost(_brief(error)) from error
-        return Report(results, failed, self._population.engine, time.perf_counter() - start)
+        return Report(results, failed, self._engine)
 
     def best_weights(self, number: int) -> dict[str, Tensor]:
         return self._population.best_weights(number)
@@ -214,7 +213,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _population(setup: TrainerSetup) -> Population:
+def _population(setup: TrainerSetup) -> tuple[Population, int]:
     import torch
 
     from search.training.engines import ENGINES
@@ -227,8 +226,8 @@ def _population(setup: TrainerSetup) -> Population:
     engines = list(ENGINES) if setup.engine == "auto" else [setup.engine]
     threads = sorted({1, torch.get_num_threads()}) if setup.threads is None else [setup.threads]
     probes = [replace(setup.probe, number=-1 - slot) for slot in range(setup.slots)]
-    choose_engine(population, probes, engines, threads)
-    return population
+    _, chosen = choose_engine(population, probes, engines, threads)
+    return population, chosen
 
 
 def _brief(error: BaseException) -> str:
