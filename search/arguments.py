@@ -21,11 +21,22 @@ def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:
 
 def place(command: _Command) -> _Command:
     """Add the options that say where studies are kept."""
-    home = option(
-        "--home", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for all that is written."
-    )
+    home = option("--home", type=Folder(), default="runs", help="Folder for all that is written.")
     storage = option("--storage", metavar="URL", help="Optuna storage instead of the journal file in the home folder.")
     return home(storage(command))
+
+
+class Folder(click.ParamType[Path]):
+    """A folder, which need not exist; `~` is the user's own, also where no shell has seen to that."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the absolute path; refuse `~name` when there is no such user."""
+        try:
+            return Path(value).expanduser().absolute()
+        except RuntimeError:
+            self.fail(f"{value}: there is no such user", param, ctx)
 
 
 class Duration(click.ParamType[float]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search import __version__
-from search.arguments import CountOrAuto, Duration, SpecChoice, option, place
+from search.arguments import CountOrAuto, Duration, Folder, SpecChoice, option, place
 from search.errors import RegsearchError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def main() -> None:
 @option("--workers", type=click.IntRange(min=1), default=1, help="Trainers; several have a process and a core each.")
 @option("--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-@option("--data-dir", envvar="REGSEARCH_DATA", type=click.Path(path_type=Path), help="Where data sets are, or go.")
+@option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are, or go.")
 @option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
 @place
 def start(timeout: float | None, **given: Any) -> None:
@@ -133,9 +133,7 @@ def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
     overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
     spec = load_spec(given.pop("study")).with_overrides(**overrides)
     name = check_study_name(given.pop("name") or spec.name)
-    home, data_dir = given.pop("home"), given.pop("data_dir") or default_data_dir()
-    places = {"home": home.expanduser().absolute(), "data_dir": data_dir.expanduser().absolute()}
-    return spec, Options(name=name, **places, **given)
+    return spec, Options(name=name, data_dir=given.pop("data_dir") or default_data_dir(), **given)
 
 
 def _search(session: Any, timeout: float | None) -> None:

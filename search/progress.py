@@ -91,18 +91,18 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def end_line(record: TrialRecord, tally: Tally) -> str:
     """Return a trial's end in one line of less than 80 characters."""
-    words = f"[{tally.done:>{len(str(tally.total))}}/{tally.total}] trial {record.number:<4} {record.reason:<13}"
-    words += f" {len(record.epochs):>3} epochs"
+    words = f"[{tally.done:>{len(str(tally.total))}}/{tally.total}] trial {record.number:<3} {record.reason:<13}"
+    words += f" {len(record.epochs):>2} epochs"
     if record.best is not None:
         words += f"  val_loss {record.best.val_loss:.4f}"
     if tally.best is not None:
         words += f"  best {_loss(tally.best):.4f}"
-    return words + (f" ({record.role})" if record.role else "")
+    return words + (f" {record.role}" if record.role else "")
 
 
 class LiveProgress:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from search.records import EpochResult, Reason, Score, Summary, TrialRecord
@@ -80,9 +81,9 @@ def headline_metrics(summary: Summary) -> dict[str, float]:
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the best configuration, best and baseline side by side, and how the trials ended."""
     if summary.best is None:
-        console.print("No trial has come to its end yet, so there is no best configuration.")
+        console.print("No trial is complete, so there is no best configuration.")
     else:
-        console.print(f"[bold]Best configuration[/bold] of study {summary.study}: trial {summary.best.number}")
+        console.print(f"[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {summary.best.number}")
         for name, value in summary.best.params.items():
             console.print(f"  {name:<16}{value:.4g}", highlight=False)
         console.print()
@@ -99,10 +100,10 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
     console.print()
     print_summary(ending.summary, console)
     if ending.tracking.message:
-        console.print(f"\n{ending.tracking.message}")
+        console.print(f"\n{ending.tracking.message}", markup=False)
     console.print()
     for label, text in _places(session, ending.summary):
-        console.print(f"{label:<17}{text}", soft_wrap=True, highlight=False)
+        console.print(f"{label:<17}{text}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _places(session: Session, summary: Summary) -> list[tuple[str, str]]:
@@ -115,8 +116,14 @@ def _places(session: Session, summary: Summary) -> list[tuple[str, str]]:
     return [
         *places,
         ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(kept_in)}"),
-        ("Compare runs", f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(mask_password(runs))}"),
+        ("Compare runs", _look_at_runs(mask_password(runs))),
     ]
+
+
+def _look_at_runs(uri: str) -> str:
+    """Return where MLflow's runs can be seen: a server shows them itself, a database needs MLflow's UI."""
+    is_server = uri.startswith(("http://", "https://"))
+    return uri if is_server else f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _short(path: Path) -> str:
@@ -143,7 +150,7 @@ def print_studies(shipped: Mapping[str, str], stored: Sequence[Summary], console
 def _listing(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 2))
     for name, text in rows:
-        table.add_row(name, text)
+        table.add_row(escape(name), escape(text))
     return table
 
 

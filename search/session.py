@@ -5,17 +5,19 @@ Checks come first (device, data, storage), so that a mistake is told before anyt
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from search.errors import DataError, HomeError
+from search.errors import DataError, HomeError, RegsearchError
 from search.records import Assignment, Summary, TrialRecord
 from search.results import best_toml, headline_metrics
 from search.spec import StudySpec
@@ -73,14 +75,16 @@ class Session:
         options = self.options
         self._device = pick_device(options.device)
         self._data = load_data(self.spec.data, options.data_dir, self.spec.search.seed)
-        make_home(options.home)
-        self._study = Study.open(options.name, self.spec, open_storage(options.storage, options.home), options.home)
+        with made_home(options.home):
+            storage = open_storage(options.storage, options.home)
+            self._study = Study.open(options.name, self.spec, storage, options.home)
         self._check_fingerprint()
 
     @property
     def _slots(self) -> int:
         """Slots of each trainer."""
-        return self.options.population or automatic_population(self.spec.search.trials, self.options.workers)
+        trials = self.spec.search.trials
+        return min(trials, self.options.population or automatic_population(trials, self.options.workers))
 
     @property
     def choices(self) -> str:
@@ -114,6 +118,7 @@ class Session:
         try:
             weights = self._weights(before)
             self._search(watcher, tracker, weights, stop)
+            timed_out = stop.timed_out and study.spent() < self.spec.search.trials
             weights.tidy(study.summary())
             if not stop.interrupted:
                 self._score_test(weights)
@@ -125,10 +130,10 @@ class Session:
             raise
         finally:
             study.close()
-        unfinished = stop.interrupted or stop.timed_out
+        unfinished = stop.interrupted or timed_out
         patience = _INTERRUPTED_TRACKING_PATIENCE if stop.interrupted else _TRACKING_PATIENCE
         outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
-        return Ending(summary, outcome, stop.signal, stop.timed_out)
+        return Ending(summary, outcome, stop.signal, timed_out)
 
     def _check_fingerprint(self) -> None:
         """A study's trials must all have seen the same data."""
@@ -278,6 +283,20 @@ def default_data_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("regsearch") / "data"
+
+
+@contextmanager
+def made_home(home: Path) -> Iterator[None]:
+    """Make the home folder; if what is begun in it fails before anything is there, a new one goes away again."""
+    is_new = not os.path.exists(home)
+    make_home(home)
+    try:
+        yield
+    except RegsearchError:
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                home.rmdir()
+        raise
 
 
 def make_home(home: Path) -> None:

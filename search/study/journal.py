@@ -104,10 +104,10 @@ class JournalBackend(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        _check_beginning(path)  # before the lock, which would put a file of ours beside one that is not
         self._journal_lock = JournalLock(path.with_name(path.name + ".flock"))
         super().__init__(str(path))
         with self._opened() as file:
-            _check_beginning(path, file)
             _repair(path, file, _sound_end(file))
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
@@ -262,9 +262,12 @@ def _repair(path: Path, file: int, sound_end: int) -> None:
     )
 
 
-def _check_beginning(path: Path, file: int) -> None:
-    """Raise StorageError unless the file begins as a journal does: nothing is ever moved out of other files."""
-    beginning = os.pread(file, len(_FIRST_BYTES), 0)
+def _check_beginning(path: Path) -> None:
+    """Raise StorageError if there is a file that begins as no journal does: nothing is ever moved out of others."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        beginning = file.read(len(_FIRST_BYTES))
     if beginning.startswith(b"\0"):
         # Blocks that never reached the disk: a journal only if there is nothing else, or logs behind them.
         beginning = path.read_bytes().lstrip(b"\0")[: len(_FIRST_BYTES)]

@@ -4,6 +4,7 @@ Journal files are opened by `journal.py`; databases by Optuna through SQLAlchemy
 neither by us nor inside a driver's message. What is stored is the business of `study.py`.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,11 +45,9 @@ def open_storage(url: str | None, home: Path) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         return open_journal(home / JOURNAL_NAME)
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return open_journal(Path(url).expanduser())
-    if scheme == "journal":
-        return _open_journal_url(url, rest)
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme == "journal":
+        return open_journal(_journal_path(url))
     database = scheme.partition("+")[0]
     if "redis" in scheme:
         raise StorageError(
@@ -96,10 +95,13 @@ def mask_password(url: str) -> str:
     return re.sub(r"((?:password|passwd|pwd)=)[^&\s]*", r"\1***", url, flags=re.IGNORECASE)
 
 
-def _open_journal_url(url: str, rest: str) -> BaseStorage:
-    if not rest.startswith("/") or rest == "/":
+def _journal_path(url: str) -> Path:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(os.path.expanduser(url))
+    if scheme != "journal" or not rest.startswith("/") or rest == "/":
         raise StorageError(f"{url}: a journal's URL has three slashes and an absolute path: journal:///PATH")
-    return open_journal(Path(rest))
+    return Path(rest)
 
 
 def _open_database(url: str, database: str) -> BaseStorage:
@@ -180,14 +182,24 @@ def _passwords(url: str) -> set[str]:
 
 
 def is_there(url: str | None, home: Path) -> bool:
-    """Return whether there can be studies: a storage was named, or the home folder has a journal."""
-    return url is not None or (home / JOURNAL_NAME).exists()
+    """Return whether there can be studies: a storage in a file has its file. A server is asked on opening."""
+    file = _storage_file(url, home)
+    return file is None or os.path.exists(file)
 
 
 def open_existing(url: str | None, home: Path) -> BaseStorage:
     """Return the storage to read from, as `open_storage`; creates nothing. Raises UsageError when there is none."""
     if not is_there(url, home):
-        raise UsageError(
-            f"{home} holds no studies yet; `regsearch start --study digits` makes one, --home names another folder"
-        )
+        where, way_out = (home, "--home names another folder") if url is None else (url, "--storage names another one")
+        raise UsageError(f"{where} holds no studies yet; `regsearch start --study digits` makes one, {way_out}")
     return open_storage(url, home)
+
+
+def _storage_file(url: str | None, home: Path) -> Path | None:
+    """Return the file in which a journal or an SQLite database is, or would be; None for a server."""
+    if url is None:
+        return home / JOURNAL_NAME
+    if "://" not in url or url.startswith("journal://"):
+        return _journal_path(url)
+    file = re.match(r"sqlite(?:\+\w+)?:///(?!file:)([^?]+)", url)
+    return Path(file[1]) if file else None

@@ -1,0 +1,129 @@
+"""What a person or a script reads: summary, JSON, best.toml, plain lines, the live view, and the README's lists."""
+
+import io
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from search import cli, results
+from search.progress import LiveProgress, PlainProgress, Tally
+from search.records import Assignment, EpochResult, Reason, Role, Score, Summary, TrialRecord
+from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
+from search.stopping import StopRequest
+from search.trainers import Report
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def record(
+    number: int, losses: list[float], reason: Reason = Reason.COMPLETED, role: Role | None = None
+) -> TrialRecord:
+    epochs = tuple(EpochResult(i + 1, loss / 2, loss, 0.9 + i / 100, 0.25) for i, loss in enumerate(losses))
+    return TrialRecord(number, {"dropout_0": 0.125, "patience": 5}, reason, epochs, NOW, NOW, role)
+
+
+@pytest.fixture
+def summary() -> Summary:
+    return Summary(
+        study="tiny",
+        trials={"complete": 2, "pruned": 1, "failed": 2, "running": 0, "waiting": 1},
+        reasons={"completed": 2, "pruned": 1, "diverged": 1, "interrupted": 1},
+        best=record(3, [0.5, 0.25, 0.375]),
+        baseline=record(0, [0.5], role=Role.BASELINE),
+        test={"best": Score(3, 0.97, 0.1)},
+        trial_epochs=9,
+        wall_seconds=75.0,
+    )
+
+
+def printed(draw) -> str:
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    draw(console)
+    return console.file.getvalue()
+
+
+def test_json_has_the_promised_keys(summary):
+    given = results.as_json(summary)
+    assert set(given) == {
+        "study", "trials", "reasons", "best", "baseline", "test", "trial_epochs", "wall_seconds"
+    }  # fmt: skip
+    assert set(given["best"]) == {
+        "trial", "params", "val_loss", "val_accuracy", "epochs", "best_epoch", "gap", "sparsity"
+    }  # fmt: skip
+    assert (given["best"]["val_loss"], given["best"]["gap"], given["best"]["epochs"]) == (0.25, 0.125, 3)
+    assert given["test"] == {"best": {"accuracy": 0.97, "loss": 0.1}}
+
+
+def test_json_of_an_empty_study():
+    given = results.as_json(Summary("tiny", {}, {}, None, None))
+    assert (given["best"], given["baseline"], given["test"]) == (None, None, {})
+
+
+def test_best_toml_is_toml_with_the_parameters(summary):
+    assert tomllib.loads(results.best_toml(summary)) == {"params": {"dropout_0": 0.125, "patience": 5}}
+
+
+def test_summary_fits_80_columns_and_tells_retries_from_failures(summary):
+    text = printed(lambda console: results.print_summary(summary, console))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "2 completed, 1 pruned, 1 diverged" in text
+    assert "1 attempts, their configurations put back in the queue" in text
+    assert "97.00%" in text
+    assert "1 min 15 s" in text
+
+
+def test_summary_without_a_best_trial():
+    empty = Summary("tiny", dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0), {}, None, None)
+    assert "no best configuration" in printed(lambda console: results.print_summary(empty, console))
+
+
+def test_plain_progress_prints_a_line_a_trial():
+    def draw(console):
+        progress = PlainProgress(console, Tally(total=3))
+        progress.started(Assignment(0, 0, {}))
+        progress.ended(record(0, [0.5], Reason.INTERRUPTED))
+        progress.ended(record(1, [0.5, 0.25], role=Role.TEXTBOOK))
+        progress.ended(record(2, [0.5], Reason.PRUNED))
+
+    lines = printed(draw).splitlines()
+    assert len(lines) == 3
+    assert all(len(line) < 80 for line in lines)
+    assert lines[1].startswith("[1/3] trial 1")
+    assert "best 0.2500" in lines[2]
+
+
+def test_live_view_shows_the_slots_and_answers_an_interrupt():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    stop = StopRequest()
+    view = LiveProgress(console, Tally(total=3), 30, stop)
+    with view:
+        view.started(Assignment(7, 7, {}))
+        view.epoch_ended(Report({7: EpochResult(3, 0.5, 0.75, 0.875, 0.0)}))
+        view.message("a message")
+        shown = printed(lambda plain: plain.print(view._draw()))
+        view.ended(record(7, [0.75]))
+        stop.signal = 2
+        stopping = printed(lambda plain: plain.print(view._draw()))
+    assert "3/30" in shown
+    assert "0.7500" in shown
+    assert "a message" in console.file.getvalue()
+    assert "Ctrl-C again leaves at once" in stopping
+
+
+@pytest.mark.parametrize("option", list(cli.start.params), ids=lambda option: option.name)
+def test_readme_lists_every_option_with_its_variable(option):
+    assert f"`{option.opts[0]}" in README
+    assert f"`{option.envvar}`" in README
+
+
+def test_readme_names_every_parameter_and_setting():
+    fields = [*PARAMETERS, *TrainingSpec.model_fields, *SearchSpec.model_fields, *PrunerSpec.model_fields]
+    assert [name for name in fields if name not in README] == []
+
+
+def test_readme_names_every_reason():
+    assert [reason for reason in Reason if f"`{reason}`" not in README] == []
