@@ -92,7 +92,7 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
       regsearch show --study digits
       regsearch show --study digits --json
     """
-    from search import results
+    from search import printing, results
     from search.study import Study
     from search.study.storage import open_existing
 
@@ -100,7 +100,7 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
     if as_json:
         click.echo(json.dumps(results.as_json(summary), indent=2))
     else:
-        results.print_summary(summary, _stdout())
+        printing.print_summary(summary, _stdout())
 
 
 @main.command()
@@ -113,7 +113,7 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
       regsearch studies
       regsearch studies --home ~/runs
     """
-    from search import results
+    from search import printing, results
     from search.spec import load_spec, shipped_studies
     from search.study import list_studies
     from search.study.storage import is_there, open_existing
@@ -123,11 +123,12 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
     if as_json:
         click.echo(json.dumps({"shipped": shipped, "stored": [results.as_json(s) for s in stored]}, indent=2))
     else:
-        results.print_studies(shipped, stored, _stdout())
+        printing.print_studies(shipped, stored, _stdout())
 
 
 def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
-    from search.session import Options, default_data_dir
+    from search.places import default_data_dir
+    from search.session import Options
     from search.spec import check_study_name, load_spec
 
     overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
@@ -137,14 +138,14 @@ def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
 
 
 def _search(session: Any, timeout: float | None) -> None:
-    from search import results
+    from search import printing
     from search.progress import make_progress
     from search.stopping import StopRequest
 
     console = _stdout()
     with StopRequest(timeout, lambda: _stopping(console)) as stop, make_progress(console, session, stop) as progress:
         ending = session.run(progress, stop)
-    results.print_ending(ending, session, console)
+    printing.print_ending(ending, session, console)
     if ending.interrupted_by is not None:
         sys.exit(128 + ending.interrupted_by)
 

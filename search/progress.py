@@ -87,7 +87,7 @@ class PlainProgress:
     def ended(self, record: TrialRecord) -> None:
         """Print how a trial ended."""
         self._tally.count(record)
-        self._console.print(end_line(record, self._tally), highlight=False, soft_wrap=True)
+        self._console.print(end_line(record, self._tally), markup=False, highlight=False, soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Print a line."""
@@ -137,7 +137,7 @@ class LiveProgress:
 
     def message(self, text: str) -> None:
         """Print a line above the view."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, markup=False, highlight=False)
 
     def _draw(self) -> Group:
         height = max(4, self._console.size.height - 6)

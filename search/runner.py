@@ -148,7 +148,7 @@ class Runner:
         """
         try:
             for _ in range(self._workers if self._left > 0 else 0):
-                self._posts.append(_Post(self._make_trainer()))
+                self._posts.append(_Post(self._start_trainer()))
             self._search()
         except BaseException:
             # The first error is the one to show; what cannot be put back now is found by the next start.
@@ -164,10 +164,18 @@ class Runner:
                     self._begin(post)
             busy = {id(post.trainer): post for post in self._posts if post.waiting}
             if not busy:
-                return
+                if self._left == 0 and not any(post.asked for post in self._posts):
+                    return
+                continue  # the trainers were lost as they were about to begin
             for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
                 self._collect(busy[id(trainer)])
             self._announce()
+
+    def _start_trainer(self) -> Trainer:
+        try:
+            return self._make_trainer()
+        except TrainerLost as error:
+            raise TrainerError(f"a trainer could not be started: {error}") from error
 
     def _begin(self, post: _Post) -> None:
         """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
@@ -274,7 +282,7 @@ class Runner:
         post.to_free.clear()
         post.waiting = False
         self._watcher.message(f"A trainer failed and is replaced; its trials are back in the queue: {error}")
-        post.trainer = self._make_trainer()
+        post.trainer = self._start_trainer()
 
     def _try_again(self, run: _Running, message: str) -> None:
         self._attempts[run.assignment.seed] += 1

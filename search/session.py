@@ -5,19 +5,17 @@ Checks come first (device, data, storage), so that a mistake is told before anyt
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from search.errors import DataError, HomeError, RegsearchError
+from search.errors import DataError
+from search.places import made_home
 from search.records import Assignment, Summary, TrialRecord
 from search.results import best_toml, headline_metrics
 from search.spec import StudySpec
@@ -276,39 +274,6 @@ class _TrackedWatcher:
     def message(self, text: str) -> None:
         """Pass on."""
         self._watcher.message(text)
-
-
-def default_data_dir() -> Path:
-    """Return where data sets are kept unless told otherwise: `data` in the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("regsearch") / "data"
-
-
-@contextmanager
-def made_home(home: Path) -> Iterator[None]:
-    """Make the home folder; if what is begun in it fails before anything is there, a new one goes away again."""
-    is_new = not os.path.exists(home)
-    make_home(home)
-    try:
-        yield
-    except RegsearchError:
-        if is_new:
-            with suppress(OSError):  # it is not empty
-                home.rmdir()
-        raise
-
-
-def make_home(home: Path) -> None:
-    """Make the folder for all that is written, and be sure that it can be written to. Raises HomeError."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        raise HomeError(
-            f"the home folder {home} cannot be written to ({error.strerror}); name another: --home or REGSEARCH_HOME"
-        ) from error
 
 
 def automatic_population(trials: int, workers: int) -> int:

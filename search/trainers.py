@@ -98,7 +98,10 @@ class LocalTrainer:
         self.slots = setup.slots
         self._should_stop = should_stop
         self._orders: tuple[Sequence[Assignment], Sequence[int]] = ((), ())
-        self._population, threads = _population(setup)
+        try:
+            self._population, threads = _population(setup)
+        except Exception as error:  # above all memory that is not there
+            raise TrainerLost(_brief(error)) from error
         self._engine = f"{self._population.engine} engine, {threads} thread{'s' if threads > 1 else ''}"
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:

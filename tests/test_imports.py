@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "search"
 # A module may import from its own layer's package and from lower layers, never from a higher one.
 LAYERS = [
     {"cli", "arguments"},
-    {"session", "progress", "results"},
-    {"runner", "confirm"},
+    {"progress", "printing"},
+    {"session"},
+    {"runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
-    {"stopping", "spec"},
+    {"stopping", "spec", "places"},
     {"records"},
     {"errors"},
 ]
@@ -25,7 +26,7 @@ OWNERS = {
     "sqlalchemy": {"study"},
     "mlflow": {"tracking"},
     "click": {"cli", "arguments"},
-    "rich": {"cli", "progress", "results"},
+    "rich": {"cli", "progress", "printing"},
     "torch": {"training", "trainers", "weights", "confirm"},
     "torchvision": {"training"},
     "sklearn": {"training"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from search import cli, results
+from search import cli, printing, results
 from search.progress import LiveProgress, PlainProgress, Tally
 from search.records import Assignment, EpochResult, Reason, Role, Score, Summary, TrialRecord
 from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
@@ -68,7 +68,7 @@ def test_best_toml_is_toml_with_the_parameters(summary):
 
 
 def test_summary_fits_80_columns_and_tells_retries_from_failures(summary):
-    text = printed(lambda console: results.print_summary(summary, console))
+    text = printed(lambda console: printing.print_summary(summary, console))
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "2 completed, 1 pruned, 1 diverged" in text
     assert "1 attempts, their configurations put back in the queue" in text
@@ -78,7 +78,7 @@ def test_summary_fits_80_columns_and_tells_retries_from_failures(summary):
 
 def test_summary_without_a_best_trial():
     empty = Summary("tiny", dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0), {}, None, None)
-    assert "no best configuration" in printed(lambda console: results.print_summary(empty, console))
+    assert "no best configuration" in printed(lambda console: printing.print_summary(empty, console))
 
 
 def test_plain_progress_prints_a_line_a_trial():

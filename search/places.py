@@ -1,0 +1,42 @@
+"""Where things are on this machine: the home folder for all that is written, and the folder for data sets."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from search.errors import HomeError, RegsearchError
+
+
+def default_data_dir() -> Path:
+    """Return where data sets are kept unless told otherwise: `data` in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("regsearch") / "data"
+
+
+@contextmanager
+def made_home(home: Path) -> Iterator[None]:
+    """Make the home folder; if what is begun in it fails before anything is there, a new one goes away again."""
+    is_new = not os.path.exists(home)
+    make_home(home)
+    try:
+        yield
+    except RegsearchError:
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                home.rmdir()
+        raise
+
+
+def make_home(home: Path) -> None:
+    """Make the folder for all that is written, and be sure that it can be written to. Raises HomeError."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise HomeError(
+            f"the home folder {home} cannot be written to ({error.strerror}); name another: --home or REGSEARCH_HOME"
+        ) from error

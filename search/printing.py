@@ -1,0 +1,165 @@
+"""A study's results for people: text of 80 columns, colours optional."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from search.records import EpochResult, Reason, Score, Summary, TrialRecord
+from search.study import mask_password
+
+if TYPE_CHECKING:
+    from search.session import Ending, Session
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the best configuration, best and baseline side by side, and how the trials ended."""
+    if summary.best is None:
+        console.print("No trial is complete, so there is no best configuration.")
+    else:
+        console.print(f"[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {summary.best.number}")
+        for name, value in summary.best.params.items():
+            console.print(f"  {name:<16}{value:.4g}", highlight=False)
+        console.print()
+        console.print(_comparison(summary))
+    console.print(f"\n{_ends(summary)}", highlight=False)
+
+
+def print_ending(ending: Ending, session: Session, console: Console) -> None:
+    """Print what `start` ends with: why it ended, the results, where everything is, how to look into it."""
+    if ending.interrupted_by is not None:
+        console.print("Interrupted: running trials are back in the queue; the same command goes on.")
+    elif ending.timed_out:
+        console.print("Time is up: running trials are back in the queue; the same command goes on.")
+    console.print()
+    print_summary(ending.summary, console)
+    if ending.tracking.message:
+        console.print(f"\n{ending.tracking.message}", markup=False)
+    console.print()
+    for label, text in _places(session, ending.summary):
+        console.print(f"{label:<17}{text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _places(session: Session, summary: Summary) -> list[tuple[str, str]]:
+    home, storage = session.options.home, session.options.storage
+    kept_in = mask_password(storage) if storage else _short(home / "optuna.journal")
+    runs = session.options.tracking_uri or f"sqlite:///{_short(home / 'mlflow.db')}"
+    places = [("Everything is in", _short(home))]
+    if summary.best is not None:
+        places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')} and best.safetensors"))
+    return [
+        *places,
+        ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(kept_in)}"),
+        ("Compare runs", _look_at_runs(mask_password(runs))),
+    ]
+
+
+def _look_at_runs(uri: str) -> str:
+    """Return where MLflow's runs can be seen: a server shows them itself, a database needs MLflow's UI."""
+    is_server = uri.startswith(("http://", "https://"))
+    return uri if is_server else f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _short(path: Path) -> str:
+    """Return a path as seen from the working directory, when it lies in it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _program(name: str) -> str:
+    """Return how to call a program that was installed beside this one, also where its folder is not on the PATH."""
+    beside = Path(sys.executable).parent / name
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(_short(beside))
+
+
+def print_studies(shipped: Mapping[str, str], stored: Sequence[Summary], console: Console) -> None:
+    """Print the shipped studies with what they are, and the stored ones with how far they are."""
+    console.print("[bold]Shipped studies[/bold] (regsearch start --study NAME)")
+    console.print(_listing(shipped.items()))
+    console.print(
+        "\n[bold]Stored studies[/bold] (regsearch show --study NAME)" if stored else "\nNo stored studies yet."
+    )
+    console.print(_listing((s.study, f"{_states(s)}; best {_best_loss(s)}") for s in stored))
+
+
+def _listing(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=True, padding=(0, 2))
+    for name, text in rows:
+        table.add_row(escape(name), escape(text))
+    return table
+
+
+def _best_loss(summary: Summary) -> str:
+    record = summary.best
+    return f"val_loss {record.best.val_loss:.4f}" if record is not None and record.best is not None else "none yet"
+
+
+def _states(summary: Summary) -> str:
+    again = summary.reasons.get(Reason.INTERRUPTED, 0)
+    counts = {**summary.trials, "failed": summary.trials["failed"] - again}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
+
+
+def _comparison(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
+    table.add_column("best", justify="right", style="bold")
+    table.add_column("baseline", justify="right")
+    best, baseline = (
+        _cells(summary.best, summary.test.get("best")),
+        _cells(summary.baseline, summary.test.get("baseline")),
+    )
+    for label in _LABELS:
+        table.add_row(label, best[label], baseline[label])
+    return table
+
+
+_LABELS = ("validation loss", "validation accuracy", "test loss", "test accuracy", "gap", "sparsity", "best epoch")
+
+
+def _cells(record: TrialRecord | None, score: Score | None) -> Mapping[str, str]:
+    cells = dict.fromkeys(_LABELS, "-")
+    if record is not None and record.best is not None:
+        cells |= _row_cells(record.best, len(record.epochs))
+    if score is not None:
+        cells |= {"test loss": f"{score.loss:.4f}", "test accuracy": f"{score.accuracy:.2%}"}
+    return cells
+
+
+def _row_cells(row: EpochResult, epochs: int) -> dict[str, str]:
+    return {
+        "validation loss": f"{row.val_loss:.4f}",
+        "validation accuracy": f"{row.val_accuracy:.2%}",
+        "gap": f"{row.gap:+.4f}",
+        "sparsity": f"{row.sparsity:.1%}",
+        "best epoch": f"{row.epoch} of {epochs}",
+    }
+
+
+def _ends(summary: Summary) -> str:
+    reasons = {reason: summary.reasons.get(reason, 0) for reason in Reason}
+    again = reasons.pop(Reason.INTERRUPTED)
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    lines = [f"Trials ended   {counted or 'none'}"]
+    if again:
+        lines.append(f"Interrupted    {again} attempts, their configurations put back in the queue")
+    under_way = ", ".join(
+        f"{summary.trials[state]} {state}" for state in ("running", "waiting") if summary.trials[state]
+    )
+    if under_way:
+        lines.append(f"Still to run   {under_way}")
+    return "\n".join(
+        [*lines, f"Work done      {summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"]
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
