@@ -1,5 +1,10 @@
 """What several test files share: a tiny spec and a tiny data set, made here and now."""
 
+import os
+
+# Tests run side by side: with several threads each they would wait for each other at every operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

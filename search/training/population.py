@@ -33,7 +33,7 @@ from search.training.seeds import batch_order, derive_seed
 # to help and large enough for matrix products to be efficient.
 _EVALUATION_NUMBERS = 2**22
 
-_THREADS_HANDICAP = 1.4
+_THREADS_HANDICAP = 1.75
 
 
 class Stopped(Exception):
@@ -276,9 +276,10 @@ def choose_engine(
 ) -> tuple[str, int]:
     """Return engine and number of torch threads that take least time a step on the real model, data and device.
 
-    More threads have to be much faster to be chosen: each waits for the slowest at every operation, so on a machine
-    that does other work too, a small gain turns into a tenfold loss. The population must be empty and is empty again
-    afterwards; torch's number of threads is set to the choice. Costs about `seconds` for each pair.
+    More threads have to be much faster to be chosen: each waits for the slowest at every operation, so that one core
+    busy with something else makes them 35 times slower than one thread (measured on 2 cores). The population must be
+    empty and is empty again afterwards; torch's number of threads is set to the choice. Costs about `seconds` for
+    each pair of engine and threads.
     """
     choices = [(name, count) for count in threads for name in engines]
     costs = _step_costs(population, probes, choices, seconds) if len(choices) > 1 else {choices[0]: 0.0}
