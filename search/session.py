@@ -116,9 +116,11 @@ class Session:
         try:
             weights = self._weights(before)
             self._search(watcher, tracker, weights, stop)
-            timed_out = stop.timed_out and study.spent() < self.spec.search.trials
+            # What is asked once all trials have ended is not what ended the search.
+            cut_short = study.spent() < self.spec.search.trials
+            interrupted_by = stop.signal if cut_short else None
             weights.tidy(study.summary())
-            if not stop.interrupted:
+            if interrupted_by is None:
                 self._score_test(weights)
             study.add_wall_seconds(time.monotonic() - start)
             summary = study.summary()
@@ -128,10 +130,9 @@ class Session:
             raise
         finally:
             study.close()
-        unfinished = stop.interrupted or timed_out
-        patience = _INTERRUPTED_TRACKING_PATIENCE if stop.interrupted else _TRACKING_PATIENCE
-        outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
-        return Ending(summary, outcome, stop.signal, timed_out)
+        patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
+        outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=cut_short)
+        return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None)
 
     def _check_fingerprint(self) -> None:
         """A study's trials must all have seen the same data."""

@@ -148,7 +148,7 @@ def test_missing_files_without_network_say_where_they_go(mnist, no_network, miss
 
 def test_a_data_folder_that_cannot_be_made_is_told(tmp_path, no_network):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="MNIST is not in .*file"):
+    with pytest.raises(DataError, match=r"MNIST is not in .*file"):
         load_data(MNIST, tmp_path / "file", 0)
 
 

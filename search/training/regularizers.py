@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from search.training.seeds import derive_seed
 
-_MASK_BITS = 24
+_NOISE_BITS = 31
 _WORD = 2**32
 
 
@@ -47,13 +47,13 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         self.step.add_(1)
-        dropped_below = (self.rate * 2**_MASK_BITS).to(torch.int32)
+        dropped_below = (self.rate * 2**_NOISE_BITS).to(torch.int32)
         keep = (self._noise(x) >= dropped_below).to(x.dtype)
         dropped: Tensor = x * (keep / (1 - self.rate))
         return dropped
 
     def _noise(self, x: Tensor) -> Tensor:
-        """Return uniform integers in [0, 2**24), in the shape of `x`."""
+        """Return uniform integers in [0, 2**31), in the shape of `x`."""
         position = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
         # Two keys, one added before and one amid the mixing: steps are not shifted copies of each other.
         first = _mixed(self.step * _ODD + self.key)
@@ -61,7 +61,8 @@ class Dropout(nn.Module):
         word = position * _ODD + first
         word = (word ^ (word >> 16)) * _MIX_1 + second
         word = (word ^ (word >> 15)) * _MIX_2
-        uniform: Tensor = (word ^ (word >> 16)) & (2**_MASK_BITS - 1)
+        # The shift is arithmetic, so this also clears the sign bit.
+        uniform: Tensor = word ^ (word >> 16)
         return uniform
 
 

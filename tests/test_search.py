@@ -1,0 +1,698 @@
+"""Whole searches on the digits data, most of them as real processes: that they end well, however they are disturbed.
+
+All are tiny and train on one thread. Those that are to be disturbed take steps of few examples, to last a moment.
+"""
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import SPEC
+from test_tracking import Reader, Server, free_port
+
+from search.cli import main
+from search.records import Reason, Role, Summary, TrialRecord
+from search.spec import StudySpec, load_spec
+from search.study import Study, close_storage, open_storage
+from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+
+# MLflow's own use of SQLAlchemy, when a test reads what was written.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
+SLOW = SPEC.replace("batch_size = 64", "batch_size = 8").replace("trials = 6", "trials = 8")
+"""A search of some seconds."""
+
+ENDLESS = "--trials=1000"
+
+ALL_REASONS = """
+name = "tiny"
+[data]
+name = "digits"
+[model]
+hidden = [16]
+[training]
+optimizer = "sgd"
+max_epochs = 8
+[space]
+learning_rate = 0.1
+weight_decay = { low = 1e-4, high = 1e6, log = true }  # each step multiplies weights by 1 - 0.1 x this
+dropout = { low = 0.0, high = 0.8 }
+patience = { low = 1, high = 3 }
+[search]
+trials = 16
+sampler = "random"
+pruner = { name = "halving", min_epochs = 2 }
+"""
+
+TRIAL_LINE = re.compile(r"^\[ *\d+/\d+\] trial \d+ ", re.MULTILINE)
+ESCAPE = "\x1b"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without settings for the program, and with one thread."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("REGSEARCH_", "MLFLOW_"))}
+    return {**outside, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1", **more}
+
+
+class Running:
+    """A `regsearch` at work, with what it has printed so far."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
+        program = Path(sysconfig.get_path("scripts")) / "regsearch"
+        number = len(list(folder.glob("out-*")))
+        self._out, self._err = folder / f"out-{number}", folder / f"err-{number}"
+        with open(self._out, "wb") as out, open(self._err, "wb") as err:
+            self.process = subprocess.Popen(
+                [program, *arguments],
+                cwd=folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def wait_for_trials(self, count: int = 1) -> None:
+        wait_until(lambda: len(TRIAL_LINE.findall(self.out)) >= count or self.process.poll() is not None)
+        assert self.process.poll() is None, self.out + self.err
+
+    def ends(self, code: int) -> "Running":
+        assert self.process.wait(timeout=120) == code, self.out + self.err
+        assert "Traceback" not in self.err
+        assert "Warning" not in self.err
+        return self
+
+    def children(self) -> list[int]:
+        """Return the ids of the trainer processes."""
+        pid = self.process.pid
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in listed if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+class Place:
+    """A folder with a study and a home, and all the searches that were started there."""
+
+    def __init__(self, folder: Path, database: Path, spec: str = SPEC) -> None:
+        self.folder, self.home = folder, folder / "runs"
+        self.home.mkdir()
+        shutil.copy(database, self.home / "mlflow.db")
+        self.write(spec)
+        self._started: list[Running] = []
+
+    def write(self, spec: str) -> None:
+        (self.folder / "tiny.toml").write_text(spec)
+
+    def launch(self, *arguments: str) -> Running:
+        """Begin a search without waiting for its end."""
+        self._started.append(
+            Running(self.folder, ("start", "--study", "tiny.toml", "--engine=stacked", "--population=2", *arguments))
+        )
+        return self._started[-1]
+
+    def start(self, *arguments: str, code: int = 0) -> Running:
+        """Search until the end."""
+        return self.launch(*arguments).ends(code)
+
+    def go_on(self) -> int:
+        """Finish a search that was cut off, and two trials more. Return how many there should be."""
+        trials = self.summary().trials
+        total = len(counted(self.records())) + trials["waiting"] + trials["running"] + 2
+        self.start(f"--trials={total}", "--population=4")
+        return total
+
+    def show(self) -> dict:
+        result = CliRunner().invoke(main, ["show", "--study", "tiny", "--home", str(self.home), "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def records(self, storage: str | None = None) -> list[TrialRecord]:
+        return self._read(storage).records()
+
+    def summary(self, storage: str | None = None) -> Summary:
+        return self._read(storage).summary()
+
+    def mlflow(self, uri: str | None = None) -> Reader:
+        return Reader(uri or default_tracking_uri(self.home), "tiny")
+
+    def close(self) -> None:
+        for running in self._started:
+            running.process.kill()
+            running.process.wait()
+
+    def _read(self, storage: str | None) -> Study:
+        opened = open_storage(storage, self.home)
+        try:
+            return Study.load("tiny", opened)
+        finally:
+            close_storage(opened)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def first_attempt(record: TrialRecord) -> int:
+    return record.number if record.retry_of is None else record.retry_of
+
+
+def counted(records: list[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.reason is not Reason.INTERRUPTED]
+
+
+def assert_exact(place: Place, trials: int, storage: str | None = None) -> None:
+    """Check that so many configurations counted, each of them once, and that none was lost or is left over."""
+    records, summary = place.records(storage), place.summary(storage)
+    ended = [first_attempt(record) for record in counted(records)]
+    assert len(ended) == len(set(ended)) == trials
+    assert {first_attempt(record) for record in records} == set(ended)
+    assert (summary.trials["running"], summary.trials["waiting"]) == (0, 0)
+    by_number = {record.number: record for record in records}
+    for record in records:
+        assert record.params == by_number[first_attempt(record)].params
+        assert record.role == by_number[first_attempt(record)].role
+
+
+def assert_all_in_mlflow(place: Place, uri: str | None = None) -> None:
+    """Check that MLflow holds every trial once, ended as in Optuna, below one finished run of the study."""
+    found, records = place.mlflow(uri), place.records()
+    [study] = found.studies
+    assert study.info.status == "FINISHED"
+    assert found.numbers == [record.number for record in records]
+    statuses = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+    assert [run.info.status for run in found.trials] == [statuses[record.state] for record in records]
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.trials} == {study.info.run_id}
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, since creating its tables is the slowest step of a tiny search."""
+    home = tmp_path_factory.mktemp("database")
+    tracker = Tracker(default_tracking_uri(home), home / "artifacts", TrackedStudy("template", "{}", ""), [])
+    outcome = tracker.finish(Summary("template", {}, {}, None, None), {}, {}, 90.0)
+    assert outcome == TrackingOutcome(0, 0, None)
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def make_place(tmp_path: Path, database: Path) -> Iterator[Callable[..., Place]]:
+    places: list[Place] = []
+
+    def make(spec: str = SPEC, name: str = "place") -> Place:
+        (tmp_path / name).mkdir()
+        places.append(Place(tmp_path / name, database, spec))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.close()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[tuple[Place, Running]]:
+    """A search that has ended by itself, to be looked at and not to be changed."""
+    place = Place(tmp_path_factory.mktemp("finished"), database)
+    yield place, place.start()
+    place.close()
+
+
+@pytest.fixture
+def again(finished: tuple[Place, Running], tmp_path: Path) -> Iterator[Place]:
+    """A copy of the finished search, to go on with."""
+    shutil.copytree(finished[0].folder, tmp_path / "again")
+    place = Place.__new__(Place)
+    place.folder, place.home, place._started = tmp_path / "again", tmp_path / "again" / "runs", []
+    yield place
+    place.close()
+
+
+# A search that is left alone
+
+
+def test_a_search_ends_with_its_best_configuration(finished):
+    place, search = finished
+    assert_exact(place, 6)
+    shown, out = place.show(), search.out
+    assert shown["study"] == "tiny"
+    assert shown["trials"].keys() == {"complete", "pruned", "failed", "running", "waiting"}
+    assert sum(shown["trials"].values()) == sum(shown["reasons"].values()) == 6
+    for which in ("best", "baseline"):
+        keys = {"trial", "params", "val_loss", "val_accuracy", "epochs", "gap", "sparsity"}
+        assert keys <= shown[which].keys()
+        assert shown["test"][which].keys() == {"accuracy", "loss"}
+    assert shown["trial_epochs"] == sum(len(record.epochs) for record in place.records())
+    assert shown["wall_seconds"] > 0
+    complete = [record for record in place.records() if record.state == "complete"]
+    assert shown["best"]["val_loss"] == min(record.best.val_loss for record in complete)
+    assert [record.role for record in place.records()][:2] == [Role.BASELINE, Role.TEXTBOOK]
+
+    assert f"Best configuration of study tiny: trial {shown['best']['trial']}" in out
+    for words in ("test accuracy", "gap", "sparsity", "optuna-dashboard", "mlflow ui", "runs", "optuna.journal"):
+        assert words in out
+
+
+def test_piped_output_is_plain_with_one_line_for_each_trial(finished):
+    _, search = finished
+    assert len(TRIAL_LINE.findall(search.out)) == 6
+    assert re.findall(r"^\[(\d)/6\]", search.out, re.MULTILINE) == list("123456")
+    assert ESCAPE not in search.out + search.err
+    assert "\r" not in search.out + search.err
+    assert max(map(len, search.out.split("\n\n")[0].splitlines())) <= 80
+    assert "Study tiny: 6 trials of at most 4 epochs" in search.err
+
+
+def test_the_best_configuration_and_its_weights_are_files(finished):
+    from safetensors.torch import load_file
+
+    from search.training.data import load_test
+    from search.training.models import model_factory
+    from search.training.population import score
+
+    place, _ = finished
+    best = place.summary().best
+    assert best is not None
+    folder = place.home / "artifacts" / "tiny"
+    assert tomllib.loads((folder / "best.toml").read_text())["params"] == best.params
+    spec = load_spec(str(place.folder / "tiny.toml"))
+    test = load_test(spec.data, place.folder)
+    weights = load_file(folder / "best.safetensors")
+    accuracy, loss = score(model_factory(spec.model, 64, 10)(), weights, test)
+    assert place.show()["test"]["best"] == {"accuracy": pytest.approx(accuracy), "loss": pytest.approx(loss)}
+
+
+def test_a_search_is_in_mlflow_with_curves_and_artifacts(finished):
+    place, _ = finished
+    assert_all_in_mlflow(place)
+    found = place.mlflow()
+    assert {"best.toml", "best.safetensors", "spec.json"} <= found.artifacts()
+    study_metrics = found.studies[0].data.metrics
+    shown = place.show()
+    assert study_metrics["best_val_loss"] == shown["best"]["val_loss"]
+    assert study_metrics["best_test_accuracy"] == shown["test"]["best"]["accuracy"]
+    for record, run in zip(place.records(), found.trials, strict=True):
+        assert found.curve(record.number, "val_loss") == [(row.epoch, row.val_loss) for row in record.epochs]
+        assert {"train_loss", "val_accuracy", "gap"} <= run.data.metrics.keys()
+        assert {name: float(value) for name, value in run.data.params.items()} == record.params
+        assert run.data.tags["regsearch.reason"] == record.reason
+
+
+def test_the_same_command_in_another_home_gives_the_same_search(finished, make_place):
+    place, other = finished[0], make_place()
+    other.start("--name", "tiny", "--home", str(other.home))
+
+    def told(place: Place) -> list[tuple]:
+        return [(record.number, record.params, record.reason, record.epochs) for record in place.records()]
+
+    assert told(other) == told(place)
+    assert other.summary().test == place.summary().test
+
+
+def test_a_finished_search_has_nothing_more_to_do(again, without_mlflow, monkeypatch):
+    journal = (again.home / "optuna.journal").read_bytes()
+    monkeypatch.setattr("search.training.data.load_test", lambda *_: pytest.fail("the test data is read again"))
+    result = start_here(again)
+    assert result.exit_code == 0, result.output
+    assert not TRIAL_LINE.search(result.stdout)
+    assert "Best configuration of study tiny" in result.stdout
+    after = (again.home / "optuna.journal").read_bytes()
+    assert after.startswith(journal)
+    assert_exact(again, 6)
+
+
+def test_more_trials_go_on_to_the_new_total(again):
+    before = again.records()
+    search = again.start("--trials", "9")
+    assert len(TRIAL_LINE.findall(search.out)) == 3
+    assert_exact(again, 9)
+    assert again.records()[:6] == before
+    assert_all_in_mlflow(again)
+
+
+def test_another_spec_is_refused_and_another_name_is_the_way_out(again, without_mlflow):
+    again.write(SPEC.replace("[12, 8]", "[10]"))
+    files = {path: path.stat().st_size for path in again.home.rglob("*")}
+    refused = start_here(again)
+    assert refused.exit_code == 1
+    assert "model.hidden: stored [12, 8], given [10]" in refused.stderr
+    assert "--name NEW" in refused.stderr
+    assert {path: path.stat().st_size for path in again.home.rglob("*")} == files
+
+    assert start_here(again, name="narrow", trials="2").exit_code == 0
+    assert_exact(again, 6)
+    listed = CliRunner().invoke(main, ["studies", "--home", str(again.home), "--json"]).stdout
+    assert [study["study"] for study in json.loads(listed)["stored"]] == ["narrow", "tiny"]
+
+
+def test_every_reason_to_end_in_one_search(make_place):
+    place = make_place(ALL_REASONS)
+    search = place.start("--population", "4")
+    assert_exact(place, 16)
+    reasons = Counter(record.reason for record in place.records())
+    assert set(reasons) == {Reason.COMPLETED, Reason.EARLY_STOPPED, Reason.PRUNED, Reason.DIVERGED}
+    assert place.show()["reasons"] == {reason.value: count for reason, count in reasons.items()}
+    for record in place.records():
+        if record.reason is Reason.EARLY_STOPPED:
+            assert record.best is not None
+            assert len(record.epochs) == record.best.epoch + record.params["patience"] < 8
+        elif record.reason is Reason.COMPLETED:
+            assert len(record.epochs) == 8
+    assert "diverged" in search.out
+    assert_all_in_mlflow(place)
+
+
+# A search that is stopped
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_search_is_tidy_and_goes_on_to_the_exact_budget(make_place, number, code):
+    place = make_place(SLOW)
+    search = place.launch(ENDLESS)
+    search.wait_for_trials()
+    search.process.send_signal(number)
+    search.ends(code)
+    assert "Stopping: running trials go back to the queue." in search.err
+    assert "Interrupted: running trials are back in the queue" in search.out
+    stopped = place.show()
+    assert stopped["trials"]["running"] == 0
+    assert stopped["trials"]["waiting"] == stopped["reasons"]["interrupted"] > 0
+    assert stopped["test"] == {}
+    assert place.mlflow().studies[0].info.status == "KILLED"
+
+    assert_exact(place, place.go_on())
+    assert place.show()["test"].keys() == {"best", "baseline"}
+    assert_all_in_mlflow(place)
+
+
+def test_a_study_has_one_runner_and_a_second_interrupt_leaves_at_once(make_place):
+    place = make_place(SLOW)
+    with socket.socket() as silent:  # accepts connections and never answers: the search would wait for it in the end
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(32)
+        search = place.launch(ENDLESS, "--tracking-uri", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        search.wait_for_trials()
+        refused = place.start(code=1)
+        assert 'study "tiny" is being run by another process right now' in refused.err
+        assert "--name NEW" in refused.err
+        assert place.show()["trials"]["running"] > 0
+        search.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "Ctrl-C again leaves at once" in search.err)
+        search.process.send_signal(signal.SIGINT)
+        search.ends(130)
+    assert "Everything is in" not in search.out
+    assert_exact(place, place.go_on())
+    assert_all_in_mlflow(place)
+
+
+def test_the_time_budget_ends_a_search_which_may_go_on(make_place):
+    place = make_place(SLOW)
+    search = place.start(ENDLESS, "--timeout=2s")
+    assert "Time is up: running trials are back in the queue; the same command goes on." in search.out
+    stopped = place.show()["trials"]
+    assert stopped["running"] == 0
+    assert stopped["waiting"] > 0
+    assert_exact(place, place.go_on())
+
+
+# A search whose processes are killed
+
+
+def test_a_killed_search_and_a_torn_journal(make_place):
+    place = make_place(SLOW)
+    search = place.launch(ENDLESS)
+    search.wait_for_trials()
+    search.process.kill()
+    search.ends(-signal.SIGKILL)
+    with open(place.home / "optuna.journal", "ab") as journal:
+        journal.write(b'{"op_code":6,"worker_id":"torn')
+    left = place.show()["trials"]  # the first to read the file puts it right
+    assert left["running"] > 0
+    assert len(list(place.home.glob("optuna.journal.corrupt-*"))) == 1
+
+    with open(place.home / "optuna.journal", "ab") as journal:
+        journal.write(b'{"op_code"')
+    assert_exact(place, place.go_on())
+    assert place.show()["reasons"]["interrupted"] == left["running"]
+    assert len(list(place.home.glob("optuna.journal.corrupt-*"))) == 2
+    assert_all_in_mlflow(place)
+
+
+def test_trainers_end_with_a_killed_search(make_place):
+    place = make_place(SLOW)
+    search = place.launch(ENDLESS, "--workers=2")
+    search.wait_for_trials()
+    trainers = search.children()
+    assert len(trainers) == 2
+    search.process.kill()
+    search.ends(-signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, trainers)))
+    assert place.show()["trials"]["running"] > 0
+    assert_exact(place, place.go_on())
+
+
+def test_killed_trainers_are_replaced_and_their_trials_run_again(make_place):
+    place = make_place(SLOW)
+    search = place.launch("--workers", "2", "--population", "1")
+    search.wait_for_trials()
+    for trainer in search.children():
+        os.kill(trainer, signal.SIGKILL)
+    search.ends(0)
+    assert search.out.count("A trainer failed and is replaced; its trials are back in the queue") == 2
+    assert_exact(place, 8)
+    interrupted = [record for record in place.records() if record.reason is Reason.INTERRUPTED]
+    assert len(interrupted) == 2
+    assert all("exit code -9" in str(record.error) for record in interrupted)
+    assert_all_in_mlflow(place)
+
+
+# Where things are kept
+
+
+def test_a_search_in_a_database(here):
+    storage = f"sqlite:///{here.folder}/studies.db"
+    result = start_here(here, storage=storage, trials="4")
+    assert result.exit_code == 0, result.output
+    assert f"optuna-dashboard {storage}" in result.stdout
+    assert_exact(here, 4, storage)
+    assert start_here(here, storage=storage, trials="5").exit_code == 0
+    assert_exact(here, 5, storage)
+    assert not (here.home / "optuna.journal").exists()
+
+
+def test_a_tracking_server_that_is_down_from_the_start(make_place):
+    place = make_place()
+    uri = f"http://127.0.0.1:{free_port()}"
+    search = place.start("--tracking-uri", uri)
+    assert f"6 of 6 trials could not be written to MLflow at {uri}" in " ".join(search.out.split())
+    assert "the next `regsearch start --study tiny` writes what MLflow misses" in " ".join(search.out.split())
+    assert "Best configuration of study tiny" in search.out
+    assert_exact(place, 6)
+
+    place.start()
+    assert_all_in_mlflow(place)
+
+
+def test_a_tracking_server_that_goes_down_midway(make_place, database):
+    place = make_place(SLOW)
+    home = place.folder / "server"
+    home.mkdir()
+    shutil.copy(database, home / "mlflow.db")
+    server = Server(home)
+    try:
+        server.start()
+        search = place.launch("--tracking-uri", server.uri)
+        search.wait_for_trials()
+        server.kill()
+        search.ends(0)
+        assert f"trials could not be written to MLflow at {server.uri}" in " ".join(search.out.split())
+        assert "Best configuration of study tiny" in search.out
+        assert_exact(place, 8)
+        server.start()
+        place.start("--tracking-uri", server.uri)
+        assert_all_in_mlflow(place, server.uri)
+    finally:
+        server.kill()
+
+
+def test_a_terminal_shows_live_progress(make_place):
+    place = make_place(SLOW)
+    screen, terminal = pty.openpty()
+    program = Path(sysconfig.get_path("scripts")) / "regsearch"
+    arguments = [
+        "start",
+        "--study",
+        "tiny.toml",
+        "--engine=stacked",
+        "--population=2",
+        "--trials=4",
+        "--home",
+        "my [old] runs",
+    ]
+    settings = environment(TERM="xterm", LINES="24")
+    search = subprocess.Popen(
+        [program, *arguments], cwd=place.folder, env=settings, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    try:
+        shown = b""
+        while chunk := read_screen(screen):
+            shown += chunk
+        assert search.wait(timeout=60) == 0
+    finally:
+        search.kill()
+        search.wait()
+        os.close(screen)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    for words in ("/4 trials", "trials/min", "left", "val_loss", "Best configuration of study tiny"):
+        assert words in text
+    assert "Everything is in my [old] runs" in text
+
+
+def read_screen(screen: int) -> bytes:
+    try:
+        return os.read(screen, 65536)
+    except OSError:  # what Linux says when the last process has left the terminal
+        return b""
+
+
+# Without a process: the command in this one, without MLflow
+
+
+class _NoTracker:
+    """Stands in for MLflow, which has tests of its own above."""
+
+    def __init__(self, *_: object) -> None:
+        self._given = 0
+
+    def trial(self, record: TrialRecord) -> None:
+        self._given += 1
+
+    def notice(self) -> None:
+        return None
+
+    def finish(self, *_: object, **__: object) -> TrackingOutcome:
+        return TrackingOutcome(self._given, 0, None)
+
+    def abandon(self) -> None:
+        pass
+
+
+def start_here(place: Place, **options: str) -> Result:
+    """Run `regsearch start` in this process."""
+    arguments = {"study": str(place.folder / "tiny.toml"), "home": str(place.home), "engine": "stacked"} | options
+    return CliRunner().invoke(main, ["start", *(f"--{name}={value}" for name, value in arguments.items())])
+
+
+@pytest.fixture
+def without_mlflow(monkeypatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("REGSEARCH_", "MLFLOW_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("search.session.Tracker", _NoTracker)
+
+
+@pytest.fixture
+def here(make_place, without_mlflow) -> Place:
+    return make_place()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_every_sampler_completes_a_search(here, sampler):
+    result = start_here(here, sampler=sampler, trials="14", population="2")
+    assert result.exit_code == 0, result.output
+    assert_exact(here, 14)
+    sampled = [tuple(record.params.values()) for record in here.records()[2:]]
+    assert len(set(sampled)) == 12
+    spec = StudySpec.model_validate(load_spec(str(here.folder / "tiny.toml")).model_dump())
+    for record in here.records()[2:]:
+        for name, setting in spec.searched().items():
+            assert setting.low <= record.params[name] <= setting.high
+
+
+@pytest.mark.parametrize("pruner", ["halving", "median", "percentile", "hyperband", "none"])
+def test_every_pruner_completes_a_search(here, pruner):
+    here.write(SPEC.replace("max_epochs = 4", "max_epochs = 8"))
+    result = start_here(here, pruner=pruner, trials="12", population="3", optimizer="adam")
+    assert result.exit_code == 0, result.output
+    assert_exact(here, 12)
+    pruned = here.summary().trials["pruned"]
+    assert pruned == 0 if pruner == "none" else pruned > 0
+
+
+@pytest.mark.parametrize("engine", ["looped", "auto"])
+def test_the_engines_find_the_same(here, engine, finished):
+    result = start_here(here, engine=engine, population="2")
+    assert result.exit_code == 0, result.output
+    expected = finished[0].records()
+    assert [record.params for record in here.records()][:4] == [record.params for record in expected][:4]
+    for record, other in zip(here.records()[:2], expected[:2], strict=True):
+        assert record.best is not None
+        assert other.best is not None
+        assert record.best.val_loss == pytest.approx(other.best.val_loss, rel=1e-3)
+
+
+def test_a_population_is_never_larger_than_the_study(here):
+    result = start_here(here, population="999999", trials="3")
+    assert result.exit_code == 0, result.output
+    assert "1 trainer of 3 slots" in result.stderr
+    assert_exact(here, 3)
+
+
+def test_a_trainer_that_cannot_be_started_is_told_without_a_traceback(here, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("search.trainers._population", no_memory)
+    result = start_here(here)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert "Error: a trainer could not be started: RuntimeError: can't allocate memory" in result.stderr
+    assert here.show()["trials"]["running"] == 0
+
+
+def test_a_trainer_lost_between_two_epochs_does_not_end_the_search(here, monkeypatch):
+    from search.trainers import LocalTrainer, TrainerLost
+
+    begin, calls = LocalTrainer.begin, []
+
+    def lost_once(self, *orders: object) -> None:
+        calls.append(orders)
+        if len(calls) == 3:
+            raise TrainerLost("a trainer process died (exit code -9)")
+        begin(self, *orders)
+
+    monkeypatch.setattr(LocalTrainer, "begin", lost_once)
+    result = start_here(here, population="2")
+    assert result.exit_code == 0, result.output
+    assert "A trainer failed and is replaced" in result.stdout
+    assert_exact(here, 6)
+    assert here.show()["reasons"]["interrupted"] == 2
