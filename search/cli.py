@@ -60,6 +60,7 @@ def main() -> None:
 @option("--population", type=CountOrAuto(), default="auto", help="Trials that train at once in each trainer.")
 @option("--workers", type=click.IntRange(min=1), default=1, help="Trainers; several have a process and a core each.")
 @option("--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps.")
+@option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="What training computes in.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are, or go.")
 @option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")

@@ -30,7 +30,7 @@ def retrain(setup: TrainerSetup, record: TrialRecord) -> dict[str, Tensor]:
     They are the same to rounding, since a trial depends on the study's seed and its number alone.
     """
     assert record.best is not None
-    trainer = LocalTrainer(replace(setup, slots=1, engine="looped"))
+    trainer = LocalTrainer(replace(setup, slots=1, engine="looped", precision="fp32"))
     first = record.number if record.retry_of is None else record.retry_of
     trainer.begin([Assignment(record.number, first, record.params)], [])
     for _ in range(record.best.epoch):

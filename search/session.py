@@ -43,6 +43,7 @@ class Options:
     data_dir: Path = Path()
     device: str = "auto"
     engine: str = "auto"
+    precision: str = "auto"
     population: int | None = None
     """Slots of each trainer; None for automatic."""
     workers: int = 1
@@ -207,6 +208,7 @@ class Session:
             self._slots,
             Assignment(0, 0, spec.textbook()),
             options.engine,
+            options.precision,
             self._device,
             None if options.workers == 1 else 1,
         )

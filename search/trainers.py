@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from search.training.data import Dataset
-    from search.training.population import Population
+    from search.training.population import Population, Way
 
 
 class TrainerLost(Exception):
@@ -53,6 +53,7 @@ class TrainerSetup:
     probe: Assignment
     """A configuration to measure with."""
     engine: str = "auto"
+    precision: str = "auto"
     device: str = "cpu"
     threads: int | None = None
     """Threads of torch within the trainer; None to measure whether more than one is worth it."""
@@ -102,7 +103,7 @@ class LocalTrainer:
             self._population, threads = _population(setup)
         except Exception as error:  # above all memory that is not there
             raise TrainerLost(_brief(error)) from error
-        self._engine = f"{self._population.engine} engine, {threads} thread{'s' if threads > 1 else ''}"
+        self._engine = _in_words(self._population.way, threads)
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
         self._orders = (admit, free)
@@ -217,20 +218,25 @@ def pick_device(name: str) -> str:
 
 
 def _population(setup: TrainerSetup) -> tuple[Population, int]:
+    """Return the population, set to the best way to compute, and how many threads that takes."""
     import torch
 
-    from search.training.engines import ENGINES
+    from search.training.choosing import choose
+    from search.training.engines import ENGINES, PRECISIONS
     from search.training.models import model_factory
-    from search.training.population import Population, choose_engine
+    from search.training.population import Population
 
     factory = model_factory(setup.model, setup.data.inputs, setup.data.classes)
-    engine = "stacked" if setup.engine == "auto" else setup.engine
-    population = Population(factory, setup.data, setup.training, setup.seed, setup.slots, engine, setup.device)
+    population = Population(factory, setup.data, setup.training, setup.seed, setup.slots, device=setup.device)
     engines = list(ENGINES) if setup.engine == "auto" else [setup.engine]
+    precisions = list(PRECISIONS) if setup.precision == "auto" else [setup.precision]
     threads = sorted({1, torch.get_num_threads()}) if setup.threads is None else [setup.threads]
-    probes = [replace(setup.probe, number=-1 - slot) for slot in range(setup.slots)]
-    _, chosen = choose_engine(population, probes, engines, threads)
+    _, chosen = choose(population, setup.probe, engines, precisions, threads)
     return population, chosen
+
+
+def _in_words(way: Way, threads: int) -> str:
+    return f"{way.engine} engine, {way.precision}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _brief(error: BaseException) -> str:

@@ -7,8 +7,9 @@ from conftest import make_assignment, make_data, make_training
 from torch import nn
 
 from search.spec import ModelSpec
+from search.training.choosing import choose
 from search.training.models import model_factory
-from search.training.population import Population, Stopped, choose_engine, score
+from search.training.population import Population, Stopped, Way, score
 from search.training.seeds import batch_order, derive_seed
 
 SEED = 7
@@ -21,9 +22,9 @@ COCKTAILS = [
 ]
 
 
-def population(data, slots=5, engine="stacked", **training):
+def population(data, slots=5, engine="stacked", precision="fp32", **training):
     factory = model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.inputs, data.classes)
-    return Population(factory, data, make_training(**training), SEED, slots, engine)
+    return Population(factory, data, make_training(**training), SEED, slots, Way(engine, precision))
 
 
 def life(people, arrivals, departures=(), epochs=5):
@@ -169,13 +170,22 @@ def test_sparsity_counts_exact_zeros_of_weights_only():
     assert rows[1].sparsity == 0.0
 
 
-def test_engine_is_chosen_by_measuring_and_leaves_the_population_empty():
+def test_way_is_chosen_by_measuring_and_leaves_the_population_empty():
     people = population(make_data(), slots=2)
-    probes = [make_assignment(-1), make_assignment(-2)]
-    engine, threads = choose_engine(people, probes, ["stacked", "looped"], [1, 2], seconds=0.01)
-    assert (engine, threads) in {(e, t) for e in ("stacked", "looped") for t in (1, 2)}
+    way, threads = choose(people, make_assignment(0), ["stacked", "looped"], ["fp32", "bf16"], [1, 2], seconds=0.01)
+    assert (way.engine in ("stacked", "looped"), way.precision in ("fp32", "bf16"), threads in (1, 2)) == (True,) * 3
     assert people.numbers == []
-    assert people.engine == engine
+    assert people.way == way
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_bfloat16_trains_alike_with_parameters_in_single_precision(engine):
+    data = make_data()
+    coarse, fine = population(data, engine=engine, precision="bf16"), population(data, engine=engine)
+    rows = [life(people, [(0, assignment) for assignment in COCKTAILS]) for people in (coarse, fine)]
+    for key, row in rows[0].items():
+        assert row.val_loss == pytest.approx(rows[1][key].val_loss, rel=0.05)
+    assert {tensor.dtype for name, tensor in coarse.best_weights(0).items() if "weight" in name} == {torch.float32}
 
 
 class NormNet(nn.Module):
@@ -193,7 +203,7 @@ def test_running_statistics_belong_to_their_slot(double):
     data = make_data()
     rows = [
         life(
-            Population(NormNet, data, make_training(), SEED, 3, engine),
+            Population(NormNet, data, make_training(), SEED, 3, Way(engine)),
             [(0, COCKTAILS[1]), (1, COCKTAILS[2])],
             epochs=3,
         )

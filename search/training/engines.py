@@ -1,7 +1,10 @@
 """Two ways to run one population's models, with the same results: all slots as one batched model, or slot by slot.
 
 An engine knows how to get gradients and logits for rows of parameters; which is faster depends on model, device and
-number of slots, so `population.choose_engine` measures. Both take an ordinary module as template and never change it.
+number of slots, so `choosing` measures. Both take an ordinary module as template and never change it.
+
+With precision `bf16` the forward and backward passes of training are computed in bfloat16; parameters, optimizer and
+evaluation stay in single precision, so that steps smaller than a bfloat16's resolution are not lost.
 """
 
 from __future__ import annotations
@@ -38,13 +41,17 @@ class Engine(Protocol):
         ...
 
 
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""What training computes in; None for the parameters' own type."""
+
+
 class StackedEngine:
     """All slots as one batched model: `vmap` over functional calls of the template."""
 
     name = "stacked"
 
-    def __init__(self, template: nn.Module, layout: Layout) -> None:
-        self._template, self._layout = template, layout
+    def __init__(self, template: nn.Module, layout: Layout, compute: torch.dtype | None = None) -> None:
+        self._template, self._layout, self._compute = template, layout, compute
         call = _caller(template)
         self._own_batches: Callable[..., Tensor] = vmap(call)
         self._same_batch: Callable[..., Tensor] = vmap(call, in_dims=(0, 0, None))
@@ -56,11 +63,11 @@ class StackedEngine:
         # Slots share nothing, so the gradient of the sum of their losses holds each slot's own gradient. One ordinary
         # backward pass over the batched graph is a quarter faster than vmap(grad(...)).
         self._template.train()
-        leaves = {name: view.detach().requires_grad_() for name, view in self._layout.views(rows).items()}
-        logits = self._own_batches(leaves, buffers, x)
-        loss = _losses(logits, y).mean(1).sum()
+        leaves = _leaves(self._layout, rows, self._compute)
+        logits = self._own_batches(leaves, buffers, _cast(x, self._compute))
+        loss = _losses(_cast(logits, rows.dtype), y).mean(1).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()))
-        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        return _cast(torch.cat([gradient.flatten(1) for gradient in gradients], dim=1), rows.dtype)
 
     def logits(self, rows: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
         self._template.eval()
@@ -72,8 +79,8 @@ class LoopedEngine:
 
     name = "looped"
 
-    def __init__(self, template: nn.Module, layout: Layout) -> None:
-        self._template, self._layout = template, layout
+    def __init__(self, template: nn.Module, layout: Layout, compute: torch.dtype | None = None) -> None:
+        self._template, self._layout, self._compute = template, layout, compute
         self._call = _caller(template)
 
     def chunk(self, slots: int) -> int:  # noqa: ARG002
@@ -85,10 +92,11 @@ class LoopedEngine:
         return torch.stack([self._gradient(row, _of(buffers, i), x[i], y[i]) for i, row in enumerate(rows)])
 
     def _gradient(self, row: Tensor, buffers: Buffers, x: Tensor, y: Tensor) -> Tensor:
-        leaves = {name: view.detach().requires_grad_() for name, view in self._layout.views(row).items()}
-        loss = F.cross_entropy(self._call(leaves, buffers, x), y)
+        leaves = _leaves(self._layout, row, self._compute)
+        logits = self._call(leaves, buffers, _cast(x, self._compute))
+        loss = F.cross_entropy(_cast(logits, row.dtype), y)
         gradients = torch.autograd.grad(loss, list(leaves.values()))
-        return torch.cat([gradient.flatten() for gradient in gradients])
+        return _cast(torch.cat([gradient.flatten() for gradient in gradients]), row.dtype)
 
     def logits(self, rows: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
         self._template.eval()
@@ -96,7 +104,10 @@ class LoopedEngine:
         return torch.stack([self._call(view, _of(buffers, i), x) for i, view in enumerate(views)])
 
 
-ENGINES: dict[str, Callable[[nn.Module, Layout], Engine]] = {"stacked": StackedEngine, "looped": LoopedEngine}
+ENGINES: dict[str, Callable[[nn.Module, Layout, torch.dtype | None], Engine]] = {
+    "stacked": StackedEngine,
+    "looped": LoopedEngine,
+}
 
 
 def per_slot_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -107,6 +118,16 @@ def per_slot_losses(logits: Tensor, targets: Tensor) -> Tensor:
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
     flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return flat.view(targets.shape)
+
+
+def _leaves(layout: Layout, rows: Tensor, compute: torch.dtype | None) -> dict[str, Tensor]:
+    """Return the parameters by name, cast in one pass, as what gradients are asked for."""
+    views = layout.views(_cast(rows, compute))
+    return {name: view.detach().requires_grad_() for name, view in views.items()}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def _caller(template: nn.Module) -> Callable[..., Tensor]:

@@ -12,7 +12,7 @@ So no work is done for empty slots, and everything below runs on plain slices wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from search.records import Assignment, EpochResult
 from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
-from search.training.engines import ENGINES, Engine, per_slot_losses
+from search.training.engines import ENGINES, PRECISIONS, per_slot_losses
 from search.training.layout import layout_of
 from search.training.models import ModelFactory
 from search.training.optimizers import Strengths, make_optimizer
@@ -33,11 +33,17 @@ from search.training.seeds import batch_order, derive_seed
 # to help and large enough for matrix products to be efficient.
 _EVALUATION_NUMBERS = 2**22
 
-_THREADS_HANDICAP = 1.75
-
 
 class Stopped(Exception):
     """Raised out of an epoch when `should_stop` said so; the population is of no further use."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a population computes: what makes it faster or slower, and what it computes different only by rounding."""
+
+    engine: str = "stacked"
+    precision: str = "fp32"
 
 
 @dataclass
@@ -61,7 +67,7 @@ class Population:
         training: TrainingSpec,
         study_seed: int,
         slots: int,
-        engine: str = "stacked",
+        way: Way = Way(),
         device: torch.device | str = "cpu",
     ) -> None:
         template = factory()
@@ -82,16 +88,12 @@ class Population:
         )
         self._occupants: list[_Occupant] = []
         self._template = template.to(self._device)
-        self._engine = self._make_engine(engine)
+        self.go(way)
 
-    @property
-    def engine(self) -> str:
-        """Name of the engine at work."""
-        return self._engine.name
-
-    def use_engine(self, name: str) -> None:
-        """Go on with another engine; trials are not affected."""
-        self._engine = self._make_engine(name)
+    def go(self, way: Way) -> None:
+        """Go on in another way; trials are not affected, but for the last bits of what they compute."""
+        self.way = way
+        self._engine = ENGINES[way.engine](self._template, self._layout, PRECISIONS[way.precision])
 
     @property
     def numbers(self) -> list[int]:
@@ -132,9 +134,8 @@ class Population:
         self._keep_best(results)
         return results
 
-    def step_cost(self, engine: str, seconds: float) -> float:
-        """Train the occupied slots with an engine for about `seconds`; return seconds per slot and step."""
-        self.use_engine(engine)
+    def step_cost(self, seconds: float) -> float:
+        """Train the occupied slots for about `seconds`; return seconds per slot and step."""
         rows = self._chunks()[0]
         batches = iter(self._batches(rows))
         for x, y in islice(batches, 2):  # first calls build caches and pick kernels
@@ -159,9 +160,6 @@ class Population:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-    def _make_engine(self, name: str) -> Engine:
-        return ENGINES[name](self._template, self._layout)
 
     def _slotted(self, buffer: Tensor) -> Tensor:
         return buffer.to(self._device).repeat(self.slots, *[1] * buffer.dim()).view(self.slots, *buffer.shape)
@@ -265,40 +263,3 @@ def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[f
     logits = torch.cat([model(part.x) for part in _evaluation_parts(split, 1)])
     losses = per_slot_losses(logits[None], split.y)[0]
     return (logits.argmax(1) == split.y).double().mean().item(), losses.double().mean().item()
-
-
-def choose_engine(
-    population: Population,
-    probes: Sequence[Assignment],
-    engines: Sequence[str],
-    threads: Sequence[int],
-    seconds: float = 0.2,
-) -> tuple[str, int]:
-    """Return engine and number of torch threads that take least time a step on the real model, data and device.
-
-    More threads have to be much faster to be chosen: each waits for the slowest at every operation, so that one core
-    busy with something else makes them 35 times slower than one thread (measured on 2 cores). The population must be
-    empty and is empty again afterwards; torch's number of threads is set to the choice. Costs about `seconds` for
-    each pair of engine and threads.
-    """
-    choices = [(name, count) for count in threads for name in engines]
-    costs = _step_costs(population, probes, choices, seconds) if len(choices) > 1 else {choices[0]: 0.0}
-    engine, count = min(
-        choices, key=lambda choice: costs[choice] * (1 if choice[1] == min(threads) else _THREADS_HANDICAP)
-    )
-    torch.set_num_threads(count)
-    population.use_engine(engine)
-    return engine, count
-
-
-def _step_costs(
-    population: Population, probes: Sequence[Assignment], choices: Sequence[tuple[str, int]], seconds: float
-) -> dict[tuple[str, int], float]:
-    for probe in probes:
-        population.admit(probe)
-    costs = {}
-    for name, count in choices:
-        torch.set_num_threads(count)
-        costs[name, count] = population.step_cost(name, seconds)
-    population.free([probe.number for probe in probes])
-    return costs
