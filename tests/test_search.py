@@ -126,7 +126,10 @@ class Place:
     def launch(self, *arguments: str) -> Running:
         """Begin a search without waiting for its end."""
         self._started.append(
-            Running(self.folder, ("start", "--study", "tiny.toml", "--engine=stacked", "--population=2", *arguments))
+            Running(
+                self.folder,
+                ("start", "--study", "tiny.toml", "--engine=stacked", "--precision=fp32", "--population=2", *arguments),
+            )
         )
         return self._started[-1]
 
@@ -552,6 +555,7 @@ def test_a_terminal_shows_live_progress(make_place):
         "--study",
         "tiny.toml",
         "--engine=stacked",
+        "--precision=fp32",
         "--population=2",
         "--trials=4",
         "--home",
@@ -608,7 +612,12 @@ class _NoTracker:
 
 def start_here(place: Place, **options: str) -> Result:
     """Run `regsearch start` in this process."""
-    arguments = {"study": str(place.folder / "tiny.toml"), "home": str(place.home), "engine": "stacked"} | options
+    arguments = {
+        "study": str(place.folder / "tiny.toml"),
+        "home": str(place.home),
+        "engine": "stacked",
+        "precision": "fp32",
+    } | options
     return CliRunner().invoke(main, ["start", *(f"--{name}={value}" for name, value in arguments.items())])
 
 

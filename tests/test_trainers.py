@@ -31,6 +31,7 @@ def setup(**changes) -> TrainerSetup:
         "slots": 3,
         "probe": make_assignment(0),
         "engine": "stacked",
+        "precision": "fp32",
         "threads": 1,
     }
     return TrainerSetup(**(values | changes))
