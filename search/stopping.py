@@ -38,11 +38,6 @@ class StopRequest:
         """Whether the time budget is used up."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    @property
-    def seconds_left(self) -> float | None:
-        """What is left of the time budget; None without one."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._hear)

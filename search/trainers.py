@@ -153,9 +153,12 @@ class ProcessTrainer:
         with _interrupts_blocked():
             self.process.start()
         theirs.close()
-        self._send(setup)
+        # The process reads its set-up once it has imported torch: several trainers do that at the same time.
+        self._delivery = threading.Thread(target=self._deliver, args=(setup,), name="trainer set-up", daemon=True)
+        self._delivery.start()
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
+        self._delivery.join()
         self._send(("epoch", list(admit), list(free)))
 
     def collect(self) -> Report:
@@ -172,6 +175,10 @@ class ProcessTrainer:
         self.process.kill()
         self.process.join()
         self.connection.close()
+
+    def _deliver(self, setup: TrainerSetup) -> None:
+        with suppress(TrainerLost):  # the next message tells
+            self._send(setup)
 
     def _send(self, message: object) -> None:
         try:
