@@ -146,6 +146,12 @@ def test_missing_files_without_network_say_where_they_go(mnist, no_network, miss
         assert way_out in message
 
 
+def test_a_failed_download_leaves_nothing_behind(tmp_path, no_network):
+    with pytest.raises(DataError):
+        load_data(MNIST, tmp_path / "data", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_data_folder_that_cannot_be_made_is_told(tmp_path, no_network):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"MNIST is not in .*file"):

@@ -7,6 +7,7 @@ The test split is never part of what a search sees: `load_data` returns training
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,12 +141,17 @@ def _prepare_mnist(folder: Path) -> None:
 def _download_mnist(folder: Path) -> None:
     from torchvision.datasets import MNIST
 
-    logging.getLogger(__name__).warning("downloading MNIST to %s", folder)
+    logging.getLogger(__name__).warning("MNIST is missing; downloading it to %s", folder)
+    raw = folder / "MNIST" / "raw"
+    made = [path for path in (raw, raw.parent, folder) if not path.exists()]
     try:
         MNIST(str(folder), train=True, download=True)
     except Exception as error:  # torchvision raises whatever its mirrors and the file system do
+        for path in made:
+            with suppress(OSError):  # what holds something stays
+                path.rmdir()
         raise DataError(
-            f"MNIST is not in {folder / 'MNIST' / 'raw'} and could not be downloaded ({error}). Put the files "
+            f"MNIST is not in {raw} and could not be downloaded ({' '.join(str(error).split())}). Put the files "
             f"{', '.join(MNIST_FILES)} there, or name the folder that holds MNIST/raw with --data-dir or "
             "REGSEARCH_DATA. `--study digits` needs no download."
         ) from error
