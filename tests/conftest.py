@@ -1,6 +1,8 @@
 """What several test files share: a tiny spec and a tiny data set, made here and now."""
 
 import os
+import urllib.error
+import urllib.request
 
 # Tests run side by side: with several threads each they would wait for each other at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,6 +50,14 @@ def tiny_spec_file(tmp_path):
 @pytest.fixture
 def tiny_spec(tiny_spec_file) -> StudySpec:
     return load_spec(str(tiny_spec_file))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise urllib.error.URLError("Temporary failure in name resolution")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture

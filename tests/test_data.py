@@ -6,8 +6,6 @@ MNIST is read by torchvision's own loader, from small files in its format; the r
 import hashlib
 import os
 import struct
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -46,14 +44,6 @@ def mnist(tmp_path, monkeypatch) -> Path:
     expected = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
     monkeypatch.setattr(data, "MNIST_FILES", expected)
     return tmp_path
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*_args, **_kwargs):
-        raise urllib.error.URLError("Temporary failure in name resolution")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture(scope="module")
