@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from search.records import Assignment
-from search.spec import StudySpec, TrainingSpec, load_spec
+from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
 
 SPEC = """
@@ -41,28 +41,11 @@ trials = 6
 
 
 @pytest.fixture
-def tiny_spec_file(tmp_path):
-    path = tmp_path / "tiny.toml"
-    path.write_text(SPEC)
-    return path
-
-
-@pytest.fixture
-def tiny_spec(tiny_spec_file) -> StudySpec:
-    return load_spec(str(tiny_spec_file))
-
-
-@pytest.fixture
 def no_network(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise urllib.error.URLError("Temporary failure in name resolution")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-
-
-@pytest.fixture
-def tiny_data() -> Dataset:
-    return make_data()
 
 
 @pytest.fixture
