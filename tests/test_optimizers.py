@@ -16,6 +16,13 @@ def vectors(l1: float = 0.0) -> Strengths:
     return Strengths(STRENGTHS[:, :1], STRENGTHS[:, 1:], torch.full((4, 1), l1, dtype=torch.float64))
 
 
+def take(optimizer, gradients, l1: float = 0.0, rows=slice(0, 4)):
+    """Take one step for each of the gradients [steps, slots, n], which are kept."""
+    now = optimizer.begin(rows, vectors(l1).rows(rows), len(gradients))
+    for gradient, coefficients in zip(gradients, now, strict=True):
+        optimizer.step(rows, gradient.clone(), coefficients)
+
+
 def reference(name, lr, decay, row, gradients):
     """Run torch.optim over one slot's parameters, biases exempt from decay; returns them after all steps."""
     weights, biases = row[:WEIGHTS].clone().requires_grad_(), row[WEIGHTS:].clone().requires_grad_()
@@ -39,8 +46,7 @@ def test_equals_torch_optim_over_50_steps(name, dtype):
     gradients = torch.randn(STEPS, *SHAPE, dtype=dtype)
     parameters = start.clone()
     optimizer = make_optimizer(TrainingSpec(optimizer=name), parameters, WEIGHTS)
-    for gradient in gradients:
-        optimizer.step(slice(0, 4), gradient.clone(), vectors())
+    take(optimizer, gradients)
     for slot, (lr, decay) in enumerate(STRENGTHS.tolist()):
         expected = reference(name, lr, decay, start[slot], gradients[:, slot])
         torch.testing.assert_close(
@@ -54,12 +60,10 @@ def test_slots_count_their_own_steps():
     start, gradients = torch.randn(SHAPE, dtype=torch.float64), torch.randn(20, *SHAPE, dtype=torch.float64)
     parameters = start.clone()
     optimizer = make_optimizer(TrainingSpec(optimizer="adamw"), parameters, WEIGHTS)
-    for gradient in gradients[:10]:
-        optimizer.step(slice(0, 4), gradient.clone(), vectors())
+    take(optimizer, gradients[:10])
     parameters[2] = start[2]
     optimizer.reset(2)
-    for gradient in gradients[10:]:
-        optimizer.step(slice(0, 4), gradient.clone(), vectors())
+    take(optimizer, gradients[10:])
     lr, decay = STRENGTHS[2].tolist()
     torch.testing.assert_close(parameters[2], reference("adamw", lr, decay, start[2], gradients[10:, 2]))
 
@@ -67,7 +71,7 @@ def test_slots_count_their_own_steps():
 def test_slots_outside_the_rows_are_left_alone():
     parameters = torch.ones(SHAPE)
     optimizer = make_optimizer(TrainingSpec(), parameters, WEIGHTS)
-    optimizer.step(slice(1, 3), torch.ones(2, SHAPE[1]), vectors().rows(slice(1, 3)))
+    take(optimizer, torch.ones(1, 2, SHAPE[1]), rows=slice(1, 3))
     assert (parameters[[0, 3]] == 1).all()
     assert (parameters[1:3] != 1).all()
 
@@ -77,8 +81,8 @@ def test_proximal_l1_is_a_soft_threshold_after_the_step(name):
     torch.manual_seed(0)
     start, gradient = torch.randn(SHAPE, dtype=torch.float64), torch.randn(SHAPE, dtype=torch.float64)
     plain, sparse = start.clone(), start.clone()
-    make_optimizer(TrainingSpec(optimizer=name), plain, WEIGHTS).step(slice(0, 4), gradient.clone(), vectors())
-    make_optimizer(TrainingSpec(optimizer=name), sparse, WEIGHTS).step(slice(0, 4), gradient.clone(), vectors(l1=20.0))
+    take(make_optimizer(TrainingSpec(optimizer=name), plain, WEIGHTS), [gradient])
+    take(make_optimizer(TrainingSpec(optimizer=name), sparse, WEIGHTS), [gradient], l1=20.0)
     threshold = 20.0 * STRENGTHS[:, :1]
     shrunk = plain[:, :WEIGHTS].sign() * (plain[:, :WEIGHTS].abs() - threshold).clamp(min=0)
     torch.testing.assert_close(sparse[:, :WEIGHTS], shrunk)
@@ -91,7 +95,7 @@ def test_penalty_l1_is_the_gradient_of_a_term_in_the_loss():
     start, gradient = torch.randn(SHAPE, dtype=torch.float64), torch.randn(SHAPE, dtype=torch.float64)
     ours = start.clone()
     spec = TrainingSpec(optimizer="sgd", l1_mode="penalty")
-    make_optimizer(spec, ours, WEIGHTS).step(slice(0, 4), gradient.clone(), vectors(l1=0.3))
+    take(make_optimizer(spec, ours, WEIGHTS), [gradient], l1=0.3)
     leaf = start[:, :WEIGHTS].clone().requires_grad_()
     (0.3 * leaf.abs().sum()).backward()
     gradient[:, :WEIGHTS] += leaf.grad

@@ -8,9 +8,11 @@ from torch import nn
 
 from search.spec import ModelSpec
 from search.training.choosing import choose
+from search.training.engines import ENGINES, TwinEngine, VmappedEngine
 from search.training.models import model_factory
 from search.training.population import Population, Stopped, Way, score
 from search.training.seeds import batch_order, derive_seed
+from search.training.stacking import stacked_twin
 
 SEED = 7
 COCKTAILS = [
@@ -22,9 +24,12 @@ COCKTAILS = [
 ]
 
 
+def mlp_factory(data):
+    return model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.inputs, data.classes)
+
+
 def population(data, slots=5, engine="stacked", precision="fp32", **training):
-    factory = model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.inputs, data.classes)
-    return Population(factory, data, make_training(**training), SEED, slots, Way(engine, precision))
+    return Population(mlp_factory(data), data, make_training(**training), SEED, slots, Way(engine, precision))
 
 
 def life(people, arrivals, departures=(), epochs=5):
@@ -47,6 +52,14 @@ def assert_equal_rows(left, right, tolerance):
         assert (row.val_accuracy, row.sparsity) == pytest.approx((other.val_accuracy, other.sparsity), abs=0.02)
 
 
+@pytest.fixture(params=["twin", "vmapped"])
+def stacked(request, monkeypatch):
+    """Both ways to make one batched model of a population."""
+    if request.param == "vmapped":
+        monkeypatch.setitem(ENGINES, "stacked", VmappedEngine)
+
+
+@pytest.mark.usefixtures("stacked")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("l1_mode", ["proximal", "penalty"])
 def test_stacked_population_equals_looped_engine(double, optimizer, l1_mode):
@@ -61,12 +74,14 @@ def test_stacked_population_equals_looped_engine(double, optimizer, l1_mode):
     assert_equal_rows(*rows, tolerance=1e-9)
 
 
+@pytest.mark.usefixtures("stacked")
 def test_stacked_population_equals_looped_engine_in_single_precision():
     data = make_data()
     rows = [life(population(data, engine=e), [(0, a) for a in COCKTAILS], epochs=3) for e in ("stacked", "looped")]
     assert_equal_rows(*rows, tolerance=1e-4)
 
 
+@pytest.mark.usefixtures("stacked")
 def test_trial_depends_on_its_seed_alone(double):
     """Alone, or in another slot, beside others, and later: the same trial."""
     data = make_data()
@@ -210,3 +225,25 @@ def test_running_statistics_belong_to_their_slot(double):
         for engine in ("stacked", "looped")
     ]
     assert_equal_rows(*rows, tolerance=1e-9)
+
+
+def test_model_without_a_twin_is_stacked_by_vmap():
+    data = make_data()
+    engines = [Population(f, data, make_training(), SEED, 2)._engine for f in (NormNet, mlp_factory(data))]
+    assert [type(engine) for engine in engines] == [VmappedEngine, TwinEngine]
+
+
+class Centred(nn.Module):
+    """A model whose forward pass would mix slots if it were stacked as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(F.relu(x - x.mean(0)))
+
+
+def test_model_that_mixes_examples_gets_no_twin():
+    assert stacked_twin(Centred(), torch.randn(8, 6)) is None

@@ -1,7 +1,8 @@
-"""Two ways to run one population's models, with the same results: all slots as one batched model, or slot by slot.
+"""Ways to run one population's models, with the same results: all slots as one batched model, or slot by slot.
 
 An engine knows how to get gradients and logits for rows of parameters; which is faster depends on model, device and
-number of slots, so `choosing` measures. Both take an ordinary module as template and never change it.
+number of slots, so `choosing` measures. All take an ordinary module as template and never change it. Parameters and
+buffers belong to the population: engines hold views on them.
 
 With precision `bf16` the forward and backward passes of training are computed in bfloat16; parameters, optimizer and
 evaluation stay in single precision, so that steps smaller than a bfloat16's resolution are not lost.
@@ -9,8 +10,11 @@ evaluation stay in single precision, so that steps smaller than a bfloat16's res
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -18,125 +22,198 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from search.training.layout import Layout
+from search.training.stacking import Places, stacked_twin
 
 Buffers = Mapping[str, Tensor]
 """Buffers by name, each [slots, ...]; running statistics are updated in place."""
-
-
-class Engine(Protocol):
-    """What a population needs of an engine. Shapes: rows [slots, parameters], x and y [slots, batch, ...]."""
-
-    name: str
-
-    def chunk(self, slots: int) -> int:
-        """Return how many slots go through an epoch together."""
-        ...
-
-    def gradients(self, rows: Tensor, buffers: Buffers, x: Tensor, y: Tensor) -> Tensor:
-        """Return the gradients of each slot's mean data loss over its own batch, [slots, parameters]."""
-        ...
-
-    def logits(self, rows: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
-        """Return logits [slots, batch, classes] in evaluation mode; `x` [batch, ...] is the same for all slots."""
-        ...
-
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 """What training computes in; None for the parameters' own type."""
 
 
-class StackedEngine:
-    """All slots as one batched model: `vmap` over functional calls of the template."""
+@dataclass(frozen=True)
+class Models:
+    """A population's models: the template, and parameters [slots, n] and buffers of all slots, updated in place."""
 
-    name = "stacked"
+    template: nn.Module
+    layout: Layout
+    rows: Tensor
+    buffers: Buffers
+    example: Tensor
+    """A few inputs, [batch, ...]."""
 
-    def __init__(self, template: nn.Module, layout: Layout, compute: torch.dtype | None = None) -> None:
-        self._template, self._layout, self._compute = template, layout, compute
-        call = _caller(template)
+    @cached_property
+    def twin(self) -> nn.Module | None:
+        """The template's twin for many slots, if it has one."""
+        return stacked_twin(self.template, self.example)
+
+
+class Leaves:
+    """The parameters of some slots as what gradients are asked for: views, or views on a copy in another type."""
+
+    def __init__(self, models: Models, slots: slice | int, compute: torch.dtype | None) -> None:
+        """For one slot by its number, shapes are those of the template; for a slice they have a leading dimension."""
+        self._rows = models.rows[slots]
+        self._copy = None if compute is None else torch.empty_like(self._rows, dtype=compute)
+        views = models.layout.views(self._rows if self._copy is None else self._copy)
+        self.parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
+        self.buffers = {name: buffer[slots] for name, buffer in models.buffers.items()}
+        self._gradients: Tensor | None = None
+
+    def refresh(self) -> None:
+        """Bring a copy up to date: one pass over the parameters."""
+        if self._copy is not None:
+            self._copy.copy_(self._rows)
+
+    def gradients(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the gradients of each slot's mean cross-entropy as rows; the next call takes the same memory."""
+        # Slots share nothing, so the gradient of the sum of their losses holds each slot's own gradient.
+        losses = F.cross_entropy(logits.flatten(0, -2).to(self._rows.dtype), targets.flatten(), reduction="sum")
+        pieces = torch.autograd.grad(losses / targets.shape[-1], list(self.parameters.values()))
+        if self._gradients is None:
+            self._gradients = torch.empty_like(self._rows)
+        flat = [piece.flatten(self._rows.dim() - 1) for piece in pieces]
+        if self._copy is None:
+            return torch.cat(flat, dim=-1, out=self._gradients)
+        return self._gradients.copy_(torch.cat(flat, dim=-1))
+
+
+class Engine(ABC):
+    """What a population needs of an engine. Shapes: x and y [slots, batch, ...] for the slots of a slice."""
+
+    def __init__(self, models: Models, compute: torch.dtype | None = None) -> None:
+        """`compute` is what training computes in; None for the parameters' own type."""
+        self._models, self._compute = models, compute
+        self._known: dict[tuple[object, torch.dtype | None], Leaves] = {}
+
+    @abstractmethod
+    def chunk(self, slots: int) -> int:
+        """Return how many slots go through an epoch together."""
+
+    @abstractmethod
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
+        """Return the gradients of each slot's mean data loss over its own batch, [slots, parameters].
+
+        They are good until the next call. `x` may be in the type that is computed in.
+        """
+
+    @abstractmethod
+    def logits(self, slots: slice, x: Tensor) -> Tensor:
+        """Return logits [slots, batch, classes] in evaluation mode; `x` [batch, ...] is the same for all slots."""
+
+    def _leaves(self, slots: slice | int, compute: torch.dtype | None) -> Leaves:
+        """Return views on these slots, which are made only once: that costs as much as some layers do."""
+        key = ((slots.start, slots.stop) if isinstance(slots, slice) else slots, compute)
+        if key not in self._known:
+            self._known[key] = Leaves(self._models, slots, compute)
+        return self._known[key]
+
+
+class _ModuleEngine(Engine):
+    """Calls a module whose parameters and buffers are, for the time of a call, views on some slots' rows."""
+
+    def __init__(self, models: Models, module: nn.Module, compute: torch.dtype | None) -> None:
+        super().__init__(models, compute)
+        self._module, self._places = module, Places(module)
+        self._bound: Leaves | None = None
+
+    def _gradients(self, slots: slice | int, x: Tensor, y: Tensor) -> Tensor:
+        leaves = self._leaves(slots, self._compute)
+        leaves.refresh()
+        return leaves.gradients(self._call(leaves, x, training=True), y)
+
+    def _logits(self, slots: slice | int, x: Tensor) -> Tensor:
+        return self._call(self._leaves(slots, None), x, training=False)
+
+    def _call(self, leaves: Leaves, x: Tensor, training: bool) -> Tensor:
+        if self._module.training != training:
+            self._module.train(training)
+        if self._bound is not leaves:
+            self._places.bind({**leaves.parameters, **leaves.buffers})
+            self._bound = leaves
+        logits: Tensor = self._module(x)
+        return logits
+
+
+class TwinEngine(_ModuleEngine):
+    """All slots as one batched model, by the template's twin."""
+
+    def __init__(self, models: Models, compute: torch.dtype | None = None) -> None:
+        if models.twin is None:
+            raise ValueError("the model has layers, or steps between them, that have no stacked form")
+        super().__init__(models, models.twin, compute)
+
+    def chunk(self, slots: int) -> int:
+        return max(1, slots)
+
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
+        return self._gradients(slots, x, y)
+
+    def logits(self, slots: slice, x: Tensor) -> Tensor:
+        return self._logits(slots, x.expand(slots.stop - slots.start, *x.shape))
+
+
+class LoopedEngine(_ModuleEngine):
+    """Slot by slot: each trial an ordinary call of a plain module. Takes every model."""
+
+    def __init__(self, models: Models, compute: torch.dtype | None = None) -> None:
+        super().__init__(models, copy.deepcopy(models.template), compute)
+
+    def chunk(self, slots: int) -> int:  # noqa: ARG002
+        # A whole epoch of one trial before the next: its weights and moments stay in the cache.
+        return 1
+
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
+        if len(y) == 1:
+            return self._gradients(slots.start, x[0], y[0])[None]
+        return torch.stack([self._gradients(slots.start + i, *own) for i, own in enumerate(zip(x, y, strict=True))])
+
+    def logits(self, slots: slice, x: Tensor) -> Tensor:
+        return torch.stack([self._logits(slot, x) for slot in range(slots.start, slots.stop)])
+
+
+class VmappedEngine(Engine):
+    """All slots as one batched model, by `vmap` over functional calls of the template: for models without a twin."""
+
+    def __init__(self, models: Models, compute: torch.dtype | None = None) -> None:
+        super().__init__(models, compute)
+
+        def call(parameters: Mapping[str, Tensor], buffers: Buffers, x: Tensor) -> Tensor:
+            result: Tensor = functional_call(models.template, (dict(parameters), dict(buffers)), (x,))
+            return result
+
         self._own_batches: Callable[..., Tensor] = vmap(call)
         self._same_batch: Callable[..., Tensor] = vmap(call, in_dims=(0, 0, None))
 
     def chunk(self, slots: int) -> int:
         return max(1, slots)
 
-    def gradients(self, rows: Tensor, buffers: Buffers, x: Tensor, y: Tensor) -> Tensor:
-        # Slots share nothing, so the gradient of the sum of their losses holds each slot's own gradient. One ordinary
-        # backward pass over the batched graph is a quarter faster than vmap(grad(...)).
-        self._template.train()
-        leaves = _leaves(self._layout, rows, self._compute)
-        logits = self._own_batches(leaves, buffers, _cast(x, self._compute))
-        loss = _losses(_cast(logits, rows.dtype), y).mean(1).sum()
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
-        return _cast(torch.cat([gradient.flatten(1) for gradient in gradients], dim=1), rows.dtype)
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
+        self._models.template.train()
+        leaves = self._leaves(slots, self._compute)
+        leaves.refresh()
+        # One ordinary backward pass over the batched graph is a quarter faster than vmap(grad(...)).
+        return leaves.gradients(self._own_batches(leaves.parameters, leaves.buffers, x), y)
 
-    def logits(self, rows: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
-        self._template.eval()
-        return self._same_batch(self._layout.views(rows), buffers, x)
+    def logits(self, slots: slice, x: Tensor) -> Tensor:
+        self._models.template.eval()
+        leaves = self._leaves(slots, None)
+        return self._same_batch(leaves.parameters, leaves.buffers, x)
 
 
-class LoopedEngine:
-    """Slot by slot: each trial an ordinary call of a plain module. Takes every model, also those vmap cannot."""
-
-    name = "looped"
-
-    def __init__(self, template: nn.Module, layout: Layout, compute: torch.dtype | None = None) -> None:
-        self._template, self._layout, self._compute = template, layout, compute
-        self._call = _caller(template)
-
-    def chunk(self, slots: int) -> int:  # noqa: ARG002
-        # A whole epoch of one trial before the next: its weights and moments stay in the cache.
-        return 1
-
-    def gradients(self, rows: Tensor, buffers: Buffers, x: Tensor, y: Tensor) -> Tensor:
-        self._template.train()
-        return torch.stack([self._gradient(row, _of(buffers, i), x[i], y[i]) for i, row in enumerate(rows)])
-
-    def _gradient(self, row: Tensor, buffers: Buffers, x: Tensor, y: Tensor) -> Tensor:
-        leaves = _leaves(self._layout, row, self._compute)
-        logits = self._call(leaves, buffers, _cast(x, self._compute))
-        loss = F.cross_entropy(_cast(logits, row.dtype), y)
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
-        return _cast(torch.cat([gradient.flatten() for gradient in gradients]), row.dtype)
-
-    def logits(self, rows: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
-        self._template.eval()
-        views = (self._layout.views(row) for row in rows)
-        return torch.stack([self._call(view, _of(buffers, i), x) for i, view in enumerate(views)])
+def stacked_engine(models: Models, compute: torch.dtype | None = None) -> Engine:
+    """Return the faster of the two engines that make one batched model of all slots: the twin's, where there is one."""
+    return (VmappedEngine if models.twin is None else TwinEngine)(models, compute)
 
 
-ENGINES: dict[str, Callable[[nn.Module, Layout, torch.dtype | None], Engine]] = {
-    "stacked": StackedEngine,
+ENGINES: dict[str, Callable[[Models, torch.dtype | None], Engine]] = {
+    "stacked": stacked_engine,
     "looped": LoopedEngine,
 }
 
 
 def per_slot_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy in nats of each example, [slots, batch], for targets [slots, batch] or [batch]."""
-    return _losses(logits, targets.expand(logits.shape[:2]))
-
-
-def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return flat.view(targets.shape)
-
-
-def _leaves(layout: Layout, rows: Tensor, compute: torch.dtype | None) -> dict[str, Tensor]:
-    """Return the parameters by name, cast in one pass, as what gradients are asked for."""
-    views = layout.views(_cast(rows, compute))
-    return {name: view.detach().requires_grad_() for name, view in views.items()}
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
-
-
-def _caller(template: nn.Module) -> Callable[..., Tensor]:
-    def call(parameters: Mapping[str, Tensor], buffers: Buffers, x: Tensor) -> Tensor:
-        result: Tensor = functional_call(template, (dict(parameters), dict(buffers)), (x,))
-        return result
-
-    return call
-
-
-def _of(buffers: Buffers, slot: int) -> Buffers:
-    return {name: tensor[slot] for name, tensor in buffers.items()}
+    """Return the cross-entropy in nats of each example, [slots, batch], for targets [batch]."""
+    expected = targets.expand(logits.shape[:2])
+    losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none")
+    return losses.view(expected.shape)

@@ -18,6 +18,7 @@ class RegularizedNet(nn.Module):
     def __init__(self, inputs: int, hidden: Sequence[int], classes: int) -> None:
         super().__init__()
         widths = [inputs, *hidden]
+        self.flatten = nn.Flatten()
         self.input_dropout = Dropout("input_dropout")
         self.hidden = nn.ModuleList(nn.Linear(*shape) for shape in pairwise(widths))
         self.dropouts = nn.ModuleList(Dropout(f"dropout_{i}") for i in range(len(hidden)))
@@ -25,7 +26,7 @@ class RegularizedNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs [batch, ...] to logits [batch, classes]."""
-        x = self.input_dropout(x.flatten(1))
+        x = self.input_dropout(self.flatten(x))
         for layer, dropout in zip(self.hidden, self.dropouts, strict=True):
             x = dropout(F.relu(layer(x)))
         logits: Tensor = self.output(x)

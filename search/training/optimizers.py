@@ -3,11 +3,15 @@
 All parameters of a slot lie in one row of a matrix [slots, parameters], weights first; what is exempt from decay and
 L1 (biases, normalization) comes last. So an update is a handful of operations over the whole population, and each
 equals torch.optim's single-tensor arithmetic to rounding. Steps are counted per slot: slots start at different times.
+
+What a step multiplies with is worked out for a whole epoch at once (`begin`): as single numbers, one step at a time,
+it would cost as much as the update of a small model.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +19,9 @@ from torch import Tensor
 
 from search.spec import TrainingSpec
 from search.training.regularizers import soft_threshold_
+
+Coefficients = Mapping[str, Tensor]
+"""What one step multiplies with, by name, each [slots, 1]."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +62,41 @@ class Optimizer(ABC):
         for tensor in (*self.state, self.steps):
             tensor[target].copy_(tensor[source])
 
-    def step(self, rows: slice, gradients: Tensor, strengths: Strengths) -> None:
+    def begin(self, rows: slice, strengths: Strengths, steps: int) -> Sequence[Coefficients]:
+        """Return what the next `steps` steps of some slots multiply with, one after the other; all must be taken."""
+        counts = self.steps[rows] + torch.arange(1, steps + 1, device=self.steps.device).view(-1, 1, 1)
+        self.steps[rows] += steps
+        table = self._table(counts, strengths)
+        if self._l1_mode == "proximal":
+            table["threshold"] = strengths.learning_rate * strengths.l1
+        else:
+            table["l1"] = strengths.l1
+        # Views on one tensor, in the parameters' own type: the only work left for each step is to look them up.
+        columns = torch.stack([column.expand_as(counts) for column in table.values()], dim=1)
+        whole = columns.to(self._parameters.dtype)
+        return [dict(zip(table, step.unbind(), strict=True)) for step in whole.unbind()]
+
+    def step(self, rows: slice, gradients: Tensor, now: Coefficients) -> None:
         """Update some slots from their gradients [slots, n] of the data loss, which are used up."""
         parameters = self._parameters[rows]
         weights = parameters[:, : self._weights]
-        self.steps[rows] += 1
         if self._l1_mode == "penalty":
-            gradients[:, : self._weights].addcmul_(weights.sign(), strengths.l1.to(weights.dtype))
-        self._update(rows, parameters, weights, gradients, strengths)
+            gradients[:, : self._weights].addcmul_(weights.sign(), now["l1"])
+        self._update(rows, parameters, weights, gradients, now)
         if self._l1_mode == "proximal":
-            soft_threshold_(weights, (strengths.learning_rate * strengths.l1).to(weights.dtype))
+            soft_threshold_(weights, now["threshold"])
 
     @abstractmethod
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
+    def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:
+        """Return the coefficients of `_update` as float64 [steps, slots, 1], given each step's count, from 1."""
+
+    @abstractmethod
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
         """Do the optimizer's own step; `weights` is the decayed part of `parameters`."""
 
-    def _couple_decay(self, gradients: Tensor, weights: Tensor, own: Strengths) -> None:
+    def _couple_decay(self, gradients: Tensor, weights: Tensor, now: Coefficients) -> None:
         """L2 as a term of the loss: its gradient joins the data's."""
-        gradients[:, : self._weights].addcmul_(weights, own.weight_decay.to(weights.dtype))
+        gradients[:, : self._weights].addcmul_(weights, now["decay"])
 
 
 class Adam(Optimizer):
@@ -82,30 +106,39 @@ class Adam(Optimizer):
     betas = (0.9, 0.999)
     eps = 1e-8
 
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
-        self._couple_decay(gradients, weights, own)
-        self._adam(rows, parameters, gradients, own)
+    def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:
+        beta1, beta2 = self.betas
+        step_size = strengths.learning_rate / (1 - beta1**counts)
+        # p -= step_size * m / (sqrt(v / c) + eps), with -step_size moved into the denominator: two passes less.
+        return {
+            "scale": -1 / (step_size * (1 - beta2**counts).sqrt()),
+            "shift": self.eps / step_size,
+            "decay": strengths.weight_decay,
+        }
 
-    def _adam(self, rows: slice, parameters: Tensor, gradients: Tensor, own: Strengths) -> None:
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+        self._couple_decay(gradients, weights, now)
+        self._adam(rows, parameters, gradients, now)
+
+    def _adam(self, rows: slice, parameters: Tensor, gradients: Tensor, now: Coefficients) -> None:
         first, second = (tensor[rows] for tensor in self.state)
         beta1, beta2 = self.betas
         first.lerp_(gradients, 1 - beta1)
         second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        steps = self.steps[rows]
-        step_size = own.learning_rate / (1 - beta1**steps)
-        # p -= step_size * m / (sqrt(v / c) + eps), with -step_size moved into the denominator: two passes less.
-        scale = (-1 / (step_size * (1 - beta2**steps).sqrt())).to(gradients.dtype)
-        shift = (self.eps / step_size).to(gradients.dtype)
-        denominator = torch.sqrt(second, out=gradients).mul_(scale).sub_(shift)
+        denominator = torch.sqrt(second, out=gradients).mul_(now["scale"]).sub_(now["shift"])
         parameters.addcdiv_(first, denominator)
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
 
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
-        weights.mul_((1 - own.learning_rate * own.weight_decay).to(weights.dtype))
-        self._adam(rows, parameters, gradients, own)
+    def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:
+        kept = 1 - strengths.learning_rate * strengths.weight_decay
+        return super()._table(counts, strengths) | {"decay": kept}
+
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+        weights.mul_(now["decay"])
+        self._adam(rows, parameters, gradients, now)
 
 
 class SGD(Optimizer):
@@ -117,10 +150,13 @@ class SGD(Optimizer):
         super().__init__(parameters, weights, l1_mode)
         self._momentum = momentum
 
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, own: Strengths) -> None:
-        self._couple_decay(gradients, weights, own)
+    def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:  # noqa: ARG002
+        return {"change": -strengths.learning_rate, "decay": strengths.weight_decay}
+
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+        self._couple_decay(gradients, weights, now)
         velocity = self.state[0][rows].mul_(self._momentum).add_(gradients)
-        parameters.addcmul_(velocity, -own.learning_rate.to(parameters.dtype))
+        parameters.addcmul_(velocity, now["change"])
 
 
 def make_optimizer(spec: TrainingSpec, parameters: Tensor, weights: int) -> Optimizer:

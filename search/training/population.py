@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from search.records import Assignment, EpochResult
 from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
-from search.training.engines import ENGINES, PRECISIONS, per_slot_losses
+from search.training.engines import ENGINES, PRECISIONS, Models, per_slot_losses
 from search.training.layout import layout_of
 from search.training.models import ModelFactory
-from search.training.optimizers import Strengths, make_optimizer
+from search.training.optimizers import Coefficients, Strengths, make_optimizer
 from search.training.regularizers import configure
 from search.training.seeds import batch_order, derive_seed
 
@@ -87,13 +87,18 @@ class Population:
             *(torch.zeros(slots, 1, device=self._device, dtype=torch.float64) for _ in range(3))
         )
         self._occupants: list[_Occupant] = []
-        self._template = template.to(self._device)
+        example = self._data.train.x[:8]
+        self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example)
         self.go(way)
 
     def go(self, way: Way) -> None:
         """Go on in another way; trials are not affected, but for the last bits of what they compute."""
+        compute = PRECISIONS[way.precision]
+        self._engine = ENGINES[way.engine](self._models, compute)
         self.way = way
-        self._engine = ENGINES[way.engine](self._template, self._layout, PRECISIONS[way.precision])
+        # Cast once, not at every step.
+        x = self._data.train.x
+        self._inputs = x.to(compute) if compute is not None and x.is_floating_point() else x
 
     @property
     def numbers(self) -> list[int]:
@@ -126,10 +131,10 @@ class Population:
         `should_stop` is asked before every minibatch; raises Stopped when it says so.
         """
         for rows in self._chunks():
-            for x, y in self._batches(rows):
+            for step in self._steps(rows):
                 if should_stop():
                     raise Stopped
-                self._step(rows, x, y)
+                self._step(rows, *step)
         results = self._results()
         self._keep_best(results)
         return results
@@ -137,25 +142,26 @@ class Population:
     def step_cost(self, seconds: float) -> float:
         """Train the occupied slots for about `seconds`; return seconds per slot and step."""
         rows = self._chunks()[0]
-        batches = iter(self._batches(rows))
-        for x, y in islice(batches, 2):  # first calls build caches and pick kernels
-            self._step(rows, x, y)
+        steps = self._steps(rows)
+        for step in islice(steps, 2):  # first calls build caches and pick kernels
+            self._step(rows, *step)
         self._synchronize()
-        steps, start = 0, time.perf_counter()
-        for x, y in batches:
-            self._step(rows, x, y)
-            steps += 1
+        taken, start = 0, time.perf_counter()
+        for step in steps:
+            self._step(rows, *step)
+            taken += 1
             self._synchronize()
             if time.perf_counter() - start > seconds:
                 break
-        seconds_a_step = (time.perf_counter() - start) / max(1, steps)
-        return seconds_a_step / len(self._occupants[rows])
+        slots = len(self._occupants[rows])
+        return (time.perf_counter() - start) / max(1, taken) / slots
 
     def best_weights(self, number: int) -> dict[str, Tensor]:
-        """Return the state of a trial's module at its best epoch, on the CPU, by the module's own names."""
+        """Return the state of a trial's module at its best epoch, on the CPU, as its `state_dict` would."""
         slot = self._slot(number)
         state = self._layout.views(self._best_rows[slot]) | {k: v[slot] for k, v in self._best_buffers.items()}
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+        names = self._models.template.state_dict()
+        return {name: state[name].detach().to("cpu", copy=True) for name in names}
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -191,8 +197,11 @@ class Population:
         size = self._engine.chunk(occupied)
         return [slice(start, min(start + size, occupied)) for start in range(0, occupied, size)]
 
-    def _batches(self, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and targets of each step, [slots, batch, ...]: every trial has an order of its own."""
+    def _steps(self, rows: slice) -> Iterator[tuple[Tensor, Tensor, Coefficients]]:
+        """Yield what each step of an epoch takes: inputs and targets [slots, batch, ...], and the optimizer's numbers.
+
+        Every trial has an order of its own.
+        """
         examples = len(self._data.train)
         batch = min(self._training.batch_size, examples)
         steps = examples // batch
@@ -200,17 +209,15 @@ class Population:
             batch_order(self._seed, occupant.assignment.seed, occupant.epoch + 1, examples)[: steps * batch]
             for occupant in self._occupants[rows]
         ]
-        order = torch.stack(orders).view(len(orders), steps, batch).to(self._device)
-        for step in range(steps):
-            chosen = order[:, step]
-            yield self._data.train.x[chosen], self._data.train.y[chosen]
+        slots = len(orders)
+        order = torch.stack(orders).view(slots, steps, batch).transpose(0, 1).reshape(steps, -1).to(self._device)
+        coefficients = self._optimizer.begin(rows, self._strengths.rows(rows), steps)
+        for chosen, now in zip(order, coefficients, strict=True):
+            x, y = self._inputs.index_select(0, chosen), self._data.train.y.index_select(0, chosen)
+            yield x.view(slots, batch, *x.shape[1:]), y.view(slots, batch), now
 
-    def _step(self, rows: slice, x: Tensor, y: Tensor) -> None:
-        gradients = self._engine.gradients(self._rows[rows], self._buffers_of(rows), x, y)
-        self._optimizer.step(rows, gradients, self._strengths.rows(rows))
-
-    def _buffers_of(self, rows: slice) -> dict[str, Tensor]:
-        return {name: buffer[rows] for name, buffer in self._buffers.items()}
+    def _step(self, rows: slice, x: Tensor, y: Tensor, now: Coefficients) -> None:
+        self._optimizer.step(rows, self._engine.gradients(rows, x, y), now)
 
     @torch.no_grad()
     def _results(self) -> dict[int, EpochResult]:
@@ -228,9 +235,8 @@ class Population:
     def _evaluate(self, rows: slice, split: Split) -> tuple[Tensor, Tensor]:
         """Return mean loss and accuracy of each slot, float64 [slots]."""
         losses, hits = [], []
-        parameters, buffers = self._rows[rows], self._buffers_of(rows)
-        for part in _evaluation_parts(split, len(parameters)):
-            logits = self._engine.logits(parameters, buffers, part.x)
+        for part in _evaluation_parts(split, rows.stop - rows.start):
+            logits = self._engine.logits(rows, part.x)
             losses.append(per_slot_losses(logits, part.y).double().sum(1))
             hits.append((logits.argmax(2) == part.y).sum(1))
         return torch.stack(losses).sum(0) / len(split), torch.stack(hits).sum(0) / len(split)

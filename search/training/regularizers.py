@@ -4,13 +4,16 @@ A strength is data, not structure: dropout keeps its rate in a buffer, so that s
 stacks their rates. Decay and L1 act in the optimizer (see `optimizers`), by the formulas that stand here.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from search.training.seeds import derive_seed
 
-_NOISE_BITS = 31
 _WORD = 2**32
+_LEVELS = 2**16
+"""Rates are rounded to multiples of one part in this."""
 
 
 def _int32(word: int) -> int:
@@ -25,51 +28,67 @@ _STEP_FACTOR, _STEP_TERM = 1664525, 1013904223
 class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) whose rate is a buffer and whose noise is a function of a key.
 
-    The mask is a hash of (key, position), with the mixing constants of Wellons' `lowbias32`; the key moves on with each
-    step, by a linear congruential generator (Numerical Recipes' constants). So a trial's noise does not depend on the
-    slot it lives in, on its neighbours, on the engine or on the device, there is no generator to keep for each slot,
-    and it costs less than drawing from torch's generator.
+    The mask is a hash of (key, position), with the mixing constants of Wellons' `lowbias32`; each 32-bit word gives the
+    noise of two elements. The key moves on with each step, by a linear congruential generator (Numerical Recipes'
+    constants). So a trial's noise does not depend on the slot it lives in, on its neighbours, on the engine or on the
+    device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator.
 
-    `parameter` is the name under which the spec searches its rate, e.g. ``dropout_0``.
+    `parameter` is the name under which the spec searches its rate, e.g. ``dropout_0``. The buffers may have a leading
+    dimension of slots, and are then as many as the inputs have.
     """
 
-    rate: Tensor
     key: Tensor
+    dropped_below: Tensor
+    scale: Tensor
 
     def __init__(self, parameter: str) -> None:
         super().__init__()
         self.parameter = parameter
-        self.register_buffer("rate", torch.zeros(()))
-        self.register_buffer("key", torch.zeros((), dtype=torch.int32))
+        # Not persistent: they are the training's, and a saved model's state is that of its layers alone.
+        self.register_buffer("key", torch.zeros((), dtype=torch.int32), persistent=False)
+        self.register_buffer("dropped_below", torch.zeros((), dtype=torch.int16), persistent=False)
+        self.register_buffer("scale", torch.zeros(()), persistent=False)
+        self.configure(0.0, 0)
+
+    def configure(self, rate: float, key: int) -> None:
+        """Set the rate, in [0, 1), and where the noise begins."""
+        dropped = min(round(rate * _LEVELS), _LEVELS - 1)
+        self.dropped_below.fill_(dropped - _LEVELS // 2)
+        self.scale.fill_(_LEVELS / (_LEVELS - dropped))
+        self.key.fill_(key)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` (any shape) with each element dropped with probability `rate` and the rest scaled up."""
+        """Return `x` ([batch, ...] or [slots, batch, ...]) with elements dropped and the rest scaled up."""
         if not self.training:
             return x
         self.key.mul_(_STEP_FACTOR).add_(_STEP_TERM)
-        dropped_below = (self.rate * 2**_NOISE_BITS).to(torch.int32)
-        keep = (self._noise(x) >= dropped_below).to(x.dtype)
-        dropped: Tensor = x * (keep * (1 / (1 - self.rate)).to(x.dtype))
-        return dropped
+        solo = x.shape[self.key.dim() :]
+        noise = self._noise(solo.numel()).view(x.shape)
+        ones = (1,) * len(solo)
+        keep = noise >= self.dropped_below.view(*self.key.shape, *ones)
+        return x * keep * self.scale.to(x.dtype).view(*self.key.shape, *ones)
 
-    def _noise(self, x: Tensor) -> Tensor:
-        """Return uniform integers in [0, 2**31), in the shape of `x`."""
-        position = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
-        # The key goes in before and amid the mixing: steps are not shifted copies of each other.
-        word = position * _ODD + self.key
-        word = (word ^ (word >> 16)) * _MIX_1 + (self.key ^ _ODD)
+    def _noise(self, count: int) -> Tensor:
+        """Return uniform integers in [-2**15, 2**15), int16 [..., count]."""
+        key = self.key.unsqueeze(-1)
+        word = (_positions((count + 1) // 2, key.device) ^ key) * _MIX_1
         word = (word ^ (word >> 15)) * _MIX_2
-        # The shift is arithmetic, so this also clears the sign bit.
-        uniform: Tensor = word ^ (word >> 16)
-        return uniform
+        return word.view(torch.int16)[..., :count]
+
+
+@lru_cache(maxsize=64)
+def _positions(count: int, device: torch.device) -> Tensor:
+    """Return the first round of the hash, which depends on the position alone: the same for all slots and steps."""
+    word = torch.arange(count, dtype=torch.int32, device=device) * _ODD
+    return (word ^ (word >> 16)) * _MIX_1
 
 
 def configure(model: nn.Module, params: dict[str, float], study_seed: int, trial_seed: int) -> None:
     """Set the rate and the noise key of every `Dropout` in a trial's model, in place."""
     for name, module in model.named_modules():
         if isinstance(module, Dropout):
-            module.rate.fill_(params.get(module.parameter, 0.0))
-            module.key.fill_(derive_seed(study_seed, trial_seed, "noise", name) % 2**31)
+            key = derive_seed(study_seed, trial_seed, "noise", name) % 2**31
+            module.configure(params.get(module.parameter, 0.0), key)
 
 
 def soft_threshold_(weights: Tensor, threshold: Tensor) -> None:
@@ -78,4 +97,5 @@ def soft_threshold_(weights: Tensor, threshold: Tensor) -> None:
     ``prox(w) = sign(w) * max(|w| - t, 0)`` (Parikh and Boyd 2014, section 6.5.2), written as ``w - clamp(w, -t, t)``:
     one pass less, and zeros are exact. Shapes: weights [slots, n], threshold [slots, 1].
     """
-    weights.sub_(torch.clamp(weights, -threshold, threshold))
+    # Two passes, since torch.clamp with tensors as bounds is not vectorised on the CPU.
+    weights.sub_(torch.minimum(torch.maximum(weights, -threshold), threshold))

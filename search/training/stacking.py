@@ -1,0 +1,119 @@
+"""A model's twin for many trials at once: the same forward pass with a leading dimension of slots.
+
+`vmap` can stack any module, but goes through its rules at every operation, which for small layers costs as much as the
+arithmetic. Here each layer that knows how to work on [slots, batch, ...] takes the place of the ordinary one, and the
+model's own `forward` runs as it is. That is right as long as everything between the layers works element by element,
+which cannot be told from outside: so the twin of an example batch is compared with the model itself before it is used.
+Models that have no twin are left to `vmap` or to the looped engine (see `engines`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search.training.regularizers import Dropout
+
+
+class StackedLinear(nn.Linear):
+    """`nn.Linear` with weights [slots, outputs, inputs] and inputs [slots, batch, inputs]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each slot's inputs by its own weights."""
+        bias: Tensor | None = self.bias
+        if bias is None:
+            return torch.bmm(x, self.weight.transpose(1, 2))
+        return torch.baddbmm(bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+
+def _stacked_linear(layer: nn.Module) -> nn.Module:
+    layer.__class__ = StackedLinear
+    return layer
+
+
+def _stacked_flatten(layer: nn.Module) -> nn.Module:
+    assert isinstance(layer, nn.Flatten)
+    ends = (layer.start_dim, layer.end_dim)
+    return nn.Flatten(*(dim + 1 if dim >= 0 else dim for dim in ends))
+
+
+def _as_it_is(layer: nn.Module) -> nn.Module:
+    return layer
+
+
+STACKED: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
+    nn.Linear: _stacked_linear,
+    nn.Flatten: _stacked_flatten,
+    Dropout: _as_it_is,
+    nn.ReLU: _as_it_is,
+    nn.GELU: _as_it_is,
+    nn.SiLU: _as_it_is,
+    nn.Tanh: _as_it_is,
+    nn.Identity: _as_it_is,
+}
+"""What takes an ordinary layer's place; by exact type, since a subclass may compute something else."""
+
+
+def stacked_twin(template: nn.Module, example: Tensor) -> nn.Module | None:
+    """Return the twin of a model, or None when it has none.
+
+    `example` [batch, ...] is a batch of inputs to compare both on. The twin's parameters and buffers are to be replaced
+    by ones with a leading dimension of slots before it is called.
+    """
+    if any(type(layer) not in STACKED for layer in template.modules() if _is_leaf(layer)):
+        return None
+    twin = _convert(copy.deepcopy(template))
+    return twin if _agree(template, twin, example) else None
+
+
+def _is_leaf(layer: nn.Module) -> bool:
+    """Return whether a module computes by itself; what has parameters of its own beside children must be known too."""
+    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    return bool(own) or not list(layer.children())
+
+
+def _convert(layer: nn.Module) -> nn.Module:
+    for name, child in layer.named_children():
+        setattr(layer, name, _convert(child))
+    return STACKED.get(type(layer), _as_it_is)(layer)
+
+
+@torch.no_grad()
+def _agree(template: nn.Module, twin: nn.Module, example: Tensor) -> bool:
+    """Return whether both compute the same, also with dropout at work, for two slots of different weights."""
+    models = [copy.deepcopy(template).train() for _ in range(2)]
+    for slot, model in enumerate(models):
+        for tensor in model.parameters():
+            tensor.mul_(1 + slot)
+        for layer in model.modules():
+            if isinstance(layer, Dropout):
+                layer.configure(0.25 * (1 + slot), 1 + slot)
+    trial = copy.deepcopy(twin).train()
+    states = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in models]
+    Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
+    try:
+        ours = trial(torch.stack([example, example.flip(0)]))
+        expected = torch.stack([models[0](example), models[1](example.flip(0))])
+        return ours.shape == expected.shape and torch.allclose(ours, expected, rtol=1e-3, atol=1e-5)
+    except (RuntimeError, ValueError, IndexError, TypeError):  # shapes that the forward pass did not expect
+        return False
+
+
+class Places:
+    """Where a module keeps its parameters and buffers, so that others can be put there without copying."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        for prefix, owner in module.named_modules():
+            for place in (owner._parameters, owner._buffers):
+                self._places |= {f"{prefix}.{name}".lstrip("."): (place, name) for name in place}
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put these tensors in, by name."""
+        for name, tensor in tensors.items():
+            place, last = self._places[name]
+            place[last] = tensor
