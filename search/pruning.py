@@ -7,6 +7,7 @@ the baseline, for instance, is scored here like any other trial and never pruned
 """
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,7 +56,7 @@ class SuccessiveHalving:
         self.rungs = tuple(_rungs(min_epochs, reduction_factor, max_epochs))
         """Epochs at which trials are judged, ascending."""
         self._reduction_factor = reduction_factor
-        self._scores: dict[int, dict[int, float]] = {rung: {} for rung in self.rungs}
+        self._scores = {rung: _Scores() for rung in self.rungs}
 
     def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
         """Return who is pruned; trials that reach a rung in the same call are all scored before any is judged."""
@@ -66,7 +67,7 @@ class SuccessiveHalving:
         """Keep the scores of a trial of an earlier run; forget those of an interrupted one, which will be run again."""
         if record.reason is Reason.INTERRUPTED:
             for scores in self._scores.values():
-                scores.pop(record.number, None)
+                scores.forget(record.number)
         else:
             self._record(record.number, [row.val_loss for row in record.epochs])
 
@@ -74,13 +75,38 @@ class SuccessiveHalving:
         """Score the trial at the rungs that it has newly reached, and return those."""
         new = [rung for rung in self.rungs if rung <= len(curve) and number not in self._scores[rung]]
         for rung in new:
-            self._scores[rung][number] = _lowest(curve[:rung])
+            self._scores[rung].add(number, _lowest(curve[:rung]))
         return new
 
     def _goes_on(self, number: int, rung: int) -> bool:
         scores = self._scores[rung]
-        places = math.ceil(len(scores) / self._reduction_factor)
-        return scores[number] <= sorted(scores.values())[places - 1]
+        return scores.is_among_best(number, math.ceil(len(scores) / self._reduction_factor))
+
+
+class _Scores:
+    """The scores of all trials at one rung, kept in order: sorting them for each trial would cost more with each."""
+
+    def __init__(self) -> None:
+        self._by_trial: dict[int, float] = {}
+        self._ascending: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._by_trial)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_trial
+
+    def add(self, number: int, score: float) -> None:
+        self._by_trial[number] = score
+        insort(self._ascending, score)
+
+    def forget(self, number: int) -> None:
+        if number in self._by_trial:
+            del self._ascending[bisect_left(self._ascending, self._by_trial.pop(number))]
+
+    def is_among_best(self, number: int, places: int) -> bool:
+        """Return whether a trial has one of the lowest scores, or the same as one of them."""
+        return self._by_trial[number] <= self._ascending[places - 1]
 
 
 def make_pruner(spec: "StudySpec", name: str | None = None) -> Pruner:

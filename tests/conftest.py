@@ -1,14 +1,17 @@
-"""What several test files share: a tiny spec and a tiny data set, made here and now."""
+"""What several test files share: a tiny spec, a tiny data set and a database server, made here and now."""
 
 import os
 import urllib.error
 import urllib.request
+import uuid
 
 # Tests run side by side: with several threads each they would wait for each other at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import sqlalchemy
 import torch
+from postgresql import NoPostgreSQL, postgresql_server
 
 from search.records import Assignment
 from search.spec import TrainingSpec
@@ -46,6 +49,45 @@ def no_network(monkeypatch):
         raise urllib.error.URLError("Temporary failure in name resolution")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture(scope="session")
+def _postgresql_server():
+    try:
+        with postgresql_server() as url:
+            yield url
+    except NoPostgreSQL as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def postgresql(_postgresql_server):
+    """The URL of an empty PostgreSQL database of the test's own; where there is no server, the test is skipped."""
+    engine = sqlalchemy.create_engine(_postgresql_server, isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"create database {name}"))
+    engine.dispose()
+    return engine.url.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql", "memory"])
+def url(request, tmp_path):
+    """Where studies are kept: as `open_storage` takes it, or `memory`."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgresql")
+    return {"journal": None, "sqlite": f"sqlite:///{tmp_path}/study.db", "memory": "memory"}[request.param]
+
+
+@pytest.fixture
+def storage(url, tmp_path):
+    from optuna.storages import InMemoryStorage  # Optuna takes a second to import
+
+    from search.study import close_storage, open_storage
+
+    opened = InMemoryStorage() if url == "memory" else open_storage(url, tmp_path)
+    yield opened
+    close_storage(opened)
 
 
 @pytest.fixture

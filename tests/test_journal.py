@@ -17,7 +17,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.errors import StorageError
 from search.study import journal
-from search.study.journal import JournalBackend, JournalLock, open_journal, refuse_network_file_system
+from search.study.file_systems import refuse_network_file_system
+from search.study.journal import JournalBackend, JournalLock, open_journal
 
 
 @pytest.fixture
@@ -162,6 +163,79 @@ def test_a_whole_line_stays_when_its_fsync_fails(path, monkeypatch):
         with pytest.raises(StorageError, match="Input/output error"):
             study.ask()
     assert len(study.trials) == 4  # readers may have seen it already
+
+
+def test_a_group_is_one_append(path, monkeypatch):
+    backend, waits, fsync = JournalBackend(path), [], os.fsync
+    before = len(list(backend.read_logs(0)))
+    monkeypatch.setattr(os, "fsync", lambda file: (waits.append(1), fsync(file)))
+    with backend.grouped():
+        for i in range(3):
+            backend.append_logs([{"op_code": 5, "i": i}])
+            assert list(backend.read_logs(0)) == []
+    assert [log["i"] for log in backend.read_logs(before)] == [0, 1, 2]
+    assert len(waits) == 1
+
+
+def test_a_group_comes_behind_what_others_appended_meanwhile(path):
+    study = optuna.load_study(study_name="s", storage=open_journal(path))
+    storage, trial = open_journal(path), study.ask()
+    with storage.grouped():
+        storage.set_trial_user_attr(3, "a", 1)
+        trial.set_user_attr("a", 2)
+        trial.set_user_attr("b", 2)
+        storage.set_trial_user_attr(3, "c", 1)
+    assert storage.get_trial(3).user_attrs == {"a": 1, "b": 2, "c": 1} == study.trials[3].user_attrs
+
+
+def test_a_group_that_fails_appends_nothing(path):
+    backend, good = JournalBackend(path), path.read_bytes()
+
+    def fail() -> None:
+        with backend.grouped():
+            backend.append_logs([{"op_code": 5}])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == good
+    backend.append_logs([{"op_code": 5}])
+    assert path.read_bytes() == good + b'{"op_code":5}\n'
+
+
+def test_a_group_is_its_threads_own(path):
+    backend, good = JournalBackend(path), path.read_bytes()
+    with backend.grouped():
+        backend.append_logs([{"op_code": 5, "i": 0}])
+        thread = threading.Thread(target=backend.append_logs, args=[[{"op_code": 5, "i": 1}]])
+        thread.start()
+        thread.join()
+    assert path.read_bytes() == good + b'{"op_code":5,"i":1}\n{"op_code":5,"i":0}\n'
+
+
+def test_a_full_disk_leaves_the_whole_lines_of_a_group(path, monkeypatch):
+    backend, good, real = JournalBackend(path), path.read_bytes(), os.write
+
+    def full_disk(file: int, data: bytes) -> int:
+        if len(data) < 50:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data[: len(data) // 2])
+
+    def append_six() -> None:
+        with backend.grouped():
+            for i in range(6):
+                backend.append_logs([{"op_code": 5, "i": i}])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_disk)
+        with pytest.raises(StorageError, match="No space left on device"):
+            append_six()
+    assert path.read_bytes().startswith(good)
+    left = path.read_bytes()[len(good) :].splitlines(keepends=True)
+    assert left == [b'{"op_code":5,"i":%d}\n' % i for i in range(len(left))]
+    assert 0 < len(left) < 6
+    backend.append_logs([{"op_code": 5, "i": 9}])
+    assert corrupt_files(path) == []
 
 
 def test_a_journal_removed_while_in_use(path):

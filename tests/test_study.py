@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
@@ -42,17 +43,6 @@ def make_spec(**search) -> StudySpec:
 
 def curve(*losses: float) -> list[EpochResult]:
     return [EpochResult(i, loss / 3, loss, 0.1 + 0.2 * i, 1 / 7) for i, loss in enumerate(losses, 1)]
-
-
-@pytest.fixture(params=["journal", "sqlite", "memory"])
-def storage(request, tmp_path):
-    if request.param == "memory":
-        yield InMemoryStorage()
-        return
-    url = f"sqlite:///{tmp_path}/study.db" if request.param == "sqlite" else None
-    opened = open_storage(url, tmp_path)
-    yield opened
-    close_storage(opened)
 
 
 @pytest.fixture
@@ -104,7 +94,7 @@ def test_every_way_to_end_is_read_back_exactly(study):
     for reason, epochs, error, state in ways:
         assignment = study.ask()
         for row in epochs:
-            study.report(assignment.number, row)
+            study.report({assignment.number: row})
         record = study.finish(assignment.number, reason, epochs, error)
         finished.append(record)
         assert (record.number, record.params, record.reason) == (assignment.number, assignment.params, reason)
@@ -133,7 +123,7 @@ def test_losses_that_are_not_finite_survive(study):
     epochs = [*curve(0.5), EpochResult(2, math.inf, math.nan, 0.1, 0.0), EpochResult(3, math.nan, -math.inf, 0.1, 0.0)]
     number = study.ask().number
     for row in epochs:
-        study.report(number, row)
+        study.report({number: row})
     study.finish(number, Reason.DIVERGED, epochs)
     (record,) = Study.load("fixed", study._storage).records()
     assert repr(record.epochs) == repr(tuple(epochs))
@@ -196,7 +186,7 @@ def test_a_new_study_has_no_best(study):
 def test_a_killed_processs_trials_go_back_to_the_queue(study, tmp_path):
     done, killed = study.ask(), study.ask()
     study.finish(done.number, Reason.COMPLETED, curve(0.3))
-    study.report(killed.number, curve(0.5)[0])
+    study.report({killed.number: curve(0.5)[0]})
     later = reopen(study, tmp_path)
     assert (later.recovered, later.spent(), later.waiting()) == (1, 1, 1)
     record = later.records()[1]
@@ -216,7 +206,7 @@ class Killed(BaseException):
 
 def die_after(monkeypatch, study, method: str, calls: int):
     """Let the process die right after the storage's nth write of that kind."""
-    kind = type(study._study._storage)
+    kind = type(study._storage)
     original, left = getattr(kind, method), [calls]
 
     def dying(self, *args, **kwargs):
@@ -233,7 +223,6 @@ def die_after(monkeypatch, study, method: str, calls: int):
     ("method", "calls"),
     [
         ("set_trial_state_values", 1),  # popped from the queue
-        ("set_trial_param", 2),  # half asked
         ("set_trial_user_attr", 1),  # a part of the result written
         ("set_trial_user_attr", 5),
         ("set_trial_state_values", 2),  # told, but not back in the queue
@@ -272,24 +261,29 @@ def test_dying_during_recovery_is_recovered_from(study, tmp_path, monkeypatch, c
     later.close()
 
 
-def test_a_trial_that_was_never_handed_out_is_not_owed(study, tmp_path, monkeypatch):
+def test_a_trial_written_but_not_handed_out_is_run_all_the_same(study, tmp_path, monkeypatch):
     for _ in range(2):
         study.finish(study.ask().number, Reason.COMPLETED, curve(0.4))
     with monkeypatch.context() as patch:
-        die_after(patch, study, "set_trial_param", 2)
+        die_after(patch, study, "create_new_trial", 1)
         with pytest.raises(Killed):
             study.ask()
     later = reopen(study, tmp_path)
-    assert (later.recovered, later.waiting(), later.spent(), len(later.records())) == (0, 0, 2, 2)
+    assert (later.recovered, later.waiting(), later.spent()) == (1, 1, 2)
+    assert later.ask().params == later.records()[2].params
     later.close()
 
 
-def test_a_result_written_but_not_told_is_run_again(study, tmp_path, monkeypatch):
+def test_a_result_written_but_not_told_is_run_again(tmp_path):
+    study = Study.open("fixed", make_spec(), open_storage(None, tmp_path), tmp_path)
     first = study.ask()
-    monkeypatch.setattr(study._study, "tell", lambda *_: (_ for _ in ()).throw(Killed))
-    with pytest.raises(Killed):
-        study.finish(first.number, Reason.COMPLETED, curve(0.5))
-    later = reopen(study, tmp_path)
+    study.finish(first.number, Reason.COMPLETED, curve(0.5))
+    study.close()
+    journal = tmp_path / "optuna.journal"
+    *before, _ = journal.read_bytes().splitlines(keepends=True)
+    assert b'"reason":"completed"' in before[-1]
+    journal.write_bytes(b"".join(before))  # a kill in the middle of writing the end of a trial leaves a part of it
+    later = Study.open("fixed", make_spec(), open_storage(None, tmp_path), tmp_path)
     assert [later.ask().seed for _ in range(2)] == [1, first.number]
     assert later.records()[0].reason is Reason.INTERRUPTED
     later.close()
@@ -301,7 +295,7 @@ def test_dying_while_a_study_is_created(storage, tmp_path, monkeypatch, name):
     if name == "fixed":
         optuna.create_study(study_name="fixed", storage=storage)
     else:
-        kind = optuna.storages.get_storage(storage).__class__
+        kind = type(storage)
         with monkeypatch.context() as patch:
             original = getattr(kind, name)
             patch.setattr(kind, name, _raise_after(original))
@@ -385,6 +379,109 @@ def test_studies_of_others_are_left_alone(storage, tmp_path):
     assert list_studies(storage) == []
 
 
+@pytest.fixture
+def other(url, storage, study, tmp_path):
+    """The study as another program opens it, with plain Optuna."""
+    opened = storage if url == "memory" else open_storage(url, tmp_path)
+    yield optuna.load_study(study_name="fixed", storage=opened)
+    close_storage(opened)
+
+
+def test_what_another_program_queues_comes_next(study, other):
+    for _ in range(3):
+        study.ask()
+    other.enqueue_trial({"dropout_0": 0.25})
+    other.enqueue_trial({"dropout_0": 0.125, "l1": 1e-3, "patience": 4})
+    first, second, sampled = study.ask(), study.ask(), study.ask()
+    assert [assignment.number for assignment in (first, second, sampled)] == [3, 4, 5]
+    assert list(first.params) == list(study.spec.parameters())
+    assert first.params["dropout_0"] == 0.25
+    assert 1e-6 <= first.params["l1"] <= 1e-2
+    assert second.params.items() >= {"dropout_0": 0.125, "l1": 1e-3, "patience": 4, "weight_decay": 1e-4}.items()
+    stored = other.trials[3]
+    assert (stored.state, stored.user_attrs["config"]) == (TrialState.RUNNING, first.params)
+    assert stored.params.items() <= first.params.items()
+    assert study.finish(first.number, Reason.COMPLETED, curve(0.3)).params == first.params
+
+
+def test_what_another_program_takes_is_not_taken_twice(study, other):
+    other.enqueue_trial({"dropout_0": 0.25})
+    theirs = [other.ask().number, other.ask().number]
+    other.tell(theirs[1], state=TrialState.FAIL)
+    assert [study.ask().number for _ in range(2)] == [2, 3]
+
+
+def test_a_number_that_another_program_was_faster_to_take(study, other, monkeypatch):
+    for _ in range(2):
+        study.ask()
+    real = study._ledger._create
+
+    def too_late(*args):
+        other.enqueue_trial({"dropout_0": 0.25})
+        monkeypatch.undo()
+        return real(*args)
+
+    monkeypatch.setattr(study._ledger, "_create", too_late)
+    assert study.ask().number == 3
+    queued = study.ask()
+    assert (queued.number, queued.params["dropout_0"]) == (2, 0.25)
+    study.report({2: curve(0.5)[0], 3: curve(0.25)[0]})
+    assert [trial.intermediate_values for trial in other.trials] == [{}, {}, {1: 0.5}, {1: 0.25}]
+
+
+def test_a_queued_trial_that_was_not_handed_out_waits_again(study, other, tmp_path, monkeypatch):
+    for _ in range(2):
+        study.finish(study.ask().number, Reason.COMPLETED, curve(0.4))
+    other.enqueue_trial({"dropout_0": 0.25})
+    with monkeypatch.context() as patch:
+        die_after(patch, study, "set_trial_param", 2)
+        with pytest.raises(Killed):
+            study.ask()
+    later = reopen(study, tmp_path)
+    assert (later.recovered, later.waiting(), later.spent()) == (0, 1, 2)
+    queued = later.ask()
+    assert (queued.number, queued.params["dropout_0"]) == (2, 0.25)
+    assert later.finish(queued.number, Reason.COMPLETED, curve(0.3)).params == queued.params
+    later.close()
+
+
+def test_each_step_of_a_trial_waits_for_the_disk_once(tmp_path, monkeypatch):
+    study = Study.open("fixed", make_spec(), open_storage(None, tmp_path), tmp_path)
+    waits, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (waits.append(1), fsync(file)))
+    numbers = [study.ask().number for _ in range(5)]
+    assert len(waits) == 5
+    study.report(dict.fromkeys(numbers, curve(0.5)[0]))
+    assert len(waits) == 6
+    study.finish(numbers[4], Reason.COMPLETED, curve(0.5))
+    assert len(waits) == 7
+    study.close()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_a_later_trial_asks_no_more_of_the_database_than_an_earlier_one(tmp_path, postgresql, sampler):
+    storage = open_storage(postgresql, tmp_path)
+    study = Study.open("fixed", make_spec(sampler=sampler), storage, tmp_path)
+    statements = []
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    def statements_of_a_trial() -> list[str]:
+        statements.clear()
+        number = study.ask().number
+        for row in curve(0.5, 0.4):
+            study.report({number: row})
+        study.finish(number, Reason.COMPLETED, curve(0.5, 0.4))
+        return list(statements)
+
+    for _ in range(14):  # past the queue and the sampler's random beginning
+        early = statements_of_a_trial()
+    for _ in range(30):
+        late = statements_of_a_trial()
+    assert late == early
+    study.close()
+    close_storage(storage)
+
+
 def test_opened_in_one_thread_and_run_in_another(storage, tmp_path):
     opened, failures = [], []
 
@@ -392,7 +489,7 @@ def test_opened_in_one_thread_and_run_in_another(storage, tmp_path):
         try:
             numbers = [opened[0].ask().number for _ in range(4)]
             for number in numbers:
-                opened[0].report(number, curve(0.5)[0])
+                opened[0].report({number: curve(0.5)[0]})
                 opened[0].finish(number, Reason.COMPLETED, curve(0.5))
             assert numbers == [0, 1, 2, 3]
         except BaseException as error:
@@ -433,8 +530,8 @@ def test_hyperband_lets_the_sampler_know_its_brackets(tmp_path):
     study = Study.open("fixed", spec, InMemoryStorage(), tmp_path)
     for _ in range(14):
         study.finish(study.ask().number, Reason.COMPLETED, curve(0.5))
-    pruner = study._study.pruner
-    brackets = {pruner._get_bracket_id(study._study, trial) for trial in study._study.trials}
+    known = study._sampling._study
+    brackets = {known.pruner._get_bracket_id(known, trial) for trial in known.trials}
     assert len(brackets) > 1
     study.close()
 
@@ -451,7 +548,7 @@ def test_a_killed_runner_frees_its_study_and_loses_nothing(tmp_path):
         study = Study.open("fixed", make_spec(trials=10000, sampler="random"), open_storage(None, home), home)
         while True:
             assignment = study.ask()
-            study.report(assignment.number, curve(0.5)[0])
+            study.report({{assignment.number: curve(0.5)[0]}})
             study.finish(assignment.number, Reason.COMPLETED, curve(0.5))
             print(assignment.number, flush=True)
     """

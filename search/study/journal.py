@@ -3,7 +3,8 @@
 Optuna's own file backend trusts the file. A last line torn by a kill, a full disk or a power cut makes the next `ask`
 return an old trial, and the next append makes the file unreadable. Here every append first looks at the last byte, and
 opening looks at the last lines: what is torn is moved to a `.corrupt-*` file, never dropped. The lock is the kernel's
-(`flock`), which frees it when its holder dies. What the log's lines mean is Optuna's business.
+(`flock`), which frees it when its holder dies. Lines that belong together are appended together, for one wait for the
+disk. What the log's lines mean is Optuna's business.
 
 The lock stands in `<journal>.flock`, not `.lock`: that name is Optuna's own, and a program with Optuna's locks
 (optuna-dashboard on the same file) would wait for ours to go away and then remove it.
@@ -16,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,28 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.errors import StorageError
+from search.study.file_systems import refuse_network_file_system
 
 _log = logging.getLogger(__name__)
-
-_WITH_FUSE = ("beegfs", "ceph", "glusterfs", "sshfs")
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"afs", "cifs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb2", "smb3", "smbfs"}
-    | {*_WITH_FUSE, *(f"fuse.{kind}" for kind in _WITH_FUSE)}
-)
-"""Where locks and appends of several machines cannot be relied on."""
 
 _FIRST_BYTES = b'{"op_code":'
 _BLOCK = 64 * 1024
 _FOREIGN_WRITER_SECONDS = 0.05
 
 
-def open_journal(path: Path) -> JournalStorage:
+class Journal(JournalStorage):
+    """Optuna's journal storage on our backend."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = JournalBackend(path)
+        super().__init__(self._file)
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Append what is written inside in one go at the end; see `JournalBackend.grouped`."""
+        return self._file.grouped()
+
+
+def open_journal(path: Path) -> Journal:
     """Open or create the journal at `path` as an Optuna storage; a torn end is repaired first.
 
     Raises StorageError on a network file system, for a file that is not an Optuna journal, for damage that cannot be
@@ -51,8 +58,7 @@ def open_journal(path: Path) -> JournalStorage:
     refuse_network_file_system(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        backend = JournalBackend(path)
-        return JournalStorage(backend)
+        return Journal(path)
     except OSError as error:
         raise StorageError(f"{path}: the journal cannot be opened: {error.strerror or error}") from error
     except (AssertionError, AttributeError, KeyError, TypeError) as error:
@@ -96,7 +102,7 @@ class JournalLock:
 
 
 class JournalBackend(JournalFileBackend):
-    """Optuna's file backend, with appends that leave either the whole line or nothing, and errors that say where.
+    """Optuna's file backend, with appends that leave whole lines only, groups of appends, and errors that say where.
 
     Readers (also other processes, without a lock) accept a line only once its newline is there. What is cut off here
     never had one, or was not JSON, so that no reader has counted it: the offsets that readers remember stay true.
@@ -107,11 +113,14 @@ class JournalBackend(JournalFileBackend):
         _check_beginning(path)  # before the lock, which would put a file of ours beside one that is not
         self._journal_lock = JournalLock(path.with_name(path.name + ".flock"))
         super().__init__(str(path))
+        self._group = threading.local()
         with self._opened() as file:
             _repair(path, file, _sound_end(file))
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Yield the logs from `log_number_from` on; StorageError names the line that cannot be read."""
+        if hasattr(self._group, "logs"):
+            return
         try:
             yield from super().read_logs(log_number_from)
         except ValueError:  # not JSON, or not even text
@@ -119,11 +128,30 @@ class JournalBackend(JournalFileBackend):
         except OSError as error:
             raise StorageError(f"{self._path}: the journal cannot be read: {error.strerror or error}") from error
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append and fsync; a write that fails half-way is taken back, and StorageError raised.
+    @contextmanager
+    def grouped(self) -> Iterator[None]:
+        """Hold back this thread's appends and make one of them at the end; none if the block fails.
 
-        Optuna appends one log a call, so what is taken back is always a part of a line.
+        Until then they are not to be read either, since only their place in the file says what came before them.
+        A process killed at the end leaves the first of the lines, or all.
         """
+        self._group.logs = []
+        try:
+            yield
+            logs = self._group.logs
+        finally:
+            del self._group.logs
+        if logs:
+            self.append_logs(logs)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append and fsync, or hold back in a group; raises StorageError when they could not all be written.
+
+        Lines that did get into the file whole stay there, since readers may have seen them.
+        """
+        if hasattr(self._group, "logs"):
+            self._group.logs += logs
+            return
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         try:
             with self._opened() as file:
@@ -147,50 +175,17 @@ class JournalBackend(JournalFileBackend):
                 os.close(file)
 
 
-def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> None:
-    """Raise StorageError if `path` is on a network file system; where there is no `/proc`, trust the user."""
-    kind = _file_system(path, mounts)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise StorageError(
-            f"{path}: this is on a network file system ({kind}), where a journal file is not safe; "
-            "put it on a local disk, or use PostgreSQL: --storage postgresql://USER@HOST/DATABASE"
-        )
-
-
-def _file_system(path: Path, mounts: Path) -> str | None:
-    """Return the type of the file system that holds `path`: that of the longest mount point above it."""
-    try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    where = path.resolve()
-    found: tuple[int, str] | None = None
-    for line in lines:
-        _, mount_point, kind, *_ = line.split(" ")
-        point = Path(_unescape(mount_point))
-        # Of two mounts on one point the later one is what is seen.
-        if where.is_relative_to(point) and (found is None or len(point.parts) >= found[0]):
-            found = (len(point.parts), kind)
-    return found[1] if found else None
-
-
-def _unescape(mount_point: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        mount_point = mount_point.replace(code, character)
-    return mount_point
-
-
-def _append(file: int, data: bytes) -> None:
-    """Write all of `data` and fsync, or write nothing and raise OSError."""
+def _append(file: int, lines: bytes) -> None:
+    """Write all `lines` and fsync; what an OSError leaves is whole lines."""
     before = os.fstat(file).st_size
     written = 0
     try:
-        while written < len(data):
-            written += os.write(file, data[written:])
+        while written < len(lines):
+            written += os.write(file, lines[written:])
     finally:
         # A whole line is never taken back, even if its fsync fails: readers may have seen it.
-        if written < len(data):
-            os.ftruncate(file, before)
+        if written < len(lines):
+            os.ftruncate(file, before + lines.rfind(b"\n", 0, written) + 1)
     os.fsync(file)
 
 

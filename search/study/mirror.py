@@ -49,6 +49,7 @@ class OptunaPruner:
         )
         self._study_id = self._storage.get_study_id_from_name(study_name)
         self._epochs_seen: dict[int, int] = {}
+        self._trials = 0
 
     def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
         """Return who is pruned by Optuna's rule, asked for one trial after another in order of number."""
@@ -79,8 +80,9 @@ class OptunaPruner:
 
     def _trial_id(self, number: int) -> int:
         """Return the mirrored trial's id in the mirror; trials not heard of yet wait there, for their numbers' sake."""
-        for _ in range(len(self._study.get_trials(deepcopy=False)), number + 1):
+        for _ in range(self._trials, number + 1):
             self._study.add_trial(create_trial(state=TrialState.WAITING))
+        self._trials = max(self._trials, number + 1)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         if self._storage.get_trial(trial_id).state == TrialState.WAITING:
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)

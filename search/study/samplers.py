@@ -9,6 +9,10 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 
 from search.spec import Range, StudySpec
 
+_RECENT_TRIALS = 300
+"""TPE's cost grows with the trials it weighs. It needs 250 to take as many as it ever does for good ones; ...
+"""
+
 
 def distribution(setting: Range) -> BaseDistribution:
     """Return the range as Optuna's distribution."""
@@ -29,6 +33,12 @@ def make_sampler(spec: StudySpec, trials: int) -> BaseSampler:
             return _qmc_sampler(spec.search.seed)
         case _:
             return TPESampler(seed=seed)
+
+
+def trials_shown(spec: StudySpec) -> int | None:
+    """Return how many recent trials the spec's sampler is shown, beside the best; None for all that there are."""
+    # A Gaussian process knows only what it is shown, and its cost is what one chooses it for.
+    return None if spec.search.sampler == "gp" else _RECENT_TRIALS
 
 
 def _qmc_sampler(seed: int) -> BaseSampler:

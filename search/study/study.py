@@ -1,41 +1,39 @@
-"""A study in Optuna: open or resume, ask, report, finish, and read back. The only place that knows Optuna's study.
+"""A study in Optuna: ask, report, finish, and read back.
 
-Where it is kept is `storage.py`, how a trial is written down is `trials.py`. One process at a time runs a study and
-holds its lock; everyone may read. All calls of one `Study` come from one thread, which need not be the one that opened
-it. Promises, whenever a process dies: every configuration handed out is run to its end at least once, and its result
-counts once.
+Where it is kept is the business of `storage.py`, how it is opened of `opening.py`, how trials get into the storage of
+`ledger.py`, what is written about them of `trials.py`, and who chooses configurations of `sampling.py`. One process at
+a time runs a study and holds its lock; everyone may read. All calls of one `Study` come from one thread, which need not
+be the one that opened it. Promises, whenever a process dies: every configuration handed out is run to its end at least
+once, and its result counts once.
 """
 
 import functools
-import hashlib
-import re
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import optuna
-from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning
+from filelock import FileLock
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from search import __version__
-from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError, did_you_mean
-from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
-from search.spec import Range, StudySpec, spec_differences
-from search.study.mirror import bracket_aware, optuna_pruner
-from search.study.samplers import distribution, make_sampler
-from search.study.storage import describe_storage, storage_errors
+from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TimeSpent, TrialRecord
+from search.spec import Range, StudySpec
+from search.study.ledger import Ledger
+from search.study.mirror import optuna_pruner
+from search.study.opening import acquire_lock, create_or_resume, load, our_study_names
+from search.study.samplers import distribution, make_sampler, trials_shown
+from search.study.sampling import Sampling
+from search.study.storage import storage_errors
 from search.study.trials import (
     CONFIG,
     REASON,
-    RETRY_OF,
     ROLE,
     end_attributes,
+    first_attempt,
     owed_retries,
     retry_attributes,
     role_of,
@@ -45,12 +43,11 @@ from search.study.trials import (
     to_records,
 )
 
-_SPEC = "spec"
-_VERSION = "regsearch"
 _WALL_SECONDS = "wall_seconds"
 _TEST = "test_"
 _FACT = "fact_"
-_METRIC_NAMES = ["val_loss"]
+TIME_SPENT = "time"
+"""Name of the fact that tells where the last run's time went."""
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 _Arguments = ParamSpec("_Arguments")
@@ -81,7 +78,6 @@ class Study:
         """Configurations put back in the queue on opening, because the process that ran them was killed."""
         self._study, self._storage, self._lock = study, storage, lock
         self._distributions = {name: distribution(setting) for name, setting in spec.searched().items()}
-        self._running: dict[int, Trial] = {}
 
     @classmethod
     def open(cls, name: str, spec: StudySpec, storage: BaseStorage, home: Path) -> "Study":
@@ -90,13 +86,11 @@ class Study:
         Raises StudyBusyError when another process runs it, SpecMismatchError when it exists with another spec,
         StorageError when it is not regsearch's or the storage fails, HomeError when there is no place for the lock.
         """
-        lock = _acquire_lock(name, home)
+        lock = acquire_lock(name, home)
         try:
             with storage_errors(storage):
-                study = cls(_create_or_resume(name, spec, storage), spec, storage, lock)
-                study._recover()
-                study._enqueue_roles()
-                study._choose_sampler()
+                study = cls(create_or_resume(name, spec, storage), spec, storage, lock)
+                study._get_ready()
         except BaseException:
             lock.release()
             raise
@@ -106,33 +100,27 @@ class Study:
     def load(cls, name: str, storage: BaseStorage) -> "Study":
         """Return a study to read. Raises UsageError when there is none of that name, StorageError when not ours."""
         with storage_errors(storage):
-            ours = _our_study_names(storage)
-            try:
-                study = optuna.load_study(study_name=name, storage=storage)
-            except KeyError:
-                known = f" (known: {', '.join(ours)})" if ours else "; there are none yet"
-                raise UsageError(f'there is no study "{name}"{did_you_mean(name, ours)}{known}') from None
-            if name not in ours:
-                raise _not_ours(name, storage)
-            return cls(study, StudySpec.from_json(study.user_attrs[_SPEC]), storage, lock=None)
+            return cls(*load(name, storage), storage, lock=None)
 
     @_guarded
     def ask(self) -> Assignment:
         """Return the next configuration to train: from the queue if there is one, else the sampler's."""
         self._must_be_open()
-        trial = self._study.ask(self._distributions)
-        attributes = trial.user_attrs
-        if CONFIG not in attributes:
-            attributes[CONFIG] = self._complete(trial.params)
-            trial.set_user_attr(CONFIG, attributes[CONFIG])
-        self._running[trial.number] = trial
-        role = Role(attributes[ROLE]) if ROLE in attributes else None
-        return Assignment(trial.number, attributes.get(RETRY_OF, trial.number), attributes[CONFIG], role)
+        trial = self._ledger.take()
+        if trial is None:
+            return self._ask_sampler()
+        if CONFIG in trial.user_attrs and trial.params.keys() == self._distributions.keys():
+            self._sampling.learn(trial)
+            config = trial.user_attrs[CONFIG]
+        else:
+            config = self._fill_in(trial)
+        return Assignment(trial.number, first_attempt(trial), config, role_of(trial))
 
     @_guarded
-    def report(self, number: int, result: EpochResult) -> None:
-        """Record an epoch's validation loss as the trial's intermediate value."""
-        self._running[number].report(result.val_loss, result.epoch)
+    def report(self, results: Mapping[int, EpochResult]) -> None:
+        """Record an epoch of several trials, by number: the validation losses become their intermediate values."""
+        self._must_be_open()
+        self._ledger.report({number: (result.epoch, result.val_loss) for number, result in results.items()})
 
     @_guarded
     def finish(
@@ -140,15 +128,10 @@ class Study:
     ) -> TrialRecord:
         """Record how a trial ended; an interrupted one's configuration goes back to the queue."""
         self._must_be_open()
-        trial = self._running[number]
         now = datetime.now(UTC)
         draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error)
-        for key, value in end_attributes(draft).items():
-            trial.set_user_attr(key, value)
-        # For pruned trials Optuna takes the last reported loss by itself, and refuses to be given one.
-        loss = draft.best.val_loss if draft.state == "complete" and draft.best else None
-        told = self._study.tell(trial, loss, _STATES[draft.state])
-        del self._running[number]
+        told = self._ledger.finish(number, _STATES[draft.state], _objective(draft), end_attributes(draft))
+        self._sampling.learn(told)
         if reason is Reason.INTERRUPTED:
             self._enqueue(retry_attributes(told))
         return to_record(told)
@@ -211,50 +194,90 @@ class Study:
         settings = self.spec.parameters().items()
         return {name: params[name] if isinstance(setting, Range) else setting for name, setting in settings}
 
+    def _ask_sampler(self) -> Assignment:
+        expected = self._ledger.next_number
+        params = self._sampling.suggest(expected)
+        config = self._complete(params)
+        number = self._ledger.start(params, {CONFIG: config})
+        if number != expected:
+            self._sampling.renumber(expected, number)
+        return Assignment(number, number, config)
+
+    def _fill_in(self, trial: FrozenTrial) -> Params:
+        """Complete a trial that another program queued, with as much of a configuration as it liked; return that."""
+        given = trial.system_attrs.get("fixed_params", {}) | trial.params
+        params = self._sampling.suggest(trial.number, given)
+        config = trial.user_attrs.get(CONFIG) or self._complete(params)
+        lacking = {name: value for name, value in params.items() if name not in trial.params}
+        self._ledger.complete(trial.number, lacking, {CONFIG: config})
+        return config
+
     def _enqueue(self, attributes: dict[str, Any]) -> None:
         """Queue `attributes["config"]`. Optuna is told the nearest values in range, since a regularizer that is off
         may lie outside (0 is in no log range), and samplers refuse that."""
         config = attributes[CONFIG]
         nearest = {name: setting.clip(config[name]) for name, setting in self.spec.searched().items()}
-        self._study.enqueue_trial(nearest, user_attrs=attributes)
+        self._ledger.enqueue(nearest, attributes)
 
-    def _recover(self) -> None:
-        """Fail the trials of a killed process, and queue every interrupted configuration that is not queued yet.
+    def _get_ready(self) -> None:
+        """Put in order what a killed process left behind, queue what every study begins with, choose the sampler."""
+        self._end_abandoned()
+        trials = self._trials()
+        self._ledger = Ledger(self._storage, self.name, self._distributions, trials)
+        for trial in owed_retries(trials):
+            self._enqueue(retry_attributes(trial))
+            self.recovered += 1
+        self._enqueue_roles(trials)
+        self._sampling = Sampling(
+            self.name,
+            self._storage,
+            make_sampler(self.spec, len(self._trials())),
+            optuna_pruner(self.spec),
+            self._distributions,
+            trials_shown(self.spec),
+        )
+        for trial in trials:
+            self._sampling.learn(trial)
 
-        What is owed is derived from the trials alone, so dying anywhere in here loses and doubles nothing.
+    def _end_abandoned(self) -> None:
+        """Fail the trials of a killed process; one that it had not handed out yet waits again.
+
+        Which configurations are owed another trial is derived from the trials alone, so dying anywhere in here or
+        after it loses and doubles nothing.
         """
         study_id = self._storage.get_study_id_from_name(self.name)
         for trial in self._trials((TrialState.RUNNING,)):
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-            self._storage.set_trial_user_attr(trial_id, REASON, Reason.INTERRUPTED.value)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-        for trial in owed_retries(self._trials()):
-            self._enqueue(retry_attributes(trial))
-            self.recovered += 1
+            if CONFIG in trial.user_attrs:
+                self._storage.set_trial_user_attr(trial_id, REASON, Reason.INTERRUPTED.value)
+                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            else:
+                self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    def _enqueue_roles(self) -> None:
+    def _enqueue_roles(self, trials: Sequence[FrozenTrial]) -> None:
         """Queue the baseline and the textbook configuration, unless they are there or the budget is smaller."""
-        there = {role_of(trial) for trial in self._trials()}
+        there = {role_of(trial) for trial in trials}
         configs = {Role.BASELINE: self.spec.baseline(), Role.TEXTBOOK: self.spec.textbook()}
         for role, config in list(configs.items())[: self.spec.search.trials]:
             if role not in there:
                 self._enqueue({ROLE: role.value, CONFIG: config})
 
-    def _choose_sampler(self) -> None:
-        self._study.sampler = make_sampler(self.spec, len(self._trials()))
-        self._study.pruner = optuna_pruner(self.spec)
-        bracket_aware(self._study)
+
+def _objective(record: TrialRecord) -> float | None:
+    """Return a trial's value in Optuna: its best epoch's loss, or if it was pruned the last one, as Optuna has it."""
+    if record.state == "complete":
+        assert record.best is not None, "a trial without a finite loss is not complete"
+        return record.best.val_loss
+    if record.state == "pruned" and record.epochs and not isnan(record.epochs[-1].val_loss):
+        return record.epochs[-1].val_loss
+    return None
 
 
 def list_studies(storage: BaseStorage) -> list[Summary]:
     """Return the studies in the storage that regsearch made, by name."""
     with storage_errors(storage):
-        names = _our_study_names(storage)
+        names = our_study_names(storage)
         return [_summarize(optuna.load_study(study_name=name, storage=storage)) for name in names]
-
-
-def _our_study_names(storage: BaseStorage) -> list[str]:
-    return sorted(study.study_name for study in storage.get_all_studies() if _SPEC in study.user_attrs)
 
 
 def _summarize(study: optuna.Study) -> Summary:
@@ -264,63 +287,6 @@ def _summarize(study: optuna.Study) -> Summary:
         for key, value in attributes.items()
         if key in ("test_best", "test_baseline")
     }
-    return summarize(study.study_name, study.get_trials(deepcopy=False), test, attributes.get(_WALL_SECONDS, 0.0))
-
-
-def _create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna.Study:
-    if name in (study.study_name for study in storage.get_all_studies()):
-        study = optuna.load_study(study_name=name, storage=storage)
-        _check_spec(study, spec, storage)
-    else:
-        study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
-    # Everything below is also what a process killed just after the creation has left to do.
-    for key, value in ((_SPEC, spec.to_json()), (_VERSION, __version__)):
-        if study.user_attrs.get(key) != value:
-            study.set_user_attr(key, value)
-    if study.metric_names != _METRIC_NAMES:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(_METRIC_NAMES)
-    return study
-
-
-def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> None:
-    attributes = study.user_attrs
-    if _SPEC not in attributes:
-        # An empty study may be ours: killed between the creation and the first attribute.
-        if attributes or study.trials or study.directions != [StudyDirection.MINIMIZE]:
-            raise _not_ours(study.study_name, storage)
-        return
-    differences = spec_differences(StudySpec.from_json(attributes[_SPEC]), spec)
-    if differences:
-        raise SpecMismatchError(
-            f'study "{study.study_name}" exists with another spec:\n'
-            + "\n".join(f"  {line}" for line in differences)
-            + "\nto search with the new one, give the study a new name: --name NEW"
-        )
-
-
-def _not_ours(name: str, storage: BaseStorage) -> StorageError:
-    where = describe_storage(storage)
-    return StorageError(f'{where}: study "{name}" was not made by regsearch; choose another name: --name NEW')
-
-
-def _acquire_lock(name: str, home: Path) -> FileLock:
-    """Take the study's lock without waiting; the kernel frees it when this process dies."""
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100]
-    if safe != name:
-        safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    path = home / "locks" / f"{safe}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Opened in one thread and closed in another, so the lock belongs to none.
-        lock = FileLock(path, thread_local=False, fallback_to_soft=False)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise StudyBusyError(
-            f'study "{name}" is being run by another process right now (it holds {path}); '
-            "wait for it, or give this one a name of its own: --name NEW"
-        ) from None
-    except OSError as error:
-        raise HomeError(f"{path}: the study's lock cannot be made: {error.strerror or error}") from error
-    return lock
+    summary = summarize(study.study_name, study.get_trials(deepcopy=False), test, attributes.get(_WALL_SECONDS, 0.0))
+    time = attributes.get(_FACT + TIME_SPENT)
+    return summary if time is None else replace(summary, time=TimeSpent(**time))

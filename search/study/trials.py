@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
 
 CONFIG = "config"
-"""The complete configuration that is trained; written last by `ask`, so a trial without it was never handed out."""
+"""The complete configuration that is trained; nothing of it is written later, so a trial without was not handed out."""
 REASON = "reason"
 ROLE = "role"
 RETRY_OF = "retry_of"

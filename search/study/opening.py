@@ -1,0 +1,105 @@
+"""Opening a study: made, resumed or refused, and locked for the one process that runs it.
+
+What a study is begun with and recognized by is written down here; its trials are the business of `study.py`.
+"""
+
+import hashlib
+import re
+import warnings
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from search import __version__
+from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError, did_you_mean
+from search.spec import StudySpec, spec_differences
+from search.study.storage import describe_storage
+
+_SPEC = "spec"
+_VERSION = "regsearch"
+_METRIC_NAMES = ["val_loss"]
+
+
+def our_study_names(storage: BaseStorage) -> list[str]:
+    """Return the names of the studies in the storage that regsearch made."""
+    return sorted(study.study_name for study in storage.get_all_studies() if _SPEC in study.user_attrs)
+
+
+def load(name: str, storage: BaseStorage) -> tuple[optuna.Study, StudySpec]:
+    """Return a study and its spec. Raises UsageError when there is none of that name, StorageError when not ours."""
+    ours = our_study_names(storage)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        known = f" (known: {', '.join(ours)})" if ours else "; there are none yet"
+        raise UsageError(f'there is no study "{name}"{did_you_mean(name, ours)}{known}') from None
+    if name not in ours:
+        raise _not_ours(name, storage)
+    return study, StudySpec.from_json(study.user_attrs[_SPEC])
+
+
+def create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna.Study:
+    """Return the study of that name, made if need be. Raises SpecMismatchError, StorageError when it is not ours."""
+    if name in (study.study_name for study in storage.get_all_studies()):
+        study = optuna.load_study(study_name=name, storage=storage)
+        _check_spec(study, spec, storage)
+    else:
+        study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    # Everything below is also what a process killed just after the creation has left to do.
+    for key, value in ((_SPEC, spec.to_json()), (_VERSION, __version__)):
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
+    if study.metric_names != _METRIC_NAMES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(_METRIC_NAMES)
+    return study
+
+
+def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> None:
+    attributes = study.user_attrs
+    if _SPEC not in attributes:
+        # An empty study may be ours: killed between the creation and the first attribute.
+        if attributes or study.trials or study.directions != [StudyDirection.MINIMIZE]:
+            raise _not_ours(study.study_name, storage)
+        return
+    differences = spec_differences(StudySpec.from_json(attributes[_SPEC]), spec)
+    if differences:
+        raise SpecMismatchError(
+            f'study "{study.study_name}" exists with another spec:\n'
+            + "\n".join(f"  {line}" for line in differences)
+            + "\nto search with the new one, give the study a new name: --name NEW"
+        )
+
+
+def _not_ours(name: str, storage: BaseStorage) -> StorageError:
+    where = describe_storage(storage)
+    return StorageError(f'{where}: study "{name}" was not made by regsearch; choose another name: --name NEW')
+
+
+def acquire_lock(name: str, home: Path) -> FileLock:
+    """Take the study's lock without waiting; the kernel frees it when this process dies.
+
+    Raises StudyBusyError when another process holds it, HomeError when there is no place for it.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100]
+    if safe != name:
+        safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    path = home / "locks" / f"{safe}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened in one thread and closed in another, so the lock belongs to none.
+        lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise StudyBusyError(
+            f'study "{name}" is being run by another process right now (it holds {path}); '
+            "wait for it, or give this one a name of its own: --name NEW"
+        ) from None
+    except OSError as error:
+        raise HomeError(f"{path}: the study's lock cannot be made: {error.strerror or error}") from error
+    return lock

@@ -1,0 +1,93 @@
+"""A throw-away PostgreSQL server, for the tests and benchmarks that want a real one.
+
+It listens on a socket in a temporary folder of its own and nowhere else, so that any number run side by side. Knows
+nothing of what is tested.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_USER = "postgres"
+_START_SECONDS = 60
+
+
+class NoPostgreSQL(Exception):
+    """There is no server to be had here; says what is missing."""
+
+
+@contextmanager
+def postgresql_server(*, durable: bool = False) -> Iterator[str]:
+    """Yield the URL of a new, empty database on a server that runs until the block is left.
+
+    `durable` waits for the disk at every commit, as servers do by default. Raises NoPostgreSQL.
+    """
+    programs = _programs()
+    _check_driver()
+    identity = _identity()
+    # Not below pytest's folders, which belong to one user; and a socket's path is short.
+    folder = Path(tempfile.mkdtemp(prefix="regsearch-pg-"))
+    try:
+        if identity:
+            shutil.chown(folder, _USER)
+        _run([programs / "initdb", "-D", folder / "data", "-U", _USER, "-A", "trust", "--no-sync"], identity)
+        command = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
+        if not durable:
+            command += ["-c", "fsync=off"]
+        with open(folder / "log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log, **identity) as server:
+            try:
+                _wait_until_ready(programs, folder, server)
+                yield f"postgresql+psycopg://{_USER}@/postgres?host={folder}"
+            finally:
+                server.send_signal(signal.SIGINT)  # ends open connections, unlike SIGTERM
+    finally:
+        shutil.rmtree(folder)
+
+
+def _programs() -> Path:
+    """Return the folder of the server's programs, which distributions keep out of the search path."""
+    if config := shutil.which("pg_config"):
+        found = Path(subprocess.run([config, "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
+        if (found / "initdb").exists() and (found / "postgres").exists():
+            return found
+    raise NoPostgreSQL("PostgreSQL's server is not installed (`pg_config --bindir` has no initdb and postgres)")
+
+
+def _check_driver() -> None:
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise NoPostgreSQL("PostgreSQL's driver is not installed: pip install 'psycopg[binary]'") from error
+
+
+def _identity() -> dict[str, Any]:
+    """Return whom to run the server as, as arguments of `Popen`: it refuses root."""
+    if os.geteuid() != 0:
+        return {}
+    try:
+        user = pwd.getpwnam(_USER)
+    except KeyError:
+        raise NoPostgreSQL(f"PostgreSQL's server refuses to run as root, and there is no user {_USER} here") from None
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
+
+
+def _run(command: list[Path | str], identity: dict[str, Any]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **identity)
+    if done.returncode:
+        raise NoPostgreSQL(f"{command[0]} failed: {done.stderr.strip()}")
+
+
+def _wait_until_ready(programs: Path, folder: Path, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while subprocess.run([programs / "pg_isready", "-q", "-h", folder], check=False).returncode:
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise NoPostgreSQL(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
+        time.sleep(0.05)
