@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from search.errors import SpecError, UsageError
 from search.spec import (
+    DATASET_SHAPES,
     PARAMETERS,
     PRUNER_OPTIONS,
+    DatasetName,
     Range,
     StudySpec,
     check_study_name,
@@ -58,11 +61,15 @@ def read(tmp_path, monkeypatch):
     return read
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_shipped_studies_load_by_name_and_by_path(name):
+@pytest.mark.parametrize(
+    ("name", "data", "model", "trials", "epochs"),
+    [("digits", "digits", "mlp", 64, 30), ("mnist", "mnist", "mlp", 64, 30), ("mnist-cnn", "mnist", "cnn", 32, 20)],
+)
+def test_shipped_studies_load_by_name_and_by_path(name, data, model, trials, epochs):
     spec = load_spec(name)
     assert spec == load_spec(str(shipped_studies()[name]))
-    assert (spec.name, spec.data.name, spec.search.trials, spec.training.max_epochs) == (name, name, 64, 30)
+    assert (spec.name, spec.data.name, spec.model.name) == (name, data, model)
+    assert (spec.search.trials, spec.training.max_epochs) == (trials, epochs)
 
 
 def test_every_shipped_study_is_named_after_its_file():
@@ -76,6 +83,23 @@ def test_digits_searches_each_layer_by_itself():
     assert list(spec.searched()) == searched
     assert spec.searched()["dropout_1"] == Range(low=0.0, high=0.6)
     assert spec.searched()["patience"] == Range(low=2, high=10, integer=True)
+
+
+def test_a_convolution_is_a_hidden_layer_with_dropout_of_its_own(read):
+    spec = read(model__name='"cnn"', model__channels="[3, 5]", space__dropout_2="0.2")
+    assert (spec.model.channels, spec.model.hidden, spec.model.layers) == ((3, 5), (8, 4), 4)
+    assert list(spec.searched()) == ["dropout_0", "dropout_1", "dropout_3"]
+    assert spec.parameters()["dropout_2"] == 0.2
+    assert set(json.loads(spec.to_json())["model"]) == {"name", "channels", "hidden"}
+
+
+def test_channels_are_no_part_of_a_model_that_has_none(read):
+    assert json.loads(read().to_json())["model"] == {"name": "mlp", "hidden": [8, 4]}
+    assert read().model.layers == 2
+
+
+def test_a_convolutional_network_has_default_channels(read):
+    assert read(model__name='"cnn"').model.channels == (32, 64)
 
 
 def test_defaults(read):
@@ -180,6 +204,10 @@ BAD = [
     ({"space__patience": "5.0"}, ["space.patience = 5.0: must be a whole number"]),
     ({"space__patience": "{ low = 2, high = 9.5 }"}, ["space.patience.high = 9.5: must be a whole number"]),
     ({"space__dropout_7": "0.1"}, ["space.dropout_7 has no layer", "dropout_0, dropout_1"]),
+    (
+        {"model__name": '"cnn"', "model__channels": "[2]", "space__dropout_3": "0.1"},
+        ["space.dropout_3 has no layer", "dropout_0, dropout_1, dropout_2"],
+    ),
     ({"space__dropout_01": "0.1"}, ['space.dropout_01 is not a field; did you mean "dropout_']),
     ({"space__droput": "0.1"}, ['space.droput is not a field; did you mean "dropout"?']),
     ({"space__zzz": "0.1"}, ["space.zzz is not a field; known are learning_rate, input_dropout"]),
@@ -191,7 +219,24 @@ BAD = [
     ({"data__validation": "1"}, ["data.validation = 1: must be below 1"]),
     ({"data__validation": "0.0"}, ["data.validation = 0.0: must be above 0"]),
     ({"data__validation": '"0.2"'}, ['data.validation = "0.2": must be a finite number']),
-    ({"model__name": '"mpl"'}, ['model.name = "mpl": must be one of mlp; did you mean "mlp"?']),
+    ({"model__name": '"mpl"'}, ['model.name = "mpl": must be one of mlp, cnn; did you mean "mlp"?']),
+    ({"model__name": '"cnm"'}, ['model.name = "cnm": must be one of mlp, cnn; did you mean "cnn"?']),
+    (
+        {"model__channels": "[16, 32]"},
+        ['model.channels = [16, 32]: has no effect with name = "mlp", only with cnn; remove it'],
+    ),
+    ({"model__channel": "[16]"}, ['model.channel is not a field; did you mean "channels"?']),
+    ({"model__name": '"cnn"', "model__channels": "[]"}, ["model.channels = []: must have at least one entry"]),
+    ({"model__name": '"cnn"', "model__channels": "[0]"}, ["model.channels[0] = 0: must be at least 1"]),
+    ({"model__name": '"cnn"', "model__hidden": "[]"}, ["model.hidden = []: must have at least one entry"]),
+    (
+        {"model__name": '"cnn"', "model__channels": "[4, 4, 4, 4]"},
+        ["model.channels = [4, 4, 4, 4]: must have at most 3 entries: each halves", "8 x 8 in digits"],
+    ),
+    (
+        {"model__name": '"cnn"', "model__channels": "[4, 4, 4, 4, 4]", "data__name": '"mnist"'},
+        ["model.channels = [4, 4, 4, 4, 4]: must have at most 4 entries: each halves", "28 x 28 in mnist"],
+    ),
     ({"model__hidden": None}, ["model.hidden is missing; add it to [model]"]),
     ({"model__hidden": "[]"}, ["model.hidden = []: must have at least one entry"]),
     ({"model__hidden": "64"}, ["model.hidden = 64: must be a list"]),
@@ -314,7 +359,7 @@ def test_a_folder_is_not_a_study_file(tmp_path):
 
 @pytest.mark.parametrize("study", ["nowhere.toml", "no/where", "pyproject.toml/x"])
 def test_a_path_that_is_not_there(study):
-    with pytest.raises(UsageError, match=f"{study}: there is no such file; .* digits, mnist"):
+    with pytest.raises(UsageError, match=f"{study}: there is no such file; .* digits, mnist, mnist-cnn"):
         load_spec(study)
 
 
@@ -323,7 +368,7 @@ def test_an_unknown_study_is_answered_with_those_there_are(study, hint):
     with pytest.raises(UsageError) as caught:
         load_spec(study)
     assert f'there is no study "{study}"{hint}\n' in str(caught.value)
-    assert "Shipped studies are digits, mnist" in str(caught.value)
+    assert "Shipped studies are digits, mnist, mnist-cnn; " in str(caught.value)
 
 
 def test_a_study_loads_from_any_folder_under_any_file_name(tmp_path, monkeypatch):
@@ -334,7 +379,7 @@ def test_a_study_loads_from_any_folder_under_any_file_name(tmp_path, monkeypatch
     assert load_spec("digits").data.name == "digits"
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "mnist-cnn"])
 def test_json_round_trip_is_exact(name):
     spec = load_spec(name)
     again = StudySpec.from_json(spec.to_json())
@@ -375,6 +420,10 @@ def test_what_may_change_on_resume_makes_no_difference(read):
         ({"space__dropout_1": "0.2"}, ["space.dropout_1: stored nothing, given 0.2"]),
         ({"space__l1": "{ low = 0, high = 1 }"}, ["space.l1: stored 0.0, given {low = 0.0, high = 1.0, log = false}"]),
         ({"model__hidden": "[8, 8]"}, ["model.hidden: stored [8, 4], given [8, 8]"]),
+        (
+            {"model__name": '"cnn"', "model__channels": "[4]"},
+            ['model.name: stored "mlp", given "cnn"', "model.channels: stored nothing, given [4]"],
+        ),
         (
             {"search__seed": "7", "data__name": '"mnist"'},
             ['data.name: stored "digits", given "mnist"', "search.seed: stored 0, given 7"],
@@ -453,6 +502,10 @@ def test_a_spec_is_frozen():
     spec = load_spec("digits")
     with pytest.raises(ValueError, match="frozen"):
         spec.search.trials = 3
+
+
+def test_every_data_set_has_a_shape():
+    assert set(DATASET_SHAPES) == set(get_args(DatasetName))
 
 
 def test_every_default_and_textbook_value_is_one_that_may_be_written():

@@ -1,6 +1,8 @@
 """A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion."""
 
 from search.spec.sections import (
+    DATASET_SHAPES,
+    MODEL_OPTIONS,
     OPTIMIZER_OPTIONS,
     PRUNER_OPTIONS,
     DatasetName,
@@ -19,6 +21,8 @@ from search.spec.space import PARAMETERS, Parameter, Range, Setting, SpaceSpec, 
 from search.spec.spec import StudySpec, check_study_name, load_spec, shipped_studies, spec_differences
 
 __all__ = [
+    "DATASET_SHAPES",
+    "MODEL_OPTIONS",
     "OPTIMIZER_OPTIONS",
     "PARAMETERS",
     "PRUNER_OPTIONS",

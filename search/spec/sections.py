@@ -21,11 +21,17 @@ from search.spec.problems import bad_value
 from search.spec.space import MAX_EPOCHS
 
 DatasetName = Literal["digits", "mnist"]
-ModelName = Literal["mlp"]
+ModelName = Literal["mlp", "cnn"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 L1Mode = Literal["proximal", "penalty"]
 SamplerName = Literal["tpe", "random", "qmc", "gp"]
 PrunerName = Literal["halving", "median", "percentile", "hyperband", "none"]
+
+DATASET_SHAPES: Mapping[str, tuple[int, ...]] = {"digits": (8, 8), "mnist": (28, 28)}
+"""Shape of one example of each data set: images as height and width, with the number of colours in front."""
+
+MODEL_OPTIONS: Mapping[str, tuple[str, ...]] = {"mlp": (), "cnn": ("channels",)}
+"""Which fields of [model] only some models read."""
 
 OPTIMIZER_OPTIONS: Mapping[str, tuple[str, ...]] = {"adam": (), "adamw": (), "sgd": ("momentum",)}
 """Which fields of [training] only some optimizers read."""
@@ -41,6 +47,11 @@ PRUNER_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 MAX_SIZE = 2**20
 """Limit of layers and batches: more is a slip of the pen, and would only end as an out-of-memory error much later."""
+
+Widths = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=MAX_SIZE)], ...], Field(strict=False, min_length=1, max_length=100)
+]
+"""The widths of layers, one after the other."""
 
 
 class Section(BaseModel):
@@ -82,13 +93,26 @@ class DataSpec(Section):
     )
 
 
-class ModelSpec(Section):
+class ModelSpec(_ChoiceSection):
     """[model]: the network, the same for all trials."""
 
-    name: ModelName = Field(default="mlp", description="The kind of network.")
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_SIZE)], ...], Field(strict=False)] = Field(
-        min_length=1, max_length=100, description="Units of each hidden layer."
+    _choice = "name"
+    _options = MODEL_OPTIONS
+
+    name: ModelName = Field(
+        default="mlp", description="`mlp` is a multilayer perceptron, `cnn` a convolutional network for images."
     )
+    channels: Widths = Field(
+        default=(32, 64),
+        description="Channels of each convolution of `cnn`: 3x3, ReLU, and pooling that halves height and width.",
+    )
+    hidden: Widths = Field(description="Units of each hidden layer; those of `cnn` follow its convolutions.")
+
+    @property
+    def layers(self) -> int:
+        """How many hidden layers there are, convolutions included: each has a dropout rate of its own."""
+        convolutions = len(self.channels) if self.name == "cnn" else 0
+        return convolutions + len(self.hidden)
 
 
 class TrainingSpec(_ChoiceSection):

@@ -169,7 +169,7 @@ def _name_refusal(name: str, layers: int | None) -> str | None:
     if name in PARAMETERS or name in each or (layer is not None and layers is None):
         return None
     if layer is not None:
-        return f"has no layer to speak for; model.hidden gives only {', '.join(each)}"
+        return f"has no layer to speak for; the model gives only {', '.join(each)}"
     return not_a_field(name, [*PARAMETERS, *each])
 
 

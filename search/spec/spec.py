@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
-from search.spec.problems import as_lines, as_toml, bad_value
+from search.spec.problems import Findings, as_lines, as_toml, bad_value
 from search.spec.sections import (
+    DATASET_SHAPES,
     OPTIMIZER_OPTIONS,
     DataSpec,
     ModelSpec,
@@ -54,15 +55,23 @@ class StudySpec(Section):
             raise bad_value(refusal)
         return name
 
+    @field_validator("model")
+    @classmethod
+    def _model_fits_the_data(cls, model: ModelSpec, info: ValidationInfo) -> ModelSpec:
+        data = info.data.get("data")  # absent when it is invalid itself
+        if data is not None and model.name == "cnn":
+            _check_channels(model, data.name)
+        return model
+
     @field_validator("space", mode="before")
     @classmethod
     def _space_is_valid(cls, given: object, info: ValidationInfo) -> dict[str, Setting]:
         model = info.data.get("model")  # absent when it is invalid itself
-        return read_space(given, len(model.hidden) if model else None)
+        return read_space(given, model.layers if model else None)
 
     def parameters(self) -> dict[str, Setting]:
         """Return every parameter's setting, each hidden layer's dropout by itself, always in the same order."""
-        return self.space.per_layer(len(self.model.hidden))
+        return self.space.per_layer(self.model.layers)
 
     def searched(self) -> dict[str, Range]:
         """Return the parameters that have a range; at least one."""
@@ -146,7 +155,7 @@ def shipped_studies() -> dict[str, Path]:
     # A wheel carries them inside the package; in a checkout they stand beside it.
     folders = (package / "studies", package.parent / "studies")
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def load_spec(study: str) -> StudySpec:
@@ -191,6 +200,17 @@ def _validated(given: object, source: str, error: type[RegsearchError] = SpecErr
         return StudySpec.model_validate(given)
     except ValidationError as invalid:
         raise error("\n".join(f"{source}{line}" for line in as_lines(invalid, StudySpec))) from None
+
+
+def _check_channels(model: ModelSpec, data: str) -> None:
+    """Refuse more convolutions than the images of a data set can be halved. Raises as validators may."""
+    height, width = DATASET_SHAPES[data][-2:]
+    most = min(height, width).bit_length() - 1
+    findings = Findings()
+    if len(model.channels) > most:
+        text = f"must have at most {most} entries: each halves the images, which are {height} x {width} in {data}"
+        findings.add(bad_value(text), ("channels",), model.channels)
+    findings.raise_any()
 
 
 def _name_refusal(name: str) -> str | None:
