@@ -54,16 +54,19 @@ class Duration(click.ParamType[float]):
 
 
 class CountOrAuto(click.ParamType[int | None]):
-    """A number above zero, or `auto` (None)."""
+    """A number, or `auto` (None)."""
 
     name = "N|auto"
+
+    def __init__(self, fewest: int = 1) -> None:
+        self._fewest = fewest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """Return the number, or None for `auto`."""
         if value in (None, "auto"):
             return None
-        if not re.fullmatch(r"\d{1,6}", str(value)) or int(value) < 1:
-            self.fail(f"{value!r} is neither a number from 1 to 999999 nor auto", param, ctx)
+        if not re.fullmatch(r"\d{1,6}", str(value)) or int(value) < self._fewest:
+            self.fail(f"{value!r} is neither a number from {self._fewest} to 999999 nor auto", param, ctx)
         return int(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ import click
 from search import __version__
 from search.arguments import CountOrAuto, Duration, Folder, SpecChoice, option, place
 from search.errors import RegsearchError
+
+_STARTED = time.monotonic()
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +61,7 @@ def main() -> None:
 @option("--pruner", type=SpecChoice("PrunerName"), help="When to give up on a trial that does worse than others.")
 @option("--optimizer", type=SpecChoice("OptimizerName"), help="How the models are trained.")
 @option("--population", type=CountOrAuto(), default="auto", help="Trials that train at once in each trainer.")
-@option("--workers", type=click.IntRange(min=1), default=1, help="Trainers; several have a process and a core each.")
+@option("--workers", type=CountOrAuto(fewest=0), default="auto", help="Trainers, each a process; 0: in this one.")
 @option("--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps.")
 @option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="What training computes in.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
@@ -76,7 +79,7 @@ def start(timeout: float | None, **given: Any) -> None:
 
     spec, options = _read(given)
     _say(f"Study {options.name}: {spec.search.trials} trials of at most {spec.training.max_epochs} epochs")
-    session = Session(spec, options)
+    session = Session(spec, options, _STARTED)
     session.prepare()
     _say(session.choices)
     _search(session, timeout)
@@ -128,6 +131,7 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
 
 
 def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
+    from search.crew import Wishes
     from search.places import default_data_dir
     from search.session import Options
     from search.spec import check_study_name, load_spec
@@ -135,7 +139,9 @@ def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
     overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
     spec = load_spec(given.pop("study")).with_overrides(**overrides)
     name = check_study_name(given.pop("name") or spec.name)
-    return spec, Options(name=name, data_dir=given.pop("data_dir") or default_data_dir(), **given)
+    of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "population", "workers")}
+    trainers = Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)
+    return spec, Options(name=name, trainers=trainers, **given)
 
 
 def _search(session: Any, timeout: float | None) -> None:

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from search.records import Assignment, Score, TrialRecord
-from search.trainers import LocalTrainer, TrainerSetup
+from search.records import Assignment, Score, Summary, TrialRecord
+from search.trainers import Trainer
+from search.weights import WeightStore
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from search.training.data import Split
+Which = Literal["best", "baseline"]
 
 
-def score_on_test(setup: TrainerSetup, record: TrialRecord, weights: dict[str, Tensor], test: Split) -> Score:
-    """Return a trial's accuracy and mean loss (nats) on the test data, with the weights of its best epoch."""
-    from search.training.models import model_factory
-    from search.training.population import score
+def due_tests(summary: Summary) -> dict[Which, TrialRecord]:
+    """Return the trials whose test score is wanted and not there yet: the best and the baseline, once for each."""
+    wanted: dict[Which, TrialRecord | None] = {"best": summary.best, "baseline": summary.baseline}
+    return {
+        which: record
+        for which, record in wanted.items()
+        if record is not None and (which not in summary.test or summary.test[which].trial != record.number)
+    }
 
-    model = model_factory(setup.model, setup.data.inputs, setup.data.classes)()
-    accuracy, loss = score(model, weights, test)
-    return Score(record.number, accuracy, loss)
 
+def score_on_test(trainer: Trainer, record: TrialRecord, weights: WeightStore) -> Score:
+    """Return a trial's accuracy and mean loss (nats) on the test data, with the weights of its best epoch.
 
-def retrain(setup: TrainerSetup, record: TrialRecord) -> dict[str, Tensor]:
-    """Train a trial once more and return the weights of its best epoch, where they are not at hand.
-
-    A trial depends on the study's seed and its number alone, so they are the same to rounding where the search trained
-    in float32, and near to them where it trained in bfloat16.
+    Where they are not at hand the trial is trained once more. It depends on the study's seed and its number alone, so
+    they are the same to rounding where the search trained in float32, and near to them where it trained in bfloat16.
     """
-    assert record.best is not None
-    trainer = LocalTrainer(replace(setup, slots=1, engine="looped", precision="fp32"))
-    first = record.number if record.retry_of is None else record.retry_of
-    trainer.begin([Assignment(record.number, first, record.params)], [])
-    for _ in range(record.best.epoch):
-        trainer.collect()
-        trainer.begin([], [])
-    return trainer.best_weights(record.number)
+    kept = weights.load(record.number)
+    if kept is None:
+        assert record.best is not None
+        first = record.number if record.retry_of is None else record.retry_of
+        kept = trainer.retrain(Assignment(record.number, first, record.params), record.best.epoch)
+        weights.save(record.number, kept)
+    return Score(record.number, *trainer.test(kept))

@@ -100,6 +100,24 @@ _STATES = {
 
 
 @dataclass(frozen=True)
+class TimeSpent:
+    """Where a search's time went, in seconds."""
+
+    trainers: int
+    start_up: float
+    """From the program's start to the first training step."""
+    training: float
+    """Mean over trainers, as are the next two: together all the time from a trainer's first step to the end."""
+    evaluation: float
+    waiting: float
+    """Neither: for configurations, for decisions, for other trainers to end."""
+    asking: float
+    """The storage thread's, beside training: sampling configurations."""
+    recording: float
+    """The storage thread's, beside training: writing down what happened."""
+
+
+@dataclass(frozen=True)
 class Score:
     """A configuration's result on the test data."""
 
@@ -122,3 +140,5 @@ class Summary:
     """By `best` and `baseline`; empty until the search has ended."""
     trial_epochs: int = 0
     wall_seconds: float = 0.0
+    time: TimeSpent | None = None
+    """Of the last run that trained anything."""

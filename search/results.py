@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from search.records import Summary, TrialRecord
@@ -18,6 +19,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "test": {which: {"accuracy": score.accuracy, "loss": score.loss} for which, score in summary.test.items()},
         "trial_epochs": summary.trial_epochs,
         "wall_seconds": round(summary.wall_seconds, 3),
+        "time": None if summary.time is None else asdict(summary.time),
     }
 
 

@@ -8,18 +8,20 @@ samples, prunes and ends the same.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from math import isfinite
 from typing import Any, Protocol, TypeVar
 
 from search.errors import TrainerError
 from search.pruning import Pruner
-from search.records import Assignment, EpochResult, Reason, Role, TrialRecord
+from search.records import Assignment, EpochResult, Reason, Role, TimeSpent, TrialRecord
 from search.stopping import StopRequest
 from search.study import Study
 from search.trainers import Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
@@ -28,6 +30,19 @@ from search.weights import WeightStore
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
 _T = TypeVar("_T")
+
+
+class Crew(Protocol):
+    """Whoever starts trainers."""
+
+    @property
+    def trainers(self) -> Sequence[Trainer]:
+        """All of them."""
+        ...
+
+    def replace(self, index: int) -> Trainer:
+        """End a trainer and return another in its place. Raises TrainerLost."""
+        ...
 
 
 class Watcher(Protocol):
@@ -72,16 +87,29 @@ class _Running:
 class _Post:
     """A trainer with what runs on it and what has been asked for it."""
 
+    place: int
+    """Of the trainer in the crew."""
     trainer: Trainer
     running: dict[int, _Running] = field(default_factory=dict)
     asked: deque[Future[Assignment]] = field(default_factory=deque)
     to_free: list[int] = field(default_factory=list)
     waiting: bool = False
     """Whether an epoch is under way."""
+    first_step: float | None = None
+    """When its trainer began its first epoch, by the monotonic clock."""
+    training: float = 0.0
+    evaluation: float = 0.0
 
     @property
     def room(self) -> int:
         return self.trainer.slots - len(self.running) - len(self.asked)
+
+    def take_time(self, report: Report) -> None:
+        """Add what an epoch took that has just been reported."""
+        if self.first_step is None:
+            self.first_step = time.monotonic() - report.training - report.evaluation
+        self.training += report.training
+        self.evaluation += report.evaluation
 
 
 class Desk:
@@ -90,13 +118,22 @@ class Desk:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
         self._pending: deque[Future[Any]] = deque()
+        self.seconds = {"asking": 0.0, "recording": 0.0}
+        """What the thread has been busy with, by purpose."""
 
-    def submit(self, work: Callable[..., _T], *args: Any) -> Future[_T]:
+    def submit(self, purpose: str, work: Callable[..., _T], *args: Any) -> Future[_T]:
         """Queue some work; its failure is raised here or by a later call."""
         self.check()
-        future = self._executor.submit(work, *args)
+        future = self._executor.submit(self._timed, purpose, partial(work, *args))
         self._pending.append(future)
         return future
+
+    def _timed(self, purpose: str, work: Callable[[], _T]) -> _T:
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.seconds[purpose] += time.perf_counter() - start
 
     def check(self) -> None:
         """Raise what went wrong in work that is done."""
@@ -119,37 +156,43 @@ class Runner:
     def __init__(
         self,
         study: Study,
-        make_trainer: Callable[[], Trainer],
-        workers: int,
+        crew: Crew,
         pruner: Pruner,
         weights: WeightStore,
         watcher: Watcher,
         stop: StopRequest,
         trials: int,
+        started: float | None = None,
     ) -> None:
-        """`trials` is the total that the study shall have in the end, earlier ones included."""
-        self._study, self._make_trainer, self._pruner = study, make_trainer, pruner
+        """`trials` is the total that the study shall have in the end, earlier ones included.
+
+        `started` is when the program was, by the monotonic clock.
+        """
+        self._study, self._crew, self._pruner = study, crew, pruner
         self._weights, self._watcher, self._stop = weights, watcher, stop
         self._max_epochs = study.spec.training.max_epochs
         self._left = trials - study.spent()
-        self._workers = min(workers, max(1, self._left))
-        self._posts: list[_Post] = []
+        self._posts = [_Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
+        self._started = time.monotonic() if started is None else started
         self._attempts: Counter[int] = Counter()
         self._deaths_in_a_row = 0
         self._recorded: deque[Future[TrialRecord]] = deque()
         self._desk = Desk()
+        self.time_spent = TimeSpent(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        """Where the time went, once `run` has returned."""
         for record in study.records():
             self._tell_pruner(record)
 
     def run(self) -> None:
-        """Search until the budget is used up or a stop is requested; then nothing is left running.
+        """Search until the budget is used up or a stop is requested; then no trial is left running.
+
+        Trainers that are in the middle of something are ended; the others are free for whoever made them.
 
         Raises TrainerError when trainers keep dying, StorageError when results cannot be stored.
         """
         try:
-            for _ in range(self._workers if self._left > 0 else 0):
-                self._posts.append(_Post(self._start_trainer()))
             self._search()
+            self.time_spent = self._where_time_went()
         except BaseException:
             # The first error is the one to show; what cannot be put back now is found by the next start.
             with suppress(Exception):
@@ -170,12 +213,6 @@ class Runner:
             for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
                 self._collect(busy[id(trainer)])
             self._announce()
-
-    def _start_trainer(self) -> Trainer:
-        try:
-            return self._make_trainer()
-        except TrainerLost as error:
-            raise TrainerError(f"a trainer could not be started: {error}") from error
 
     def _begin(self, post: _Post) -> None:
         """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
@@ -199,13 +236,14 @@ class Runner:
 
     def _ask_ahead(self, post: _Post, arriving: int) -> None:
         for _ in range(min(self._left, post.room - arriving)):
-            post.asked.append(self._desk.submit(self._study.ask))
+            post.asked.append(self._desk.submit("asking", self._study.ask))
             self._left -= 1
 
     def _collect(self, post: _Post) -> None:
         try:
             report = post.trainer.collect()
             post.waiting = False
+            post.take_time(report)
             self._deaths_in_a_row = 0
             for number, message in report.failed.items():
                 self._end(post.running.pop(number), Reason.ERROR, message)
@@ -220,7 +258,7 @@ class Runner:
     def _decide(self, post: _Post, report: Report) -> None:
         for number, result in report.results.items():
             post.running[number].epochs.append(result)
-            self._desk.submit(self._study.report, number, result)
+        self._desk.submit("recording", self._study.report, report.results)
         pruned = self._prune(post)
         for number in report.results:
             reason = self._reason(post.running[number], number in pruned)
@@ -258,12 +296,28 @@ class Runner:
         run = post.running[number]
         if reason in (Reason.COMPLETED, Reason.EARLY_STOPPED) and self._weights.wanted(run.assignment, min(run.losses)):
             weights = post.trainer.best_weights(number)
-            self._desk.submit(self._weights.save, number, weights)
+            self._desk.submit("recording", self._weights.save, number, weights)
 
     def _end(self, run: _Running, reason: Reason, error: str | None = None) -> None:
         number = run.assignment.number
         self._tell_pruner(run.record(reason, error))
-        self._recorded.append(self._desk.submit(self._study.finish, number, reason, run.epochs, error))
+        self._recorded.append(self._desk.submit("recording", self._study.finish, number, reason, run.epochs, error))
+
+    def _where_time_went(self) -> TimeSpent:
+        now = time.monotonic()
+        posts = [(now - post.first_step, post) for post in self._posts if post.first_step is not None]
+        count = max(1, len(posts))
+        training, evaluation = (sum(getattr(p, part) for _, p in posts) / count for part in ("training", "evaluation"))
+        working = sum(seconds for seconds, _ in posts) / count
+        return TimeSpent(
+            trainers=len(posts),
+            start_up=now - self._started - max((seconds for seconds, _ in posts), default=0.0),
+            training=training,
+            evaluation=evaluation,
+            waiting=working - training - evaluation,
+            asking=self._desk.seconds["asking"],
+            recording=self._desk.seconds["recording"],
+        )
 
     def _announce(self) -> None:
         """Tell the watcher of the trials whose end is in the storage by now."""
@@ -272,9 +326,9 @@ class Runner:
 
     def _replace(self, post: _Post, error: TrainerLost) -> None:
         """Put a dead trainer's trials back into the queue and start another in its place."""
-        post.trainer.close()
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= _ATTEMPTS:
+            post.trainer.close()
             raise TrainerError(f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
         for run in post.running.values():
             self._try_again(run, str(error))
@@ -282,7 +336,10 @@ class Runner:
         post.to_free.clear()
         post.waiting = False
         self._watcher.message(f"A trainer failed and is replaced; its trials are back in the queue: {error}")
-        post.trainer = self._start_trainer()
+        try:
+            post.trainer = self._crew.replace(post.place)
+        except TrainerLost as lost:
+            raise TrainerError(f"a trainer could not be started: {lost}") from lost
 
     def _try_again(self, run: _Running, message: str) -> None:
         self._attempts[run.assignment.seed] += 1
@@ -295,7 +352,8 @@ class Runner:
     def _leave(self) -> None:
         """End the trainers and put every unfinished trial back into the queue."""
         for post in self._posts:
-            post.trainer.close()
+            if post.waiting:  # for an epoch that nobody wants any more
+                post.trainer.close()
             asked = [_Running(future.result()) for future in post.asked]
             for run in [*post.running.values(), *asked]:
                 self._end(run, Reason.INTERRUPTED)

@@ -10,24 +10,26 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from search.errors import DataError
+from search.crew import Crew, Wishes
+from search.errors import DataError, TrainerError
 from search.places import made_home
-from search.records import Assignment, Summary, TrialRecord
+from search.records import Summary, TrialRecord
 from search.results import best_toml, headline_metrics
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+from search.trainers import TrainerLost
 
 if TYPE_CHECKING:
+    from search.records import Assignment
     from search.runner import Watcher
-    from search.trainers import Report, Trainer, TrainerSetup
+    from search.trainers import Report
     from search.weights import WeightStore
 
-_MOST_SLOTS = 32
 _TRACKING_PATIENCE = 30.0
 _INTERRUPTED_TRACKING_PATIENCE = 5.0
 
@@ -38,15 +40,9 @@ class Options:
 
     name: str
     home: Path
+    trainers: Wishes
     storage: str | None = None
     tracking_uri: str | None = None
-    data_dir: Path = Path()
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "auto"
-    population: int | None = None
-    """Slots of each trainer; None for automatic."""
-    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,34 +58,38 @@ class Ending:
 class Session:
     """A search being run. `prepare` refuses what cannot work; `run` searches, scores and tidies up."""
 
-    def __init__(self, spec: StudySpec, options: Options) -> None:
+    def __init__(self, spec: StudySpec, options: Options, started: float | None = None) -> None:
+        """`started` is when the program was, by the monotonic clock."""
         self.spec, self.options = spec, options
+        self._stop: Callable[[], bool] = lambda: False
+        self._started = time.monotonic() if started is None else started
 
     def prepare(self) -> None:
         """Check device and data, then open the study. Nothing is written before all of that is known to work."""
-        from search.study import Study, open_storage
-        from search.trainers import pick_device
-        from search.training.data import load_data
+        self._crew = Crew(self.spec, self.options.trainers, lambda: self._stop())
+        try:
+            self._crew.start()
+            # While the trainers' processes import torch and load the data, this one imports what it needs itself.
+            from search.study import Study, open_storage
 
-        options = self.options
-        self._device = pick_device(options.device)
-        self._data = load_data(self.spec.data, options.data_dir, self.spec.search.seed)
-        with made_home(options.home):
-            storage = open_storage(options.storage, options.home)
-            self._study = Study.open(options.name, self.spec, storage, options.home)
-        self._check_fingerprint()
-
-    @property
-    def _slots(self) -> int:
-        """Slots of each trainer."""
-        trials = self.spec.search.trials
-        return min(trials, self.options.population or automatic_population(trials, self.options.workers))
+            fingerprints = {trainer.fingerprint() for trainer in self._crew.trainers}
+            with made_home(self.options.home):
+                storage = open_storage(self.options.storage, self.options.home)
+                self._study = Study.open(self.options.name, self.spec, storage, self.options.home)
+            self._check_fingerprints(fingerprints)
+        except TrainerLost as error:
+            self._crew.close()
+            raise TrainerError(f"a trainer could not be started: {error}") from error
+        except BaseException:
+            self._crew.close()
+            raise
 
     @property
     def choices(self) -> str:
         """What was chosen, in a line."""
-        trainers = "1 trainer" if self.options.workers == 1 else f"{self.options.workers} trainers"
-        line = f"On {self._device}, {trainers} of {self._slots} slots; everything goes to {self.options.home}"
+        crew = self._crew
+        trainers = "1 trainer" if len(crew.trainers) == 1 else f"{len(crew.trainers)} trainers"
+        line = f"On {', '.join(crew.devices)}, {trainers} of {crew.slots} slots; everything goes to {self.options.home}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
         return line
@@ -111,7 +111,7 @@ class Session:
 
     def run(self, watcher: Watcher, stop: StopRequest) -> Ending:
         """Search until the budget is used up or the user stops it; then score, record, and return how it stands."""
-        start = time.monotonic()
+        start, self._stop = time.monotonic(), stop
         study, before = self._study, self._study.summary()
         tracker = self._start_tracker()
         try:
@@ -130,20 +130,22 @@ class Session:
             tracker.abandon()
             raise
         finally:
+            self._crew.close()
             study.close()
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
         outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=cut_short)
         return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None)
 
-    def _check_fingerprint(self) -> None:
+    def _check_fingerprints(self, fingerprints: set[str]) -> None:
         """A study's trials must all have seen the same data."""
         stored = self._study.fact("data_fingerprint")
-        if stored is None:
-            self._study.set_fact("data_fingerprint", self._data.fingerprint)
-        elif stored != self._data.fingerprint:
+        if stored is None and len(fingerprints) == 1:
+            self._study.set_fact("data_fingerprint", *fingerprints)
+        elif {stored} != fingerprints:
             self._study.close()
+            folder = self.options.trainers.data_dir
             raise DataError(
-                f'the data in {self.options.data_dir} is not what study "{self._study.name}" was started with; '
+                f'the data in {folder} is not what study "{self._study.name}" was started with; '
                 "use the same data, or give the study a new name: --name NEW"
             )
 
@@ -153,7 +155,7 @@ class Session:
             name=self._study.name,
             spec_json=spec.to_json(),
             description=spec.description,
-            tags={"regsearch.device": self._device, "regsearch.host": platform.node()},
+            tags={"regsearch.device": ", ".join(self._crew.devices), "regsearch.host": platform.node()},
             params={"data": spec.data.name, "model": spec.model.name, "optimizer": spec.training.optimizer},
             identity=self._identity(),
         )
@@ -179,62 +181,27 @@ class Session:
 
         runner = Runner(
             self._study,
-            lambda: self._make_trainer(stop),
-            self.options.workers,
+            self._crew,
             make_pruner(self.spec, self._study.name),
             weights,
             _TrackedWatcher(watcher, tracker),
             stop,
             self.spec.search.trials,
+            self._started,
         )
         runner.run()
-
-    def _make_trainer(self, stop: Callable[[], bool]) -> Trainer:
-        from search.trainers import LocalTrainer, ProcessTrainer
-
-        if self.options.workers == 1:
-            return LocalTrainer(self._setup(), stop)
-        return ProcessTrainer(self._setup())
-
-    def _setup(self) -> TrainerSetup:
-        from search.trainers import TrainerSetup
-
-        spec, options = self.spec, self.options
-        return TrainerSetup(
-            spec.model,
-            spec.training,
-            self._data,
-            spec.search.seed,
-            self._slots,
-            Assignment(0, 0, spec.textbook()),
-            options.engine,
-            options.precision,
-            self._device,
-            None if options.workers == 1 else 1,
-        )
+        if runner.time_spent.trainers:
+            self._study.set_fact("time", asdict(runner.time_spent))
 
     def _score_test(self, weights: WeightStore) -> None:
         """Read the test data for the best trial and the baseline, once for each."""
-        from search.confirm import retrain, score_on_test
-        from search.training.data import load_test
+        from search.confirm import due_tests, score_on_test
 
-        summary = self._study.summary()
-        finished: tuple[tuple[Literal["best", "baseline"], TrialRecord | None], ...]
-        finished = (("best", summary.best), ("baseline", summary.baseline))
-        due = {
-            which: record
-            for which, record in finished
-            if record is not None and (which not in summary.test or summary.test[which].trial != record.number)
-        }
-        if not due:
-            return
-        test = load_test(self.spec.data, self.options.data_dir)
-        for which, record in due.items():
-            kept = weights.load(record.number)
-            if kept is None:
-                kept = retrain(self._setup(), record)
-                weights.save(record.number, kept)
-            self._study.record_test(which, score_on_test(self._setup(), record, kept, test))
+        for which, record in due_tests(self._study.summary()).items():
+            try:
+                self._study.record_test(which, score_on_test(self._crew.idle(), record, weights))
+            except TrainerLost as error:
+                raise TrainerError(f"the test data could not be scored: {error}") from error
 
     def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
         """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""
@@ -277,11 +244,3 @@ class _TrackedWatcher:
     def message(self, text: str) -> None:
         """Pass on."""
         self._watcher.message(text)
-
-
-def automatic_population(trials: int, workers: int) -> int:
-    """Return how many slots each trainer gets: enough to be efficient, few enough for the sampler to learn from.
-
-    A sampler that is asked for all trials at once has seen nothing; a quarter of them at a time is a fair bargain.
-    """
-    return max(1, min(_MOST_SLOTS, -(-trials // 4)) // workers)

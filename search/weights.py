@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from search.records import Assignment, Role, Summary
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class WeightStore:
@@ -33,24 +29,23 @@ class WeightStore:
         """Return where a trial's weights are, or would be."""
         return self._folder / f"trial-{trial:05d}.safetensors"
 
-    def save(self, trial: int, weights: dict[str, Tensor]) -> None:
+    def save(self, trial: int, weights: bytes) -> None:
         """Write a trial's weights; the file is whole or not there."""
-        from safetensors.torch import save_file
-
         self._folder.mkdir(parents=True, exist_ok=True)
         half = self.path(trial).with_suffix(".part")
-        save_file(weights, half)
+        half.write_bytes(weights)
         os.replace(half, self.path(trial))
 
-    def load(self, trial: int) -> dict[str, Tensor] | None:
+    def load(self, trial: int) -> bytes | None:
         """Return a trial's weights, or None when they are not here or damaged."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, deserialize
 
         try:
-            return load_file(self.path(trial))
+            content = self.path(trial).read_bytes()
+            deserialize(content)  # type: ignore[no-untyped-call]
         except (OSError, SafetensorError):
             return None
+        return content
 
     def tidy(self, summary: Summary) -> None:
         """Remove the files of trials that are no longer the best."""

@@ -13,8 +13,9 @@ import torch
 
 from search.errors import DataError
 from search.spec import DataSpec
-from search.training import data
-from search.training.data import MNIST_FILES, load_data, load_test
+from search.training import files
+from search.training.data import load_data, load_test
+from search.training.files import MNIST_FILES
 
 DIGITS = DataSpec(name="digits")
 MNIST = DataSpec(name="mnist")
@@ -42,7 +43,7 @@ def mnist(tmp_path, monkeypatch) -> Path:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(torch.arange(count) % 10))
     contents = {name: (raw / name).read_bytes() for name in MNIST_FILES}
     expected = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
-    monkeypatch.setattr(data, "MNIST_FILES", expected)
+    monkeypatch.setattr(files, "MNIST_FILES", expected)
     return tmp_path
 
 
@@ -58,7 +59,7 @@ def real_mnist() -> Path:
 def test_digits_are_split_into_training_validation_and_test(tmp_path):
     dataset, test = load_data(DIGITS, tmp_path, 0), load_test(DIGITS, tmp_path)
     assert (len(dataset.train), len(dataset.val), len(test)) == (1248, 250, 299)
-    assert (dataset.classes, dataset.inputs) == (10, 64)
+    assert (dataset.classes, dataset.shape) == (10, (8, 8))
     assert (dataset.train.x.dtype, dataset.train.y.dtype) == (torch.float32, torch.int64)
     assert 0 <= dataset.train.x.min() < dataset.train.x.max() <= 1
     assert set(dataset.val.y.tolist()) == set(range(10))
@@ -101,7 +102,7 @@ def test_mnist_is_read_from_its_files(mnist, no_network):
     dataset, test = load_data(MNIST, mnist, 0), load_test(MNIST, mnist)
     assert (len(dataset.train), len(dataset.val), len(test)) == (50, 10, TEST)
     assert dataset.train.x.shape[1:] == (28, 28)
-    assert dataset.inputs == 784
+    assert dataset.shape == (28, 28)
     assert test.y.tolist() == list(range(10))
     pixel = (mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16]
     assert test.x[0, 0, 0].item() == pytest.approx((pixel / 255 - 0.1307) / 0.3081, rel=1e-5)

@@ -14,7 +14,7 @@ LAYERS = [
     {"cli", "arguments"},
     {"progress", "printing"},
     {"session"},
-    {"runner", "confirm", "results"},
+    {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
     {"stopping", "spec", "places"},
@@ -27,7 +27,7 @@ OWNERS = {
     "mlflow": {"tracking"},
     "click": {"cli", "arguments"},
     "rich": {"cli", "progress", "printing"},
-    "torch": {"training", "trainers", "weights", "confirm"},
+    "torch": {"training", "trainers"},
     "torchvision": {"training"},
     "sklearn": {"training"},
 }
@@ -91,10 +91,11 @@ def test_command_line_starts_without_heavy_libraries():
 
 
 def test_trainer_process_imports_torch_and_nothing_else_heavy():
-    loaded = loaded_after("import search.trainers, search.training.population")
+    loaded = loaded_after("import search.trainers.process, search.training.population")
     assert "torch" in loaded
     assert not loaded & {"optuna", "mlflow", "torchvision", "sklearn", "sqlalchemy", "rich"}
 
 
-def test_search_imports_no_mlflow():
-    assert "mlflow" not in loaded_after("import search.session, search.runner, search.tracking")
+def test_runner_s_process_imports_neither_mlflow_nor_torch():
+    loaded = loaded_after("import search.session, search.runner, search.study, search.tracking, search.confirm")
+    assert not loaded & {"mlflow", "torch"}

@@ -54,6 +54,24 @@ def test_equals_torch_optim_over_50_steps(name, dtype):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("l1_mode", ["proximal", "penalty"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_slot_by_itself_equals_the_same_slot_among_others(name, l1_mode, dtype):
+    """torch's fused kernels for one slot, and our own for several, do the same."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(SHAPE, dtype=dtype), torch.randn(STEPS, *SHAPE, dtype=dtype)
+    spec = TrainingSpec(optimizer=name, l1_mode=l1_mode)
+    together, alone = start.clone(), start.clone()
+    take(make_optimizer(spec, together, WEIGHTS), gradients, l1=1e-2)
+    optimizer = make_optimizer(spec, alone, WEIGHTS)
+    for slot in range(len(alone)):
+        rows = slice(slot, slot + 1)
+        take(optimizer, gradients[:20, rows], l1=1e-2, rows=rows)
+        take(optimizer, gradients[20:, rows], l1=1e-2, rows=rows)
+    torch.testing.assert_close(alone, together, rtol=1e-4 if dtype == torch.float32 else 1e-11, atol=1e-6)
+
+
 def test_slots_count_their_own_steps():
     """A slot that starts later, or anew, is corrected for its own bias."""
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """The headline: a population equals the same trials trained one by one, and equals a plain torch.optim loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ COCKTAILS = [
 
 
 def mlp_factory(data):
-    return model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.inputs, data.classes)
+    return model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.shape, data.classes)
 
 
 def population(data, slots=5, engine="stacked", precision="fp32", **training):
@@ -81,6 +83,33 @@ def test_stacked_population_equals_looped_engine_in_single_precision():
     assert_equal_rows(*rows, tolerance=1e-4)
 
 
+def image_data():
+    """Return clustered images of 8 x 8 pixels."""
+    data = make_data(inputs=64)
+    train, val = (replace(split, x=split.x.unflatten(1, (8, 8))) for split in (data.train, data.val))
+    return replace(data, train=train, val=val)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_stacked_convolutional_networks_equal_looped_ones(double, optimizer):
+    data = image_data()
+    factory = model_factory(ModelSpec(name="cnn", channels=[3, 4], hidden=[5]), data.shape, data.classes)
+    trials = [
+        make_assignment(i, input_dropout=0.1 * i, dropout_0=0.2 * i, dropout_1=0.3, dropout_2=0.1, l1=1e-3 * i)
+        for i in range(3)
+    ]
+    rows = [
+        life(
+            Population(factory, data, make_training(optimizer=optimizer), SEED, 3, Way(engine)),
+            [(0, trials[0]), (0, trials[1]), (1, trials[2])],
+            [(3, 0)],
+        )
+        for engine in ("stacked", "looped")
+    ]
+    assert len(rows[0]) == 3 + 5 + 4
+    assert_equal_rows(*rows, tolerance=1e-9)
+
+
 @pytest.mark.usefixtures("stacked")
 def test_trial_depends_on_its_seed_alone(double):
     """Alone, or in another slot, beside others, and later: the same trial."""
@@ -101,7 +130,7 @@ OPTIMIZERS = {
 def plain_loop(data, assignment, optimizer, epochs):
     """Train one configuration as a textbook would: a module, an optimizer, a loop. Returns validation losses."""
     torch.manual_seed(derive_seed(SEED, assignment.seed, "weights"))
-    model = model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.inputs, data.classes)()
+    model = model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.shape, data.classes)()
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     groups = [
@@ -145,7 +174,7 @@ def test_best_epochs_weights_are_kept_and_give_its_score():
     people.admit(make_assignment(0, learning_rate=0.9))
     losses = [people.train_epoch()[0].val_loss for _ in range(12)]
     assert losses.index(min(losses)) < 11, "the test needs a best epoch that is not the last"
-    model = model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.inputs, data.classes)()
+    model = model_factory(ModelSpec(name="mlp", hidden=[8, 5]), data.shape, data.classes)()
     assert score(model, people.best_weights(0), data.val)[1] == pytest.approx(min(losses), rel=1e-5)
 
 

@@ -309,7 +309,7 @@ def test_the_best_configuration_and_its_weights_are_files(finished):
     spec = load_spec(str(place.folder / "tiny.toml"))
     test = load_test(spec.data, place.folder)
     weights = load_file(folder / "best.safetensors")
-    accuracy, loss = score(model_factory(spec.model, 64, 10)(), weights, test)
+    accuracy, loss = score(model_factory(spec.model, (8, 8), 10)(), weights, test)
     assert place.show()["test"]["best"] == {"accuracy": pytest.approx(accuracy), "loss": pytest.approx(loss)}
 
 
@@ -617,6 +617,7 @@ def start_here(place: Place, **options: str) -> Result:
         "home": str(place.home),
         "engine": "stacked",
         "precision": "fp32",
+        "workers": "0",
     } | options
     return CliRunner().invoke(main, ["start", *(f"--{name}={value}" for name, value in arguments.items())])
 
@@ -680,11 +681,11 @@ def test_a_trainer_that_cannot_be_started_is_told_without_a_traceback(here, monk
     def no_memory(*_: object) -> None:
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr("search.trainers._population", no_memory)
+    monkeypatch.setattr("search.trainers.local.make_population", no_memory)
     result = start_here(here)
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
-    assert "Error: a trainer could not be started: RuntimeError: can't allocate memory" in result.stderr
+    assert "without finishing an epoch: RuntimeError: can't allocate memory" in result.stderr
     assert here.show()["trials"]["running"] == 0
 
 

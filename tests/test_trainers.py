@@ -5,28 +5,43 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import make_assignment, make_data, make_training
 
-from search.errors import DeviceError
-from search.spec import ModelSpec
+from search.errors import DataError, DeviceError
+from search.spec import DataSpec, ModelSpec
 from search.trainers import (
     LocalTrainer,
     ProcessTrainer,
+    StudyData,
     TrainerLost,
     TrainerSetup,
     TrainerStopped,
-    pick_device,
+    cores,
+    pick_devices,
     wait_for_any,
 )
+
+
+@dataclass(frozen=True)
+class Given:
+    """Data that are at hand."""
+
+    def load(self):
+        return make_data()
+
+    def load_test(self):
+        return make_data().val
 
 
 def setup(**changes) -> TrainerSetup:
     values = {
         "model": ModelSpec(name="mlp", hidden=[8, 5]),
         "training": make_training(),
-        "data": make_data(),
+        "data": Given(),
         "seed": 0,
         "slots": 3,
         "probe": make_assignment(0),
@@ -39,7 +54,8 @@ def setup(**changes) -> TrainerSetup:
 
 @pytest.fixture
 def process_trainer():
-    trainer = ProcessTrainer(setup())
+    trainer = ProcessTrainer()
+    trainer.set_up(setup())
     yield trainer
     trainer.close()
 
@@ -56,7 +72,7 @@ def test_process_and_local_trainers_agree(process_trainer):
     local, remote = two_epochs(LocalTrainer(setup())), two_epochs(process_trainer)
     assert [report.results for report in local[:2]] == [report.results for report in remote[:2]]
     assert sorted(local[1].results) == [1, 2]
-    assert all(local[2][name].equal(tensor) for name, tensor in remote[2].items())
+    assert local[2] == remote[2]
 
 
 def test_killed_trainer_is_lost_at_once(process_trainer):
@@ -97,7 +113,9 @@ sys.path.insert(0, {tests!r})
 from test_trainers import setup
 from search.trainers import ProcessTrainer
 if __name__ == "__main__":
-    trainer = ProcessTrainer(setup())
+    trainer = ProcessTrainer()
+    trainer.set_up(setup())
+    trainer.fingerprint()
     print(trainer.process.pid, flush=True)
     time.sleep(60)
 """
@@ -125,6 +143,35 @@ def is_alive(pid: int) -> bool:
 
 def test_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert (pick_device("auto"), pick_device("cpu")) == ("cpu", "cpu")
+    assert (pick_devices("auto"), pick_devices("cpu")) == (["cpu"], ["cpu"])
     with pytest.raises(DeviceError, match="--device cpu"):
-        pick_device("cuda")
+        pick_devices("cuda")
+
+
+def test_each_gpu_is_a_device(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("search.trainers.machine._may_have_gpu", lambda: True)
+    assert pick_devices("auto") == pick_devices("cuda") == ["cuda:0", "cuda:1"]
+
+
+def test_cores_are_those_this_process_may_use():
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+def test_data_are_told_by_their_checksum_and_errors_of_the_user_come_through(process_trainer):
+    assert process_trainer.fingerprint() == LocalTrainer(setup()).fingerprint() == "fingerprint"
+    broken = ProcessTrainer()
+    broken.set_up(setup(data=StudyData(DataSpec(name="digits", validation=0.9999), Path(), 0)))
+    with pytest.raises(DataError, match="leaves 0 training examples"):
+        broken.fingerprint()
+    broken.close()
+
+
+def test_retrained_trial_has_the_weights_of_its_best_epoch_and_scores_alike(process_trainer):
+    _, report, weights = two_epochs(process_trainer)
+    assert report.results[1].epoch == 2
+    again = process_trainer.retrain(make_assignment(1, l1=1e-3), 2)
+    assert process_trainer.test(again) == pytest.approx(process_trainer.test(weights), rel=1e-4)
+    accuracy, loss = process_trainer.test(weights)
+    assert (accuracy, loss) == pytest.approx((report.results[1].val_accuracy, report.results[1].val_loss), rel=1e-4)

@@ -1,6 +1,7 @@
 """How a trainer is to compute, decided by measuring on the real model, data and device: engine, precision, threads."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -18,6 +19,9 @@ Choice = tuple[Way, int]
 _THREADS_HANDICAP = 1.75
 _BF16_HANDICAP = 1.25
 
+# What a first glance puts this many times behind the best is not looked at again.
+_HOPELESS = 1.5
+
 
 def choose(
     population: Population,
@@ -25,39 +29,53 @@ def choose(
     engines: Sequence[str],
     precisions: Sequence[str],
     threads: Sequence[int],
-    seconds: float = 0.15,
+    seconds: float = 0.2,
 ) -> Choice:
     """Return the best of all combinations, with the population and torch set to it.
 
-    The population must be empty and is empty again afterwards. Costs about `seconds` for each combination; with only
-    one there is nothing to measure.
+    The population must be empty and is empty again afterwards. A glance at each costs a few steps; then the promising
+    ones are compared in turns, for `seconds` in all. With only one there is nothing to measure.
     """
     choices = [(Way(*pair), count) for *pair, count in product(engines, precisions, sorted(threads))]
-    costs = _costs(population, probe, choices, seconds) if len(choices) > 1 else {choices[0]: 0.0}
-    best = min(choices, key=lambda choice: costs[choice] * _handicap(choice, min(threads)))
-    _go(population, best)
+    best = choices[0]
+    if len(choices) > 1:
+        probes = [replace(probe, number=-1 - slot) for slot in range(population.slots)]
+        for assignment in probes:
+            population.admit(assignment)
+        best = _fastest(population, choices, seconds)
+        population.free([assignment.number for assignment in probes])
+    population.settle(best[0])
+    torch.set_num_threads(best[1])
     return best
+
+
+def _fastest(population: Population, choices: Sequence[Choice], seconds: float) -> Choice:
+    costs = dict.fromkeys(choices, float("inf"))
+    _measure(population, choices, costs, warm_up=True)
+    best = min(choices, key=costs.__getitem__)
+    promising = [choice for choice in choices if costs[choice] <= _HOPELESS * costs[best]]
+    end = time.perf_counter() + seconds
+    # In turns, and the least of each counts: other programs slow one down as much as the other.
+    while len(promising) > 1 and time.perf_counter() < end:
+        _measure(population, promising, costs)
+    return min(promising, key=costs.__getitem__)
+
+
+def _measure(
+    population: Population, choices: Iterable[Choice], costs: dict[Choice, float], warm_up: bool = False
+) -> None:
+    """Lower the costs of these choices to what some steps take now, with their handicaps."""
+    fewest = min(threads for _, threads in costs)
+    for choice in choices:
+        _go(population, choice)
+        cost = population.step_cost(warm_up=2 if warm_up else 0, steps=3)
+        costs[choice] = min(costs[choice], cost * _handicap(choice, fewest))
 
 
 def _handicap(choice: Choice, fewest_threads: int) -> float:
     way, threads = choice
     of_threads = _THREADS_HANDICAP if threads > fewest_threads else 1.0
     return of_threads * (_BF16_HANDICAP if way.precision == "bf16" else 1.0)
-
-
-def _costs(
-    population: Population, probe: Assignment, choices: Sequence[Choice], seconds: float
-) -> Mapping[Choice, float]:
-    """Return seconds per slot and step of each choice, all slots occupied."""
-    probes = [replace(probe, number=-1 - slot) for slot in range(population.slots)]
-    for assignment in probes:
-        population.admit(assignment)
-    costs = {}
-    for choice in choices:
-        _go(population, choice)
-        costs[choice] = population.step_cost(seconds)
-    population.free([assignment.number for assignment in probes])
-    return costs
 
 
 def _go(population: Population, choice: Choice) -> None:

@@ -6,6 +6,9 @@ equals torch.optim's single-tensor arithmetic to rounding. Steps are counted per
 
 What a step multiplies with is worked out for a whole epoch at once (`begin`): as single numbers, one step at a time,
 it would cost as much as the update of a small model.
+
+One slot by itself on a processor, as the looped engine has it, is updated by torch's own fused kernels: they go over
+the memory once, which for a large model is twice as fast.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +24,22 @@ from torch import Tensor
 from search.spec import TrainingSpec
 from search.training.regularizers import soft_threshold_
 
-Coefficients = Mapping[str, Tensor]
-"""What one step multiplies with, by name, each [slots, 1]."""
+
+@dataclass(frozen=True)
+class Alone:
+    """What one step of a single slot takes, for a fused kernel."""
+
+    learning_rate: float
+    weight_decay: float
+    l1: float
+    count: Tensor
+    """How many steps the slot has taken with this one, float32 []."""
+
+
+Table = Mapping[str, Tensor]
+"""What one step of several slots multiplies with, by name, each [slots, 1]."""
+
+Coefficients = Table | Alone
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,8 @@ class Optimizer(ABC):
     """
 
     moments = 0
+    _kernel: str
+    """Name of torch's fused kernel, the one that torch.optim calls with `fused=True`."""
 
     def __init__(self, parameters: Tensor, weights: int, l1_mode: str) -> None:
         """`parameters` [slots, n] is updated in place; the first `weights` columns are decayed and thresholded."""
@@ -66,6 +86,9 @@ class Optimizer(ABC):
         """Return what the next `steps` steps of some slots multiply with, one after the other; all must be taken."""
         counts = self.steps[rows] + torch.arange(1, steps + 1, device=self.steps.device).view(-1, 1, 1)
         self.steps[rows] += steps
+        if self._fused() is not None and counts[0].numel() == 1 and counts.device.type == "cpu":
+            rate, decay, l1 = (float(tensor) for tensor in vars(strengths).values())
+            return [Alone(rate, decay, l1, count) for count in counts.float().flatten()]
         table = self._table(counts, strengths)
         if self._l1_mode == "proximal":
             table["threshold"] = strengths.learning_rate * strengths.l1
@@ -78,6 +101,9 @@ class Optimizer(ABC):
 
     def step(self, rows: slice, gradients: Tensor, now: Coefficients) -> None:
         """Update some slots from their gradients [slots, n] of the data loss, which are used up."""
+        if isinstance(now, Alone):
+            self._step_alone(rows.start, gradients[0], now)
+            return
         parameters = self._parameters[rows]
         weights = parameters[:, : self._weights]
         if self._l1_mode == "penalty":
@@ -86,15 +112,36 @@ class Optimizer(ABC):
         if self._l1_mode == "proximal":
             soft_threshold_(weights, now["threshold"])
 
+    @classmethod
+    def _fused(cls) -> Any:
+        return getattr(torch, cls._kernel, None)
+
+    def _step_alone(self, slot: int, gradients: Tensor, now: Alone) -> None:
+        weights = self._parameters[slot, : self._weights]
+        if self._l1_mode == "penalty":
+            gradients[: self._weights].add_(weights.sign(), alpha=now.l1)
+        for part, decay in ((slice(0, self._weights), now.weight_decay), (slice(self._weights, None), 0.0)):
+            state = [[tensor[slot, part]] for tensor in self.state]
+            self._call_fused([self._parameters[slot, part]], [gradients[part]], state, decay, now)
+        if self._l1_mode == "proximal":
+            threshold = now.learning_rate * now.l1
+            weights.sub_(weights.clamp(-threshold, threshold))
+
+    @abstractmethod
+    def _call_fused(
+        self, parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], decay: float, now: Alone
+    ) -> None:
+        """Have torch's kernel do the optimizer's own step, on some of one slot's numbers."""
+
     @abstractmethod
     def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:
         """Return the coefficients of `_update` as float64 [steps, slots, 1], given each step's count, from 1."""
 
     @abstractmethod
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Table) -> None:
         """Do the optimizer's own step; `weights` is the decayed part of `parameters`."""
 
-    def _couple_decay(self, gradients: Tensor, weights: Tensor, now: Coefficients) -> None:
+    def _couple_decay(self, gradients: Tensor, weights: Tensor, now: Table) -> None:
         """L2 as a term of the loss: its gradient joins the data's."""
         gradients[:, : self._weights].addcmul_(weights, now["decay"])
 
@@ -105,6 +152,26 @@ class Adam(Optimizer):
     moments = 2
     betas = (0.9, 0.999)
     eps = 1e-8
+    _kernel = "_fused_adam_"
+
+    def _call_fused(
+        self, parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], decay: float, now: Alone
+    ) -> None:
+        beta1, beta2 = self.betas
+        self._fused()(
+            parameters,
+            gradients,
+            *state,
+            [],
+            [now.count],
+            lr=now.learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:
         beta1, beta2 = self.betas
@@ -116,11 +183,11 @@ class Adam(Optimizer):
             "decay": strengths.weight_decay,
         }
 
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Table) -> None:
         self._couple_decay(gradients, weights, now)
         self._adam(rows, parameters, gradients, now)
 
-    def _adam(self, rows: slice, parameters: Tensor, gradients: Tensor, now: Coefficients) -> None:
+    def _adam(self, rows: slice, parameters: Tensor, gradients: Tensor, now: Table) -> None:
         first, second = (tensor[rows] for tensor in self.state)
         beta1, beta2 = self.betas
         first.lerp_(gradients, 1 - beta1)
@@ -132,11 +199,13 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
 
+    _kernel = "_fused_adamw_"
+
     def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:
         kept = 1 - strengths.learning_rate * strengths.weight_decay
         return super()._table(counts, strengths) | {"decay": kept}
 
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Table) -> None:
         weights.mul_(now["decay"])
         self._adam(rows, parameters, gradients, now)
 
@@ -150,10 +219,28 @@ class SGD(Optimizer):
         super().__init__(parameters, weights, l1_mode)
         self._momentum = momentum
 
+    _kernel = "_fused_sgd_"
+
+    def _call_fused(
+        self, parameters: list[Tensor], gradients: list[Tensor], state: list[list[Tensor]], decay: float, now: Alone
+    ) -> None:
+        self._fused()(
+            parameters,
+            gradients,
+            *state,
+            weight_decay=decay,
+            momentum=self._momentum,
+            lr=now.learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+
     def _table(self, counts: Tensor, strengths: Strengths) -> dict[str, Tensor]:  # noqa: ARG002
         return {"change": -strengths.learning_rate, "decay": strengths.weight_decay}
 
-    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Coefficients) -> None:
+    def _update(self, rows: slice, parameters: Tensor, weights: Tensor, gradients: Tensor, now: Table) -> None:
         self._couple_decay(gradients, weights, now)
         velocity = self.state[0][rows].mul_(self._momentum).add_(gradients)
         parameters.addcmul_(velocity, now["change"])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from search.records import Assignment, EpochResult
 from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
-from search.training.engines import ENGINES, PRECISIONS, Models, per_slot_losses
+from search.training.engines import ENGINES, PRECISIONS, Engine, Models, per_slot_losses
 from search.training.layout import layout_of
 from search.training.models import ModelFactory
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
@@ -87,18 +87,31 @@ class Population:
             *(torch.zeros(slots, 1, device=self._device, dtype=torch.float64) for _ in range(3))
         )
         self._occupants: list[_Occupant] = []
+        self.seconds = (0.0, 0.0)
+        """What the last epoch's training and its evaluation took."""
         example = self._data.train.x[:8]
+        self._engines: dict[Way, Engine] = {}
+        self._inputs: dict[torch.dtype | None, Tensor] = {}
         self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example)
         self.go(way)
 
     def go(self, way: Way) -> None:
         """Go on in another way; trials are not affected, but for the last bits of what they compute."""
         compute = PRECISIONS[way.precision]
-        self._engine = ENGINES[way.engine](self._models, compute)
         self.way = way
-        # Cast once, not at every step.
-        x = self._data.train.x
-        self._inputs = x.to(compute) if compute is not None and x.is_floating_point() else x
+        if way not in self._engines:
+            self._engines[way] = ENGINES[way.engine](self._models, compute)
+        if compute not in self._inputs:
+            # Cast once, not at every step.
+            x = self._data.train.x
+            self._inputs[compute] = x if compute is None or not x.is_floating_point() else x.to(compute)
+        self._engine, self._x = self._engines[way], self._inputs[compute]
+
+    def settle(self, way: Way) -> None:
+        """Go on in this way for good: what other ways need is given up."""
+        self.go(way)
+        self._engines = {way: self._engine}
+        self._inputs = {PRECISIONS[way.precision]: self._x}
 
     @property
     def numbers(self) -> list[int]:
@@ -130,31 +143,35 @@ class Population:
 
         `should_stop` is asked before every minibatch; raises Stopped when it says so.
         """
+        start = time.perf_counter()
         for rows in self._chunks():
             for step in self._steps(rows):
                 if should_stop():
                     raise Stopped
                 self._step(rows, *step)
+        self._synchronize()
+        trained = time.perf_counter()
         results = self._results()
         self._keep_best(results)
+        self.seconds = (trained - start, time.perf_counter() - trained)
         return results
 
-    def step_cost(self, seconds: float) -> float:
-        """Train the occupied slots for about `seconds`; return seconds per slot and step."""
+    def step_cost(self, warm_up: int, steps: int) -> float:
+        """Train the occupied slots for a few steps; return seconds per slot and step.
+
+        The first ones, which build caches and pick kernels, are not counted.
+        """
         rows = self._chunks()[0]
-        steps = self._steps(rows)
-        for step in islice(steps, 2):  # first calls build caches and pick kernels
+        batches = self._steps(rows)
+        for step in islice(batches, warm_up):
             self._step(rows, *step)
         self._synchronize()
         taken, start = 0, time.perf_counter()
-        for step in steps:
+        for step in islice(batches, steps):
             self._step(rows, *step)
             taken += 1
-            self._synchronize()
-            if time.perf_counter() - start > seconds:
-                break
-        slots = len(self._occupants[rows])
-        return (time.perf_counter() - start) / max(1, taken) / slots
+        self._synchronize()
+        return (time.perf_counter() - start) / max(1, taken) / len(self._occupants[rows])
 
     def best_weights(self, number: int) -> dict[str, Tensor]:
         """Return the state of a trial's module at its best epoch, on the CPU, as its `state_dict` would."""
@@ -213,7 +230,7 @@ class Population:
         order = torch.stack(orders).view(slots, steps, batch).transpose(0, 1).reshape(steps, -1).to(self._device)
         coefficients = self._optimizer.begin(rows, self._strengths.rows(rows), steps)
         for chosen, now in zip(order, coefficients, strict=True):
-            x, y = self._inputs.index_select(0, chosen), self._data.train.y.index_select(0, chosen)
+            x, y = self._x.index_select(0, chosen), self._data.train.y.index_select(0, chosen)
             yield x.view(slots, batch, *x.shape[1:]), y.view(slots, batch), now
 
     def _step(self, rows: slice, x: Tensor, y: Tensor, now: Coefficients) -> None:

@@ -1,0 +1,118 @@
+"""The trainers of one search: how many, of how many slots, on which devices; started, replaced and ended here.
+
+Nothing here knows what a search does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.records import Assignment
+from search.spec import StudySpec
+from search.trainers import (
+    LocalTrainer,
+    ProcessTrainer,
+    StudyData,
+    Trainer,
+    TrainerSetup,
+    cores,
+    pick_devices,
+)
+from search.training.files import prepare_files
+
+_MOST_SLOTS = {"cpu": 32, "cuda": 128}
+"""Of all trainers of a kind together. On a processor more of them are not more efficient, on a GPU they are."""
+_FEWEST_SLOTS = 2
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user decides about trainers; None where the program is to choose."""
+
+    data_dir: Path
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
+    population: int | None = None
+    """Slots of each trainer."""
+    workers: int | None = None
+    """Trainers, each with a process of its own; 0 for one in this process."""
+
+
+class Crew:
+    """Trainers that have been started; to be closed in the end, whatever happens."""
+
+    def __init__(self, spec: StudySpec, wishes: Wishes, stop: Callable[[], bool] = lambda: False) -> None:
+        """Decide who is needed. Raises DeviceError. `stop` is asked amid an epoch by a trainer in this process."""
+        self._spec, self._wishes, self._stop = spec, wishes, stop
+        self.devices = pick_devices(wishes.device)
+        count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices)
+        self.trainers: list[Trainer] = []
+        self._count = count
+
+    def start(self) -> None:
+        """Start all trainers, and check the data's files meanwhile. Raises DataError."""
+        in_process = self._wishes.workers == 0
+        processes = [] if in_process else [ProcessTrainer() for _ in range(self._count)]
+        self.trainers = list(processes)
+        prepare_files(self._spec.data.name, self._wishes.data_dir)
+        for index, process in enumerate(processes):
+            process.set_up(self._setup(index))
+        if in_process:
+            self.trainers = [LocalTrainer(self._setup(0), self._stop)]
+
+    def replace(self, index: int) -> Trainer:
+        """End a trainer and start another in its place, on the same device. Raises TrainerLost."""
+        self.trainers[index].close()
+        if self._wishes.workers == 0:
+            self.trainers[index] = LocalTrainer(self._setup(index), self._stop)
+        else:
+            process = self.trainers[index] = ProcessTrainer()
+            process.set_up(self._setup(index))
+        return self.trainers[index]
+
+    def idle(self) -> Trainer:
+        """Return a trainer for work between searches: one whose process lives, or a new one."""
+        if not self.trainers[0].alive:
+            return self.replace(0)
+        return self.trainers[0]
+
+    def close(self) -> None:
+        """End all trainers at once."""
+        for trainer in self.trainers:
+            trainer.close()
+
+    def _setup(self, index: int) -> TrainerSetup:
+        spec, wishes = self._spec, self._wishes
+        return TrainerSetup(
+            spec.model,
+            spec.training,
+            StudyData(spec.data, wishes.data_dir, spec.search.seed),
+            spec.search.seed,
+            self.slots,
+            Assignment(0, 0, spec.textbook()),
+            wishes.engine,
+            wishes.precision,
+            self.devices[index % len(self.devices)],
+            # Several trainers share the processor: a thread each. A second one in each would wait for the other's.
+            None if self._count == 1 else 1,
+        )
+
+
+def plan(trials: int, workers: int | None, population: int | None, devices: Sequence[str]) -> tuple[int, int]:
+    """Return how many trainers a search gets, and how many slots each.
+
+    Enough slots to be efficient, few enough for the sampler to learn from: one that is asked for all trials at once has
+    seen nothing, and a quarter of them at a time is a fair bargain. A trainer for each GPU; on a processor one for each
+    core, since threads that step together wait for the slowest at every operation.
+    """
+    kind = devices[0].partition(":")[0]
+    slots = min(_MOST_SLOTS[kind], -(-trials // 4)) if population is None else population
+    if workers is None:
+        places = len(devices) if kind == "cuda" else cores()
+        # A population asked for is each trainer's own; otherwise the trainers share the slots.
+        workers = min(places, max(1, trials // slots if population else slots // _FEWEST_SLOTS))
+    workers = min(max(1, workers), trials)
+    return workers, min(trials, slots if population else max(1, slots // workers))

@@ -1,0 +1,31 @@
+"""Trainers: each owns one device and one population on it; a runner drives them by a few messages.
+
+A trainer knows nothing of Optuna, MLflow or other trainers, and the runner cannot tell its homes apart: `LocalTrainer`
+lives in the runner's own process, `ProcessTrainer` in one of its own, which ends when its runner does.
+"""
+
+from search.trainers.interface import (
+    Report,
+    StudyData,
+    Trainer,
+    TrainerLost,
+    TrainerSetup,
+    TrainerStopped,
+)
+from search.trainers.local import LocalTrainer
+from search.trainers.machine import cores, pick_devices
+from search.trainers.process import ProcessTrainer, wait_for_any
+
+__all__ = [
+    "LocalTrainer",
+    "ProcessTrainer",
+    "Report",
+    "StudyData",
+    "Trainer",
+    "TrainerLost",
+    "TrainerSetup",
+    "TrainerStopped",
+    "cores",
+    "pick_devices",
+    "wait_for_any",
+]

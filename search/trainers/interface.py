@@ -1,0 +1,132 @@
+"""What a runner and a trainer tell each other: plain values, no torch, so that the runner's process needs none.
+
+One round per epoch: `begin` (free these slots, admit these trials, train an epoch), wait, `collect`. Weights travel as
+the bytes of a safetensors file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from search.records import Assignment, EpochResult
+from search.spec import DataSpec, ModelSpec, TrainingSpec
+
+if TYPE_CHECKING:
+    from search.training.data import Dataset, Split
+
+
+class TrainerLost(Exception):
+    """The trainer failed or died; its trials are unfinished and it is of no further use."""
+
+
+class TrainerStopped(Exception):
+    """An epoch was given up because the runner asked for it."""
+
+
+class DataSource(Protocol):
+    """Where a trainer gets its data: each loads them for itself, so that only their description travels."""
+
+    def load(self) -> Dataset:
+        """Return training and validation data. Raises DataError."""
+        ...
+
+    def load_test(self) -> Split:
+        """Return the test data."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A spec's data set in a folder, split by the study's seed."""
+
+    spec: DataSpec
+    folder: Path
+    seed: int
+
+    def load(self) -> Dataset:
+        """Return training and validation data. Raises DataError."""
+        from search.training.data import load_data
+
+        return load_data(self.spec, self.folder, self.seed)
+
+    def load_test(self) -> Split:
+        """Return the test data."""
+        from search.training.data import load_test
+
+        return load_test(self.spec, self.folder)
+
+
+@dataclass(frozen=True)
+class TrainerSetup:
+    """All that a trainer needs to know, once."""
+
+    model: ModelSpec
+    training: TrainingSpec
+    data: DataSource
+    seed: int
+    """The study's seed."""
+    slots: int
+    probe: Assignment
+    """A configuration to measure with."""
+    engine: str = "auto"
+    precision: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    """Threads of torch within the trainer; None to measure whether more than one is worth it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an epoch brought."""
+
+    results: dict[int, EpochResult]
+    failed: dict[int, str] = field(default_factory=dict)
+    """Trials that could not even be admitted, with the error."""
+    engine: str = ""
+    """How the trainer works, in words: engine, precision and threads."""
+    training: float = 0.0
+    """Seconds of the epoch spent in training steps."""
+    evaluation: float = 0.0
+    """Seconds of the epoch spent in evaluating."""
+
+
+class Trainer(Protocol):
+    """See the package's docstring. All but `begin` and `close` wait, and are for the time between two epochs."""
+
+    slots: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether the trainer can still be asked something."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return the checksum of the data, once they are loaded. Raises TrainerLost, and DataError as `load_data`."""
+        ...
+
+    def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
+        """Free slots, admit trials, start an epoch; returns at once. Raises TrainerLost."""
+        ...
+
+    def collect(self) -> Report:
+        """Wait for the epoch's end. Raises TrainerLost, TrainerStopped."""
+        ...
+
+    def best_weights(self, number: int) -> bytes:
+        """Return the weights of a trial's best epoch. Raises TrainerLost."""
+        ...
+
+    def retrain(self, assignment: Assignment, epochs: int) -> bytes:
+        """Train one trial by itself for so many epochs and return the weights of its best one. Raises TrainerLost."""
+        ...
+
+    def test(self, weights: bytes) -> tuple[float, float]:
+        """Return accuracy and mean loss (nats) of these weights on the test data. Raises TrainerLost."""
+        ...
+
+    def close(self) -> None:
+        """End the trainer at once, whatever it is doing."""
+        ...

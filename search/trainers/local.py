@@ -1,0 +1,145 @@
+"""A trainer in this process: what a trainer's own process runs, and for tests and debuggers also the runner's."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from search.errors import RegsearchError
+from search.records import Assignment
+from search.trainers.interface import Report, TrainerLost, TrainerSetup, TrainerStopped
+
+if TYPE_CHECKING:
+    from search.training.data import Dataset
+    from search.training.models import ModelFactory
+    from search.training.population import Population, Way
+
+
+class LocalTrainer:
+    """A population in this process. `collect` does the work."""
+
+    def __init__(self, setup: TrainerSetup, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Load the data. Raises DataError, and TrainerLost for what the user cannot mend."""
+        self.slots = setup.slots
+        self._setup, self._should_stop = setup, should_stop
+        self._orders: tuple[Sequence[Assignment], Sequence[int]] = ((), ())
+        self._population: Population | None = None
+        self._engine = ""
+        try:
+            self._data = setup.data.load()
+        except RegsearchError:
+            raise
+        except Exception as error:
+            raise TrainerLost(brief(error)) from error
+
+    @property
+    def alive(self) -> bool:
+        return True
+
+    def fingerprint(self) -> str:
+        return self._data.fingerprint
+
+    def warm_up(self) -> Population:
+        """Make the population, if it is not there yet, and choose how it computes. Raises TrainerLost."""
+        if self._population is None:
+            try:
+                self._population, threads = make_population(self._setup, self._data)
+            except Exception as error:  # above all memory that is not there
+                raise TrainerLost(brief(error)) from error
+            self._engine = _in_words(self._population.way, threads)
+        return self._population
+
+    def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
+        self._orders = (admit, free)
+
+    def collect(self) -> Report:
+        from search.training.population import Stopped
+
+        admit, free = self._orders
+        population = self.warm_up()
+        try:
+            population.free(free)
+            failed = _admit(population, admit)
+            results = population.train_epoch(self._should_stop)
+        except Stopped:
+            raise TrainerStopped from None
+        except Exception as error:
+            raise TrainerLost(brief(error)) from error
+        return Report(results, failed, self._engine, *population.seconds)
+
+    def best_weights(self, number: int) -> bytes:
+        from safetensors.torch import save
+
+        return save(self.warm_up().best_weights(number))
+
+    def retrain(self, assignment: Assignment, epochs: int) -> bytes:
+        # In single precision, which is as near as can be to however it was trained first.
+        alone = LocalTrainer(replace(self._setup, slots=1, engine="looped", precision="fp32"))
+        alone.begin([assignment], [])
+        for _ in range(epochs):
+            alone.collect()
+            alone.begin([], [])
+        return alone.best_weights(assignment.number)
+
+    def test(self, weights: bytes) -> tuple[float, float]:
+        from safetensors.torch import load
+
+        from search.training.population import score
+
+        try:
+            test = self._setup.data.load_test()
+            return score(_factory(self._setup, self._data)(), load(weights), test)
+        except RegsearchError:
+            raise
+        except Exception as error:
+            raise TrainerLost(brief(error)) from error
+
+    def close(self) -> None:
+        pass
+
+
+def make_population(setup: TrainerSetup, data: Dataset) -> tuple[Population, int]:
+    """Return the population, set to the best way to compute, and how many threads that takes."""
+    import torch
+
+    from search.training.choosing import choose
+    from search.training.engines import ENGINES, PRECISIONS
+    from search.training.population import Population
+
+    factory = _factory(setup, data)
+    population = Population(factory, data, setup.training, setup.seed, setup.slots, device=setup.device)
+    engines = list(ENGINES) if setup.engine == "auto" else [setup.engine]
+    precisions = list(PRECISIONS) if setup.precision == "auto" else [setup.precision]
+    threads = sorted({1, torch.get_num_threads()}) if setup.threads is None else [setup.threads]
+    _, chosen = choose(population, setup.probe, engines, precisions, threads)
+    return population, chosen
+
+
+def brief(error: BaseException) -> str:
+    """Return type, message and place of an error: enough to find it, short enough to store with a trial."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({os.path.basename(frame[0].filename)}:{frame[0].lineno})" if frame else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _factory(setup: TrainerSetup, data: Dataset) -> ModelFactory:
+    from search.training.models import model_factory
+
+    return model_factory(setup.model, data.shape, data.classes)
+
+
+def _admit(population: Population, assignments: Sequence[Assignment]) -> dict[int, str]:
+    failed = {}
+    for assignment in assignments:
+        try:
+            population.admit(assignment)
+        except Exception as error:  # a configuration that cannot be built must not end the others
+            failed[assignment.number] = brief(error)
+    return failed
+
+
+def _in_words(way: Way, threads: int) -> str:
+    return f"{way.engine} engine, {way.precision}, {threads} thread{'s' if threads > 1 else ''}"
