@@ -232,6 +232,22 @@ def test_bfloat16_trains_alike_with_parameters_in_single_precision(engine):
     assert {tensor.dtype for name, tensor in coarse.best_weights(0).items() if "weight" in name} == {torch.float32}
 
 
+def test_ways_can_be_changed_while_trials_train(double):
+    """As when the fastest is chosen: what one engine has bound to its module is not another's business."""
+    data = make_data()
+    steady, changing = population(data, precision="fp32"), population(data)
+    ways = [Way("stacked", "bf16"), Way("stacked"), Way("looped"), Way("stacked")]
+    for people in (steady, changing):
+        people.admit(COCKTAILS[0])
+    changing.go(ways[0])
+    changing.step_cost(warm_up=1, steps=1)
+    changing.free([0])
+    changing.admit(COCKTAILS[0])
+    for way in ways[1:]:
+        changing.go(way)
+        assert changing.train_epoch()[0].val_loss == pytest.approx(steady.train_epoch()[0].val_loss, rel=1e-9)
+
+
 class NormNet(nn.Module):
     """A model with batch norm, whose running statistics are buffers that training changes."""
 

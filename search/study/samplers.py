@@ -9,8 +9,13 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 
 from search.spec import Range, StudySpec
 
-_RECENT_TRIALS = 300
-"""TPE's cost grows with the trials it weighs. It needs 250 to take as many as it ever does for good ones; ...
+_RECENT_TRIALS = 250
+"""What TPE costs grows with the trials it weighs: 2 ms at 100, 17 ms at 2,000. With these and the best it stays at 3.
+
+From 250 on it takes no more of them for good ones, 25, and those are shown however old they are. Of the others, whose
+weight falls with age anyway, fewer do as well: on five functions of six parameters (sphere, Rosenbrock, Ackley,
+Rastrigin, and a noisy one shaped like a real search), 10 to 24 seeds each, the best of 1,000 trials is as good as with
+all trials shown, to within the spread of the seeds.
 """
 
 

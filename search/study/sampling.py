@@ -72,7 +72,8 @@ class _Memory(InMemoryStorage):
         self._running: dict[int, FrozenTrial] = {}
         self._recent: deque[FrozenTrial] = deque(maxlen=recent)
         self._best: list[FrozenTrial] = []
-        self._finished: list[FrozenTrial] = []
+        self._finished: list[FrozenTrial] | None = None
+        """What is shown of the finished trials, by number; None when it is out of date."""
 
     def learn(self, trial: FrozenTrial) -> None:
         self._running.pop(trial.number, None)
@@ -82,8 +83,7 @@ class _Memory(InMemoryStorage):
             self._recent.append(trial)
             insort(self._best, trial, key=_rank)
             del self._best[_BEST:]
-            shown = {known.number: known for known in (*self._best, *self._recent)}
-            self._finished = [shown[number] for number in sorted(shown)]
+            self._finished = None
 
     def renumber(self, number: int, actual: int) -> None:
         trial = self._running.pop(number)
@@ -112,14 +112,20 @@ class _Memory(InMemoryStorage):
         deepcopy: bool = True,  # noqa: ARG002
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        running = [self._running[number] for number in sorted(self._running)]
-        return [trial for trial in (*self._finished, *running) if states is None or trial.state in states]
+        if self._finished is None:
+            self._finished = _by_number({trial.number: trial for trial in (*self._best, *self._recent)})
+        shown = (*self._finished, *_by_number(self._running))
+        return [trial for trial in shown if states is None or trial.state in states]
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002
         return self._real.get_study_system_attrs(self._real_study_id)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ARG002
         self._real.set_study_system_attr(self._real_study_id, key, value)
+
+
+def _by_number(trials: Mapping[int, FrozenTrial]) -> list[FrozenTrial]:
+    return [trials[number] for number in sorted(trials)]
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, ...]:

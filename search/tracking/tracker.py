@@ -131,7 +131,9 @@ class Tracker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C in the terminal is for the search alone
+                # Ctrl-C in the terminal is for the search alone. Not a session of its own: Linux shares the processor
+                # between sessions first, and only within one by niceness.
+                process_group=0,
             )
         except OSError as error:
             self._lost(f"its process could not be started: {error}")

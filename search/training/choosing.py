@@ -20,7 +20,7 @@ _THREADS_HANDICAP = 1.75
 _BF16_HANDICAP = 1.25
 
 # What a first glance puts this many times behind the best is not looked at again.
-_HOPELESS = 1.5
+_HOPELESS = 2.0
 
 
 def choose(
@@ -68,7 +68,7 @@ def _measure(
     fewest = min(threads for _, threads in costs)
     for choice in choices:
         _go(population, choice)
-        cost = population.step_cost(warm_up=2 if warm_up else 0, steps=3)
+        cost = population.step_cost(warm_up=2 if warm_up else 1, steps=3)
         costs[choice] = min(costs[choice], cost * _handicap(choice, fewest))
 
 

@@ -141,7 +141,8 @@ class TwinEngine(_ModuleEngine):
     def __init__(self, models: Models, compute: torch.dtype | None = None) -> None:
         if models.twin is None:
             raise ValueError("the model has layers, or steps between them, that have no stacked form")
-        super().__init__(models, models.twin, compute)
+        # A copy: what is bound to a module is its engine's alone.
+        super().__init__(models, copy.deepcopy(models.twin), compute)
 
     def chunk(self, slots: int) -> int:
         return max(1, slots)

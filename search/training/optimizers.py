@@ -110,7 +110,7 @@ class Optimizer(ABC):
             gradients[:, : self._weights].addcmul_(weights.sign(), now["l1"])
         self._update(rows, parameters, weights, gradients, now)
         if self._l1_mode == "proximal":
-            soft_threshold_(weights, now["threshold"])
+            soft_threshold_(weights, now["threshold"], gradients[:, : self._weights])
 
     @classmethod
     def _fused(cls) -> Any:

@@ -19,6 +19,25 @@ from torch import Tensor, nn
 from search.training.regularizers import Dropout
 
 
+class _Affine(torch.autograd.Function):
+    """``x W^T + b`` for each slot, with a gradient of W that lies in memory as W does.
+
+    The gradient that autograd finds by itself is transposed, and has to be copied into order before it can be used.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+        return of_x, torch.bmm(gradient.transpose(1, 2), x), gradient.sum(1)
+
+
 class StackedLinear(nn.Linear):
     """`nn.Linear` with weights [slots, outputs, inputs] and inputs [slots, batch, inputs]."""
 
@@ -27,7 +46,8 @@ class StackedLinear(nn.Linear):
         bias: Tensor | None = self.bias
         if bias is None:
             return torch.bmm(x, self.weight.transpose(1, 2))
-        return torch.baddbmm(bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+        result: Tensor = _Affine.apply(x, self.weight, bias)
+        return result
 
 
 def _stacked_linear(layer: nn.Module) -> nn.Module:
