@@ -1,0 +1,171 @@
+"""What samplers are shown of a study: the draws are those of plain Optuna, and what is left out does not matter."""
+
+import random
+from datetime import datetime
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.pruners import NopPruner
+from optuna.samplers import GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study.sampling import Sampling
+
+SPACE = {
+    "x": FloatDistribution(-1, 1),
+    "y": FloatDistribution(1e-4, 1, log=True),
+    "n": IntDistribution(1, 9),
+    "one": FloatDistribution(2, 2),
+}
+
+
+class Recorder(RandomSampler):
+    """A sampler that looks at what it is shown."""
+
+    def __init__(self):
+        super().__init__(seed=0)
+        self.shown: list[FrozenTrial] = []
+
+    def infer_relative_search_space(self, study, trial):
+        self.shown = study.get_trials(deepcopy=False)
+        return super().infer_relative_search_space(study, trial)
+
+    def numbers(self, *states: TrialState) -> list[int]:
+        return [trial.number for trial in self.shown if trial.state in states]
+
+
+@pytest.fixture
+def storage():
+    storage = InMemoryStorage()
+    optuna.create_study(study_name="s", storage=storage)
+    return storage
+
+
+def sampling(storage, sampler, recent=None) -> Sampling:
+    return Sampling("s", storage, sampler, NopPruner(), SPACE, recent)
+
+
+def finished(number: int, params: dict, value: float | None, steps: int = 0) -> FrozenTrial:
+    """Return a complete trial, or with `steps` a pruned one."""
+    return FrozenTrial(
+        number=number,
+        trial_id=number,
+        state=TrialState.PRUNED if steps else TrialState.COMPLETE,
+        value=value,
+        datetime_start=datetime.now(),
+        datetime_complete=datetime.now(),
+        params=params,
+        distributions=SPACE,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values=dict.fromkeys(range(1, steps + 1), value),
+    )
+
+
+def objective(params: dict) -> float:
+    return params["x"] ** 2 + params["y"] + 0.01 * params["n"]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    ("make", "trials"),
+    [
+        (lambda: TPESampler(seed=3), 80),
+        (lambda: RandomSampler(seed=3), 20),
+        (lambda: QMCSampler(scramble=True, seed=3, warn_independent_sampling=False), 20),
+        (lambda: GPSampler(seed=3, warn_independent_sampling=False), 14),
+    ],
+    ids=["tpe", "random", "qmc", "gp"],
+)
+def test_the_draws_are_those_of_an_optuna_study(storage, make, trials):
+    """Four trials at a time, ending in a shuffled order: complete, pruned and failed."""
+    plain, ours = optuna.create_study(sampler=make()), sampling(storage, make(), recent=300)
+    chance, running, draws = random.Random(0), [], 0
+    for number in range(trials):
+        running.append((plain.ask(SPACE), ours.suggest(number)))
+        assert running[-1][1] == running[-1][0].params
+        draws += 1
+        if len(running) < 4:
+            continue
+        trial, params = running.pop(chance.randrange(4))
+        end = chance.random()
+        if end < 0.2:
+            plain.tell(trial, state=TrialState.FAIL)
+            ours.learn(plain.trials[trial.number])
+        elif end < 0.5:
+            steps = chance.randrange(1, 4)
+            for step in range(1, steps + 1):
+                trial.report(objective(params), step)
+            plain.tell(trial, state=TrialState.PRUNED)
+            ours.learn(finished(trial.number, params, objective(params), steps))
+        else:
+            plain.tell(trial, objective(params))
+            ours.learn(finished(trial.number, params, objective(params)))
+    assert draws == trials
+
+
+def test_running_trials_are_shown_with_their_parameters(storage):
+    recorder = Recorder()
+    asked = sampling(storage, recorder)
+    first = asked.suggest(0)
+    asked.suggest(4)
+    asked.suggest(5)
+    assert recorder.numbers(TrialState.RUNNING) == [0, 4, 5]
+    assert recorder.shown[0].params == first
+    asked.learn(finished(4, first, 0.5))
+    asked.suggest(6)
+    assert recorder.numbers(TrialState.RUNNING) == [0, 5, 6]
+    assert recorder.numbers(TrialState.COMPLETE) == [4]
+
+
+def test_the_best_and_the_most_recent_trials_are_shown(storage):
+    recorder = Recorder()
+    asked, params = sampling(storage, recorder, recent=30), {"x": 0.0, "y": 0.1, "n": 1, "one": 2.0}
+    for number in range(200):
+        asked.learn(finished(number, params, number / 100 if number < 20 else 1.0))
+    asked.suggest(200)
+    best = [*range(20), *range(20, 25)]  # of several with the same value the first
+    assert recorder.numbers(TrialState.COMPLETE) == [*best, *range(170, 200)]
+
+
+def test_pruned_trials_are_among_the_best_where_complete_ones_are_few(storage):
+    recorder = Recorder()
+    asked, params = sampling(storage, recorder, recent=2), {"x": 0.0, "y": 0.1, "n": 1, "one": 2.0}
+    for number in range(40):
+        steps = number % 4
+        asked.learn(finished(number, params, 1.0 - number / 100, steps))
+    asked.suggest(40)
+    complete = [number for number in range(40) if number % 4 == 0]
+    furthest = [number for number in range(40) if number % 4 == 3]
+    then_the_lowest = [38, 34, 30, 26, 22]
+    assert recorder.numbers(TrialState.COMPLETE) == complete
+    assert recorder.numbers(TrialState.PRUNED) == sorted({*furthest, *then_the_lowest})
+
+
+def test_some_parameters_may_be_given(storage):
+    params = sampling(storage, RandomSampler(seed=0)).suggest(0, {"x": 0.5, "n": 3})
+    assert params.keys() == SPACE.keys()
+    assert (params["x"], params["n"], params["one"]) == (0.5, 3, 2.0)
+
+
+def test_a_trial_can_get_another_number(storage):
+    recorder = Recorder()
+    asked = sampling(storage, recorder)
+    asked.suggest(3)
+    asked.renumber(3, 5)
+    asked.suggest(6)
+    assert recorder.numbers(TrialState.RUNNING) == [5, 6]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_place_in_a_qmc_sequence_is_kept_in_the_storage(storage):
+    def ask_three() -> list[dict]:
+        asked = sampling(storage, QMCSampler(scramble=True, seed=3, warn_independent_sampling=False))
+        asked.learn(finished(0, {"x": 0.0, "y": 0.1, "n": 1, "one": 2.0}, 1.0))
+        return [asked.suggest(number) for number in range(1, 4)]
+
+    first, second = ask_three(), ask_three()
+    assert all(params not in first for params in second)
+    assert any(key.startswith("qmc:") for key in storage.get_study_system_attrs(0))
