@@ -11,8 +11,9 @@ from torch import nn
 from search.spec import ModelSpec
 from search.training.choosing import choose
 from search.training.engines import ENGINES, TwinEngine, VmappedEngine
+from search.training.evaluation import score
 from search.training.models import model_factory
-from search.training.population import Population, Stopped, Way, score
+from search.training.population import Population, Stopped, Way
 from search.training.seeds import batch_order, derive_seed
 from search.training.stacking import stacked_twin
 

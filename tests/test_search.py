@@ -298,8 +298,8 @@ def test_the_best_configuration_and_its_weights_are_files(finished):
     from safetensors.torch import load_file
 
     from search.training.data import load_test
+    from search.training.evaluation import score
     from search.training.models import model_factory
-    from search.training.population import score
 
     place, _ = finished
     best = place.summary().best

@@ -87,7 +87,7 @@ class LocalTrainer:
     def test(self, weights: bytes) -> tuple[float, float]:
         from safetensors.torch import load
 
-        from search.training.population import score
+        from search.training.evaluation import score
 
         try:
             test = self._setup.data.load_test()

@@ -211,10 +211,3 @@ ENGINES: dict[str, Callable[[Models, torch.dtype | None], Engine]] = {
     "stacked": stacked_engine,
     "looped": LoopedEngine,
 }
-
-
-def per_slot_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy in nats of each example, [slots, batch], for targets [batch]."""
-    expected = targets.expand(logits.shape[:2])
-    losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none")
-    return losses.view(expected.shape)

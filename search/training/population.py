@@ -22,16 +22,13 @@ from torch import Tensor, nn
 from search.records import Assignment, EpochResult
 from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
-from search.training.engines import ENGINES, PRECISIONS, Engine, Models, per_slot_losses
+from search.training.engines import ENGINES, PRECISIONS, Engine, Models
+from search.training.evaluation import parts, score_logits, widest_activation
 from search.training.layout import layout_of
 from search.training.models import ModelFactory
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
 from search.training.regularizers import configure
 from search.training.seeds import batch_order, derive_seed
-
-# Activations of an evaluation batch, all slots together: 2**22 numbers are 16 MiB a layer, small enough for caches
-# to help and large enough for matrix products to be efficient.
-_EVALUATION_NUMBERS = 2**22
 
 
 class Stopped(Exception):
@@ -93,6 +90,7 @@ class Population:
         self._engines: dict[Way, Engine] = {}
         self._inputs: dict[torch.dtype | None, Tensor] = {}
         self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example)
+        self._widest = widest_activation(self._models.template, example)
         self.go(way)
 
     def go(self, way: Way) -> None:
@@ -236,10 +234,9 @@ class Population:
 
     @torch.no_grad()
     def _results(self) -> dict[int, EpochResult]:
-        occupied = slice(0, len(self._occupants))
-        train_loss, _ = self._evaluate(occupied, self._train_sample)
-        val_loss, val_accuracy = self._evaluate(occupied, self._data.val)
-        weights = self._rows[occupied, : self._layout.weights]
+        train_loss, _ = self._evaluate(self._train_sample)
+        val_loss, val_accuracy = self._evaluate(self._data.val)
+        weights = self._rows[: len(self._occupants), : self._layout.weights]
         sparsity = (weights == 0).double().mean(1)
         # The one place in an epoch where the host waits for the device.
         table = torch.stack([train_loss, val_loss, val_accuracy, sparsity], dim=1).tolist()
@@ -247,14 +244,15 @@ class Population:
             occupant.epoch += 1
         return {o.assignment.number: EpochResult(o.epoch, *row) for o, row in zip(self._occupants, table, strict=True)}
 
-    def _evaluate(self, rows: slice, split: Split) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
         """Return mean loss and accuracy of each slot, float64 [slots]."""
-        losses, hits = [], []
-        for part in _evaluation_parts(split, rows.stop - rows.start):
-            logits = self._engine.logits(rows, part.x)
-            losses.append(per_slot_losses(logits, part.y).double().sum(1))
-            hits.append((logits.argmax(2) == part.y).sum(1))
-        return torch.stack(losses).sum(0) / len(split), torch.stack(hits).sum(0) / len(split)
+        totals = []
+        for rows in self._chunks():
+            pieces = parts(split, rows.stop - rows.start, self._widest)
+            scores = (score_logits(self._engine.logits(rows, part.x), part.y) for part in pieces)
+            totals.append(torch.stack([torch.stack(score) for score in scores]).sum(0))
+        loss, hits = torch.cat(totals, dim=1) / len(split)
+        return loss, hits
 
     def _keep_best(self, results: dict[int, EpochResult]) -> None:
         improved = []
@@ -268,19 +266,3 @@ class Population:
             self._best_rows[slots] = self._rows[slots]
             for name, buffer in self._buffers.items():
                 self._best_buffers[name][slots] = buffer[slots]
-
-
-def _evaluation_parts(split: Split, slots: int) -> Iterator[Split]:
-    size = max(64, _EVALUATION_NUMBERS // (slots * max(512, split.x[0].numel())))
-    for start in range(0, len(split), size):
-        yield split.take(slice(start, start + size))
-
-
-@torch.no_grad()
-def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[float, float]:
-    """Return accuracy and mean loss of one model with the given state on a split."""
-    model.load_state_dict(weights)
-    model.eval()
-    logits = torch.cat([model(part.x) for part in _evaluation_parts(split, 1)])
-    losses = per_slot_losses(logits[None], split.y)[0]
-    return (logits.argmax(1) == split.y).double().mean().item(), losses.double().mean().item()
