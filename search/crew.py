@@ -24,7 +24,6 @@ from search.training.files import prepare_files
 
 _MOST_SLOTS = {"cpu": 32, "cuda": 128}
 """Of all trainers of a kind together. On a processor more of them are not more efficient, on a GPU they are."""
-_FEWEST_SLOTS = 2
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,11 @@ def plan(trials: int, workers: int | None, population: int | None, devices: Sequ
     core, since threads that step together wait for the slowest at every operation.
     """
     kind = devices[0].partition(":")[0]
-    slots = min(_MOST_SLOTS[kind], -(-trials // 4)) if population is None else population
-    if workers is None:
-        places = len(devices) if kind == "cuda" else cores()
-        # A population asked for is each trainer's own; otherwise the trainers share the slots.
-        workers = min(places, max(1, trials // slots if population else slots // _FEWEST_SLOTS))
-    workers = min(max(1, workers), trials)
-    return workers, min(trials, slots if population else max(1, slots // workers))
+    places = len(devices) if kind == "cuda" else cores()
+    count = min(places if workers is None else max(1, workers), trials)
+    if population is not None:
+        if workers is None:  # no more of them than can be filled
+            count = min(count, -(-trials // population))
+        return count, min(trials, population)
+    slots = min(_MOST_SLOTS[kind], -(-trials // 4))
+    return count, max(1, slots // count)

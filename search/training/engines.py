@@ -65,6 +65,10 @@ class Leaves:
         if self._copy is not None:
             self._copy.copy_(self._rows)
 
+    def cast(self, x: Tensor) -> Tensor:
+        """Return inputs in the type that is computed in."""
+        return x if self._copy is None or not x.is_floating_point() else x.to(self._copy.dtype)
+
     def gradients(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the gradients of each slot's mean cross-entropy as rows; the next call takes the same memory."""
         # Slots share nothing, so the gradient of the sum of their losses holds each slot's own gradient.
@@ -98,8 +102,11 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def logits(self, slots: slice, x: Tensor) -> Tensor:
-        """Return logits [slots, batch, classes] in evaluation mode; `x` [batch, ...] is the same for all slots."""
+    def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
+        """Return logits [slots, batch, classes] in evaluation mode; `x` [batch, ...] is the same for all slots.
+
+        `exact` computes in the parameters' own type, otherwise it is done as in training.
+        """
 
     def _leaves(self, slots: slice | int, compute: torch.dtype | None) -> Leaves:
         """Return views on these slots, which are made only once: that costs as much as some layers do."""
@@ -122,8 +129,10 @@ class _ModuleEngine(Engine):
         leaves.refresh()
         return leaves.gradients(self._call(leaves, x, training=True), y)
 
-    def _logits(self, slots: slice | int, x: Tensor) -> Tensor:
-        return self._call(self._leaves(slots, None), x, training=False)
+    def _logits(self, slots: slice | int, x: Tensor, exact: bool) -> Tensor:
+        leaves = self._leaves(slots, None if exact else self._compute)
+        leaves.refresh()
+        return self._call(leaves, leaves.cast(x), training=False).to(self._models.rows.dtype)
 
     def _call(self, leaves: Leaves, x: Tensor, training: bool) -> Tensor:
         if self._module.training != training:
@@ -150,8 +159,8 @@ class TwinEngine(_ModuleEngine):
     def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
         return self._gradients(slots, x, y)
 
-    def logits(self, slots: slice, x: Tensor) -> Tensor:
-        return self._logits(slots, x.expand(slots.stop - slots.start, *x.shape))
+    def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
+        return self._logits(slots, x.expand(slots.stop - slots.start, *x.shape), exact)
 
 
 class LoopedEngine(_ModuleEngine):
@@ -169,8 +178,8 @@ class LoopedEngine(_ModuleEngine):
             return self._gradients(slots.start, x[0], y[0])[None]
         return torch.stack([self._gradients(slots.start + i, *own) for i, own in enumerate(zip(x, y, strict=True))])
 
-    def logits(self, slots: slice, x: Tensor) -> Tensor:
-        return torch.stack([self._logits(slot, x) for slot in range(slots.start, slots.stop)])
+    def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
+        return torch.stack([self._logits(slot, x, exact) for slot in range(slots.start, slots.stop)])
 
 
 class VmappedEngine(Engine):
@@ -196,10 +205,12 @@ class VmappedEngine(Engine):
         # One ordinary backward pass over the batched graph is a quarter faster than vmap(grad(...)).
         return leaves.gradients(self._own_batches(leaves.parameters, leaves.buffers, x), y)
 
-    def logits(self, slots: slice, x: Tensor) -> Tensor:
+    def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
         self._models.template.eval()
-        leaves = self._leaves(slots, None)
-        return self._same_batch(leaves.parameters, leaves.buffers, x)
+        leaves = self._leaves(slots, None if exact else self._compute)
+        leaves.refresh()
+        logits = self._same_batch(leaves.parameters, leaves.buffers, leaves.cast(x))
+        return logits.to(self._models.rows.dtype)
 
 
 def stacked_engine(models: Models, compute: torch.dtype | None = None) -> Engine:

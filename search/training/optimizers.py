@@ -125,7 +125,7 @@ class Optimizer(ABC):
             self._call_fused([self._parameters[slot, part]], [gradients[part]], state, decay, now)
         if self._l1_mode == "proximal":
             threshold = now.learning_rate * now.l1
-            weights.sub_(weights.clamp(-threshold, threshold))
+            weights.sub_(torch.clamp(weights, -threshold, threshold, out=gradients[: self._weights]))
 
     @abstractmethod
     def _call_fused(

@@ -67,7 +67,8 @@ class Dropout(nn.Module):
         # -1 where noise is below the bound and 0 elsewhere, from the sign of a difference: comparing takes several
         # times as long on a CPU, and so does multiplying by what comes of it.
         below = (self._noise(solo.numel()).view(x.shape) - self.dropped_below.view(*self.key.shape, *ones)) >> 15
-        return x * (below + 1) * self.scale.to(x.dtype).view(*self.key.shape, *ones)
+        # One factor that is 0 or the scale, so that the backward pass is one multiplication.
+        return x * ((below + 1).to(x.dtype) * self.scale.to(x.dtype).view(*self.key.shape, *ones))
 
     def _noise(self, count: int) -> Tensor:
         """Return uniform integers in [-2**14, 2**14), int16 [..., count]: differences of such do not overflow."""
