@@ -221,7 +221,7 @@ class _TrackedWatcher:
 
     def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
         self._watcher, self._tracker = watcher, tracker
-        self._engine = ""
+        self._engines: set[str] = set()
 
     def started(self, assignment: Assignment) -> None:
         """Pass on."""
@@ -229,9 +229,9 @@ class _TrackedWatcher:
 
     def epoch_ended(self, report: Report) -> None:
         """Pass on, and say what there is to say of trainers and MLflow."""
-        if report.engine and not self._engine:
-            self._engine = report.engine
-            self._watcher.message(f"Measured and chosen: {self._engine}")
+        if report.engine and report.engine not in self._engines:
+            self._engines.add(report.engine)
+            self._watcher.message(f"Measured and chosen: {report.engine}")
         self._watcher.epoch_ended(report)
         while (notice := self._tracker.notice()) is not None:
             self._watcher.message(notice)

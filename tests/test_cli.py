@@ -98,7 +98,7 @@ def test_a_study_must_be_named():
         ("low = 2, high = 10", "low = 10, high = 2", "low must be below high"),
         ("low = 1e-7", "low = 0.0", "space.l1.low = 0.0: must be above 0 on a logarithmic scale"),
         ('"digits"', '"digts"', 'data.name = "digts": must be one of digits, mnist; did you mean "digits"?'),
-        ('"mlp"', '"cnn"', 'model.name = "cnn": must be one of mlp'),
+        ('"mlp"', '"rnn"', 'model.name = "rnn": must be one of mlp, cnn'),
         ("[training]", '[training]\noptimizer = "adm"', 'training.optimizer = "adm": must be one of adam, adamw, sgd'),
         ("[search]", '[search]\nsampler = "tpee"', 'did you mean "tpe"?'),
         ("[search]", '[search]\npruner = { name = "medain" }', 'search.pruner.name = "medain": must be one of halving'),
@@ -134,8 +134,8 @@ def test_a_study_file_that_cannot_be_read():
         ("--trials", "-3", "-3 is not in the range x>=1"),
         ("--trials", "many", "'many' is not a valid integer"),
         ("--trials", "99999999999", "search.trials = 99999999999: must be at most"),
-        ("--workers", "0", "0 is not in the range x>=1"),
-        ("--workers", "-1", "-1 is not in the range x>=1"),
+        ("--workers", "many", "'many' is neither a number from 0 to 999999 nor auto"),
+        ("--workers", "-1", "'-1' is neither a number from 0 to 999999 nor auto"),
         ("--population", "0", "'0' is neither a number from 1 to 999999 nor auto"),
         ("--population", "-4", "'-4' is neither a number"),
         ("--population", "some", "'some' is neither a number"),
@@ -164,7 +164,7 @@ def test_an_unknown_command_is_a_usage_error():
 
 
 def test_a_wrong_environment_variable_is_a_usage_error_that_names_it(monkeypatch):
-    monkeypatch.setenv("REGSEARCH_WORKERS", "0")
+    monkeypatch.setenv("REGSEARCH_WORKERS", "many")
     assert "--workers" in start_refused(USAGE)
 
 
@@ -362,7 +362,7 @@ def test_studies_lists_the_stored_ones_with_their_state():
     assert "tiny" in result.stdout
     assert "2 waiting; best none yet" in result.stdout
     listed = json.loads(regsearch("studies", "--json").stdout)
-    assert set(listed["shipped"]) == {"digits", "mnist"}
+    assert set(listed["shipped"]) == {"digits", "mnist", "mnist-cnn"}
     assert [study["study"] for study in listed["stored"]] == ["tiny"]
     assert listed["stored"][0]["trials"]["waiting"] == 2
 
