@@ -62,9 +62,16 @@ class Crew:
         if in_process:
             self.trainers = [LocalTrainer(self._setup(0), self._stop)]
 
-    def replace(self, index: int) -> Trainer:
+    def get_ready(self) -> set[str]:
+        """Wait until all trainers have their data; return the checksums. Raises DataError and TrainerLost."""
+        fingerprints = {trainer.get_ready() for trainer in self.trainers}
+        self.slots = min(trainer.slots for trainer in self.trainers)
+        return fingerprints
+
+    def replace(self, index: int, fewer_slots: bool = False) -> Trainer:
         """End a trainer and start another in its place, on the same device. Raises TrainerLost."""
         self.trainers[index].close()
+        self.slots = max(1, self.slots // 2) if fewer_slots else self.slots
         if self._wishes.workers == 0:
             self.trainers[index] = LocalTrainer(self._setup(index), self._stop)
         else:
@@ -97,6 +104,7 @@ class Crew:
             self.devices[index % len(self.devices)],
             # Several trainers share the processor: a thread each. A second one in each would wait for the other's.
             None if self._count == 1 else 1,
+            -(-self._count // len(self.devices)),
         )
 
 

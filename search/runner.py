@@ -24,7 +24,7 @@ from search.pruning import Pruner
 from search.records import Assignment, EpochResult, Reason, Role, TimeSpent, TrialRecord
 from search.stopping import StopRequest
 from search.study import Study
-from search.trainers import Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
+from search.trainers import OutOfMemory, Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
 from search.weights import WeightStore
 
 _ATTEMPTS = 3
@@ -40,8 +40,8 @@ class Crew(Protocol):
         """All of them."""
         ...
 
-    def replace(self, index: int) -> Trainer:
-        """End a trainer and return another in its place. Raises TrainerLost."""
+    def replace(self, index: int, fewer_slots: bool = False) -> Trainer:
+        """End a trainer and return another in its place, maybe with half the slots. Raises TrainerLost."""
         ...
 
 
@@ -103,6 +103,11 @@ class _Post:
     @property
     def room(self) -> int:
         return self.trainer.slots - len(self.running) - len(self.asked)
+
+    def take_asked(self) -> list[Future[Assignment]]:
+        """Return what was asked for and has a place: all, unless a new trainer has fewer slots than the one before."""
+        places = self.trainer.slots - len(self.running)
+        return [self.asked.popleft() for _ in range(min(places, len(self.asked)))]
 
     def take_time(self, report: Report) -> None:
         """Add what an epoch took that has just been reported."""
@@ -216,12 +221,10 @@ class Runner:
 
     def _begin(self, post: _Post) -> None:
         """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
-        arrived = list(post.asked)
-        post.asked.clear()
+        arrived = post.take_asked()
         self._ask_ahead(post, len(arrived))
         if not post.running and not arrived:
-            arrived = list(post.asked)
-            post.asked.clear()
+            arrived = post.take_asked()
         admit = [future.result() for future in arrived]
         for assignment in admit:
             post.running[assignment.number] = _Running(assignment)
@@ -326,23 +329,26 @@ class Runner:
 
     def _replace(self, post: _Post, error: TrainerLost) -> None:
         """Put a dead trainer's trials back into the queue and start another in its place."""
-        self._deaths_in_a_row += 1
+        # With half the slots there is hope, and no trial is to blame.
+        too_many = isinstance(error, OutOfMemory) and post.trainer.slots > 1
+        self._deaths_in_a_row += not too_many
         if self._deaths_in_a_row >= _ATTEMPTS:
             post.trainer.close()
             raise TrainerError(f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
         for run in post.running.values():
-            self._try_again(run, str(error))
+            self._try_again(run, str(error), counts=not too_many)
         post.running.clear()
         post.to_free.clear()
         post.waiting = False
-        self._watcher.message(f"A trainer failed and is replaced; its trials are back in the queue: {error}")
+        how = "by one with half the slots" if too_many else "by another"
+        self._watcher.message(f"A trainer failed and is replaced {how}; its trials are back in the queue: {error}")
         try:
-            post.trainer = self._crew.replace(post.place)
+            post.trainer = self._crew.replace(post.place, fewer_slots=too_many)
         except TrainerLost as lost:
             raise TrainerError(f"a trainer could not be started: {lost}") from lost
 
-    def _try_again(self, run: _Running, message: str) -> None:
-        self._attempts[run.assignment.seed] += 1
+    def _try_again(self, run: _Running, message: str, counts: bool) -> None:
+        self._attempts[run.assignment.seed] += counts
         if self._attempts[run.assignment.seed] >= _ATTEMPTS:
             self._end(run, Reason.ERROR, message)
         else:

@@ -72,7 +72,7 @@ class Session:
             # While the trainers' processes import torch and load the data, this one imports what it needs itself.
             from search.study import Study, open_storage
 
-            fingerprints = {trainer.fingerprint() for trainer in self._crew.trainers}
+            fingerprints = self._crew.get_ready()
             with made_home(self.options.home):
                 storage = open_storage(self.options.storage, self.options.home)
                 self._study = Study.open(self.options.name, self.spec, storage, self.options.home)

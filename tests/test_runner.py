@@ -12,7 +12,7 @@ from search.runner import Runner
 from search.spec import load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
-from search.trainers import Report, TrainerLost, TrainerStopped
+from search.trainers import OutOfMemory, Report, TrainerLost, TrainerStopped
 from search.weights import WeightStore
 
 MAX_EPOCHS = 4  # of the tiny spec
@@ -58,9 +58,12 @@ class ScriptedCrew:
     def __init__(self, first, *others):
         self.trainers, self._others = [first], iter(others)
 
-    def replace(self, index):
+    def replace(self, index, fewer_slots=False):
+        slots = self.trainers[index].slots
         self.trainers[index].close()
         self.trainers[index] = next(self._others)
+        if fewer_slots:
+            self.trainers[index].slots = slots // 2
         return self.trainers[index]
 
 
@@ -218,6 +221,19 @@ def test_lost_trainer_is_replaced_and_its_trials_run_again(study, tmp_path):
     assert notes.reasons.count(Reason.INTERRUPTED) == 3
     assert study.spent() == 6
     assert any("out of memory" in message for message in notes.messages)
+
+
+def test_out_of_memory_halves_the_slots_and_goes_on(study, tmp_path):
+    class Big(ScriptedTrainer):
+        def collect(self):
+            if len(self.occupied) > 1:
+                raise OutOfMemory("CUDA out of memory")
+            return super().collect()
+
+    notes = run(study, tmp_path, *(Big(falling, slots=8) for _ in range(4)), trials=6)
+    assert notes.reasons.count(Reason.COMPLETED) == 6
+    assert study.spent() == 6
+    assert sum("half the slots" in message for message in notes.messages) == 3
 
 
 def test_trial_that_kills_its_trainer_three_times_ends_as_error(study, tmp_path):

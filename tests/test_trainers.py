@@ -15,6 +15,7 @@ from search.errors import DataError, DeviceError
 from search.spec import DataSpec, ModelSpec
 from search.trainers import (
     LocalTrainer,
+    OutOfMemory,
     ProcessTrainer,
     StudyData,
     TrainerLost,
@@ -115,7 +116,7 @@ from search.trainers import ProcessTrainer
 if __name__ == "__main__":
     trainer = ProcessTrainer()
     trainer.set_up(setup())
-    trainer.fingerprint()
+    trainer.get_ready()
     print(trainer.process.pid, flush=True)
     time.sleep(60)
 """
@@ -160,11 +161,11 @@ def test_cores_are_those_this_process_may_use():
 
 
 def test_data_are_told_by_their_checksum_and_errors_of_the_user_come_through(process_trainer):
-    assert process_trainer.fingerprint() == LocalTrainer(setup()).fingerprint() == "fingerprint"
+    assert process_trainer.get_ready() == LocalTrainer(setup()).get_ready() == "fingerprint"
     broken = ProcessTrainer()
     broken.set_up(setup(data=StudyData(DataSpec(name="digits", validation=0.9999), Path(), 0)))
     with pytest.raises(DataError, match="leaves 0 training examples"):
-        broken.fingerprint()
+        broken.get_ready()
     broken.close()
 
 
@@ -175,3 +176,24 @@ def test_retrained_trial_has_the_weights_of_its_best_epoch_and_scores_alike(proc
     assert process_trainer.test(again) == pytest.approx(process_trainer.test(weights), rel=1e-4)
     accuracy, loss = process_trainer.test(weights)
     assert (accuracy, loss) == pytest.approx((report.results[1].val_accuracy, report.results[1].val_loss), rel=1e-4)
+
+
+def test_slots_are_those_that_memory_holds(monkeypatch):
+    monkeypatch.setattr("search.training.memory.free_bytes", lambda _device: 100_000)
+    assert 1 <= LocalTrainer(setup(slots=1000)).slots < 20
+    assert LocalTrainer(setup(slots=1000, sharers=10_000)).slots == 1
+    monkeypatch.setattr("search.training.memory.free_bytes", lambda _device: 10**12)
+    assert LocalTrainer(setup(slots=1000)).slots == 1000
+
+
+@pytest.mark.parametrize(("message", "kind"), [("CUDA out of memory", OutOfMemory), ("no such thing", TrainerLost)])
+def test_out_of_memory_is_told_from_other_failures(monkeypatch, message, kind):
+    def fail(*_args):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("search.trainers.local.make_population", fail)
+    trainer = LocalTrainer(setup())
+    trainer.begin([make_assignment(0)], [])
+    with pytest.raises(TrainerLost) as caught:
+        trainer.collect()
+    assert type(caught.value) is kind

@@ -5,6 +5,7 @@ lives in the runner's own process, `ProcessTrainer` in one of its own, which end
 """
 
 from search.trainers.interface import (
+    OutOfMemory,
     Report,
     StudyData,
     Trainer,
@@ -18,6 +19,7 @@ from search.trainers.process import ProcessTrainer, wait_for_any
 
 __all__ = [
     "LocalTrainer",
+    "OutOfMemory",
     "ProcessTrainer",
     "Report",
     "StudyData",

@@ -22,6 +22,10 @@ class TrainerLost(Exception):
     """The trainer failed or died; its trials are unfinished and it is of no further use."""
 
 
+class OutOfMemory(TrainerLost):
+    """The device's memory does not hold so many slots."""
+
+
 class TrainerStopped(Exception):
     """An epoch was given up because the runner asked for it."""
 
@@ -76,6 +80,8 @@ class TrainerSetup:
     device: str = "cpu"
     threads: int | None = None
     """Threads of torch within the trainer; None to measure whether more than one is worth it."""
+    sharers: int = 1
+    """Trainers on the device, this one included."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,11 @@ class Trainer(Protocol):
         """Whether the trainer can still be asked something."""
         ...
 
-    def fingerprint(self) -> str:
-        """Return the checksum of the data, once they are loaded. Raises TrainerLost, and DataError as `load_data`."""
+    def get_ready(self) -> str:
+        """Load the data and return their checksum; from then on `slots` is what the device's memory holds.
+
+        Raises TrainerLost, and DataError as `load_data`.
+        """
         ...
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from search.errors import RegsearchError
 from search.records import Assignment
-from search.trainers.interface import Report, TrainerLost, TrainerSetup, TrainerStopped
+from search.trainers.interface import OutOfMemory, Report, TrainerLost, TrainerSetup, TrainerStopped
 
 if TYPE_CHECKING:
-    from search.training.data import Dataset
+    from search.training.data import Dataset, Split
     from search.training.models import ModelFactory
     from search.training.population import Population, Way
 
@@ -22,14 +22,19 @@ class LocalTrainer:
     """A population in this process. `collect` does the work."""
 
     def __init__(self, setup: TrainerSetup, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Load the data. Raises DataError, and TrainerLost for what the user cannot mend."""
+        """Load the data. Raises DataError, and TrainerLost for what the user cannot mend.
+
+        `slots` may become fewer than asked for, where the device's memory does not hold them.
+        """
         self.slots = setup.slots
         self._setup, self._should_stop = setup, should_stop
         self._orders: tuple[Sequence[Assignment], Sequence[int]] = ((), ())
         self._population: Population | None = None
+        self._test: Split | None = None
         self._engine = ""
         try:
             self._data = setup.data.load()
+            self.slots = fit(setup, self._data)
         except RegsearchError:
             raise
         except Exception as error:
@@ -39,16 +44,16 @@ class LocalTrainer:
     def alive(self) -> bool:
         return True
 
-    def fingerprint(self) -> str:
+    def get_ready(self) -> str:
         return self._data.fingerprint
 
     def warm_up(self) -> Population:
         """Make the population, if it is not there yet, and choose how it computes. Raises TrainerLost."""
         if self._population is None:
             try:
-                self._population, threads = make_population(self._setup, self._data)
-            except Exception as error:  # above all memory that is not there
-                raise TrainerLost(brief(error)) from error
+                self._population, threads = make_population(replace(self._setup, slots=self.slots), self._data)
+            except Exception as error:
+                raise as_lost(error) from error
             self._engine = _in_words(self._population.way, threads)
         return self._population
 
@@ -67,7 +72,7 @@ class LocalTrainer:
         except Stopped:
             raise TrainerStopped from None
         except Exception as error:
-            raise TrainerLost(brief(error)) from error
+            raise as_lost(error) from error
         return Report(results, failed, self._engine, *population.seconds)
 
     def best_weights(self, number: int) -> bytes:
@@ -90,8 +95,9 @@ class LocalTrainer:
         from search.training.evaluation import score
 
         try:
-            test = self._setup.data.load_test()
-            return score(_factory(self._setup, self._data)(), load(weights), test)
+            if self._test is None:
+                self._test = self._setup.data.load_test()
+            return score(_factory(self._setup, self._data)(), load(weights), self._test)
         except RegsearchError:
             raise
         except Exception as error:
@@ -99,6 +105,22 @@ class LocalTrainer:
 
     def close(self) -> None:
         pass
+
+
+def fit(setup: TrainerSetup, data: Dataset) -> int:
+    """Return how many of the slots asked for the device's memory holds."""
+    from search.training.memory import fitting_slots
+    from search.training.optimizers import MOMENTS
+
+    batch = data.train.x[: setup.training.batch_size]
+    moments = MOMENTS[setup.training.optimizer]
+    return fitting_slots(_factory(setup, data)(), batch, moments, setup.slots, setup.device, setup.sharers)
+
+
+def as_lost(error: Exception) -> TrainerLost:
+    """Return how an error that ends a trainer is told to the runner."""
+    # CUDA has a type of its own for it; the processor's allocator only says so.
+    return (OutOfMemory if "memory" in str(error) else TrainerLost)(brief(error))
 
 
 def make_population(setup: TrainerSetup, data: Dataset) -> tuple[Population, int]:

@@ -6,6 +6,7 @@ read files and open storages.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -54,8 +55,9 @@ class ProcessTrainer:
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def fingerprint(self) -> str:
-        return str(self._ask("fingerprint"))
+    def get_ready(self) -> str:
+        fingerprint, self.slots = self._ask("get ready")
+        return str(fingerprint)
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
         self._send("epoch", list(admit), list(free))
@@ -142,8 +144,10 @@ def _serve(connection: Connection) -> None:
         while True:
             message = pickle.loads(connection.recv_bytes())
             connection.send_bytes(pickle.dumps(_answer(trainer, message), protocol=5))
-            # The first message asks for the data's checksum; what follows it takes the runner some time.
+            # After the first message, which asks for the checksum of the data, the runner has things to do.
             trainer.warm_up()
+            # What is there now stays: the collector need not go through all of torch again and again.
+            gc.freeze()
     except EOFError:
         return
     except (TrainerLost, RegsearchError) as error:
@@ -154,8 +158,8 @@ def _serve(connection: Connection) -> None:
 
 def _answer(trainer: LocalTrainer, message: tuple[Any, ...]) -> object:
     match message:
-        case ("fingerprint",):
-            return trainer.fingerprint()
+        case ("get ready",):
+            return trainer.get_ready(), trainer.slots
         case ("epoch", admit, free):
             trainer.begin(admit, free)
             return trainer.collect()

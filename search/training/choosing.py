@@ -29,7 +29,7 @@ def choose(
     engines: Sequence[str],
     precisions: Sequence[str],
     threads: Sequence[int],
-    seconds: float = 0.2,
+    seconds: float = 0.1,
 ) -> Choice:
     """Return the best of all combinations, with the population and torch set to it.
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -71,15 +70,25 @@ class Leaves:
 
     def gradients(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the gradients of each slot's mean cross-entropy as rows; the next call takes the same memory."""
-        # Slots share nothing, so the gradient of the sum of their losses holds each slot's own gradient.
-        losses = F.cross_entropy(logits.flatten(0, -2).to(self._rows.dtype), targets.flatten(), reduction="sum")
-        pieces = torch.autograd.grad(losses / targets.shape[-1], list(self.parameters.values()))
+        # Slots share nothing, so what flows back from all of them together is each slot's own gradient.
+        pieces = torch.autograd.grad(logits, list(self.parameters.values()), _loss_gradients(logits, targets))
         if self._gradients is None:
             self._gradients = torch.empty_like(self._rows)
         flat = [piece.flatten(self._rows.dim() - 1) for piece in pieces]
         if self._copy is None:
             return torch.cat(flat, dim=-1, out=self._gradients)
         return self._gradients.copy_(torch.cat(flat, dim=-1))
+
+
+def _loss_gradients(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the derivative of each slot's mean cross-entropy by its logits: softmax minus the one right answer.
+
+    Written down, since nobody asks for the loss itself in training, and finding this from it takes four times as long.
+    """
+    flat = logits.detach().flatten(0, -2)
+    gradients = flat.softmax(1, dtype=torch.promote_types(flat.dtype, torch.float32))
+    gradients.scatter_add_(1, targets.view(-1, 1), gradients.new_full((1, 1), -1.0).expand(len(flat), 1))
+    return (gradients / targets.shape[-1]).to(logits.dtype).view_as(logits)
 
 
 class Engine(ABC):

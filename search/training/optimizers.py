@@ -246,6 +246,10 @@ class SGD(Optimizer):
         parameters.addcmul_(velocity, now["change"])
 
 
+MOMENTS = {"adam": Adam.moments, "adamw": AdamW.moments, "sgd": SGD.moments}
+"""How many numbers each of the spec's optimizers remembers for a parameter."""
+
+
 def make_optimizer(spec: TrainingSpec, parameters: Tensor, weights: int) -> Optimizer:
     """Return the spec's optimizer for `parameters` [slots, n] whose first `weights` columns are regularized."""
     if spec.optimizer == "sgd":
