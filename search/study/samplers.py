@@ -46,6 +46,14 @@ def trials_shown(spec: StudySpec) -> int | None:
     return None if spec.search.sampler == "gp" else _RECENT_TRIALS
 
 
+def promising_from(spec: StudySpec) -> int | None:
+    """Return from which epoch on the spec's sampler is told what a running trial has reached; None for never.
+
+    From the first rung: what has passed it is better than most.
+    """
+    return spec.search.pruner.min_epochs if spec.search.sampler == "tpe" else None
+
+
 def _qmc_sampler(seed: int) -> BaseSampler:
     # One sequence for the whole study: how far it has come is in the storage, and another seed would begin another.
     seed = int(np.random.SeedSequence(seed).generate_state(1)[0])

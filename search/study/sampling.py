@@ -8,6 +8,7 @@ sampler keeps with the study (QMC its place in the sequence). How trials are sto
 from bisect import insort
 from collections import deque
 from collections.abc import Container, Mapping
+from copy import copy
 from datetime import datetime
 from math import inf, isnan
 from types import MappingProxyType
@@ -37,9 +38,13 @@ class Sampling:
         pruner: BasePruner,
         distributions: Mapping[str, BaseDistribution],
         recent: int | None,
+        promising_from: int | None = None,
     ) -> None:
-        """Show the sampler the best trials and so many of the most recently finished ones; all if that is None."""
-        self._memory = _Memory(storage, storage.get_study_id_from_name(study), recent)
+        """Show the sampler the best trials and so many of the most recently finished ones; all if that is None.
+
+        Running trials that have come to epoch `promising_from` are shown as if complete, with their lowest loss so far.
+        """
+        self._memory = _Memory(storage, storage.get_study_id_from_name(study), recent, promising_from)
         self._study = optuna.create_study(study_name=study, storage=self._memory, sampler=sampler, pruner=pruner)
         bracket_aware(self._study)
         self._distributions = dict(distributions)
@@ -47,6 +52,10 @@ class Sampling:
     def learn(self, trial: FrozenTrial) -> None:
         """Take note of a trial as it is now: running or finished."""
         self._memory.learn(trial)
+
+    def follow(self, number: int, epoch: int, loss: float) -> None:
+        """Take note of a running trial's loss after an epoch."""
+        self._memory.follow(number, epoch, loss)
 
     def suggest(self, number: int, fixed: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """Return parameters for a trial, which counts as running from now on; `fixed` are taken as they are."""
@@ -64,10 +73,16 @@ class _Memory(InMemoryStorage):
     Of the finished trials it shows the recent ones, and the best in TPE's order: complete trials by value, then pruned
     ones by how far they came. TPE gives less weight to a trial the more have followed it, so that those which are not
     shown any longer fade out and do not vanish at a stroke.
+
+    Samplers know of running trials that they are being tried, and TPE counts them with the bad ones, lest it suggest
+    them again. With a population that is most of what there is to know: a trial that has come far is therefore shown
+    as complete, with the best it has reached.
     """
 
-    def __init__(self, storage: BaseStorage, study_id: int, recent: int | None) -> None:
+    def __init__(self, storage: BaseStorage, study_id: int, recent: int | None, promising_from: int | None) -> None:
         super().__init__()
+        self._promising_from = inf if promising_from is None else promising_from
+        self._reached: dict[int, float] = {}
         self._real, self._real_study_id = storage, study_id
         self._running: dict[int, FrozenTrial] = {}
         self._recent: deque[FrozenTrial] = deque(maxlen=recent)
@@ -77,6 +92,7 @@ class _Memory(InMemoryStorage):
 
     def learn(self, trial: FrozenTrial) -> None:
         self._running.pop(trial.number, None)
+        self._reached.pop(trial.number, None)
         if trial.state == TrialState.RUNNING:
             self._running[trial.number] = trial
         elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):  # samplers learn nothing from the others
@@ -84,6 +100,10 @@ class _Memory(InMemoryStorage):
             insort(self._best, trial, key=_rank)
             del self._best[_BEST:]
             self._finished = None
+
+    def follow(self, number: int, epoch: int, loss: float) -> None:
+        if number in self._running and epoch >= self._promising_from and not isnan(loss):
+            self._reached[number] = min(loss, self._reached.get(number, inf))
 
     def renumber(self, number: int, actual: int) -> None:
         trial = self._running.pop(number)
@@ -114,8 +134,16 @@ class _Memory(InMemoryStorage):
     ) -> list[FrozenTrial]:
         if self._finished is None:
             self._finished = _by_number({trial.number: trial for trial in (*self._best, *self._recent)})
-        shown = (*self._finished, *_by_number(self._running))
+        running = (self._as_it_promises(trial) for trial in _by_number(self._running))
+        shown = (*self._finished, *running)
         return [trial for trial in shown if states is None or trial.state in states]
+
+    def _as_it_promises(self, trial: FrozenTrial) -> FrozenTrial:
+        if trial.number not in self._reached:
+            return trial
+        promised = copy(trial)
+        promised.state, promised.value = TrialState.COMPLETE, self._reached[trial.number]
+        return promised
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002
         return self._real.get_study_system_attrs(self._real_study_id)

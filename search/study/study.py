@@ -25,7 +25,7 @@ from search.spec import Range, StudySpec
 from search.study.ledger import Ledger
 from search.study.mirror import optuna_pruner
 from search.study.opening import acquire_lock, create_or_resume, load, our_study_names
-from search.study.samplers import distribution, make_sampler, trials_shown
+from search.study.samplers import distribution, make_sampler, promising_from, trials_shown
 from search.study.sampling import Sampling
 from search.study.storage import storage_errors
 from search.study.trials import (
@@ -121,6 +121,8 @@ class Study:
         """Record an epoch of several trials, by number: the validation losses become their intermediate values."""
         self._must_be_open()
         self._ledger.report({number: (result.epoch, result.val_loss) for number, result in results.items()})
+        for number, result in results.items():
+            self._sampling.follow(number, result.epoch, result.val_loss)
 
     @_guarded
     def finish(
@@ -235,6 +237,7 @@ class Study:
             optuna_pruner(self.spec),
             self._distributions,
             trials_shown(self.spec),
+            promising_from(self.spec),
         )
         for trial in trials:
             self._sampling.learn(trial)
