@@ -1,13 +1,12 @@
 """A throw-away PostgreSQL server, for the tests and benchmarks that want a real one.
 
-It listens on a socket in a temporary folder of its own and nowhere else, so that any number run side by side. Knows
-nothing of what is tested.
+It listens on a socket in a temporary folder of its own and nowhere else, so that any number run side by side, and it
+ends with the process that started it, however that ends. Knows nothing of what is tested.
 """
 
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,13 @@ from typing import Any
 
 _USER = "postgres"
 _START_SECONDS = 60
+_SERVE = """
+"$@" >"$0/log" 2>&1 &
+read -r _  # until whoever has the other end of the pipe closes it, or is killed
+kill -INT $!  # ends open connections, unlike TERM
+wait
+rm -r "$0"
+"""
 
 
 class NoPostgreSQL(Exception):
@@ -35,21 +41,17 @@ def postgresql_server(*, durable: bool = False) -> Iterator[str]:
     identity = _identity()
     # Not below pytest's folders, which belong to one user; and a socket's path is short.
     folder = Path(tempfile.mkdtemp(prefix="regsearch-pg-"))
-    try:
-        if identity:
-            shutil.chown(folder, _USER)
-        _run([programs / "initdb", "-D", folder / "data", "-U", _USER, "-A", "trust", "--no-sync"], identity)
-        command = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
-        if not durable:
-            command += ["-c", "fsync=off"]
-        with open(folder / "log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log, **identity) as server:
-            try:
-                _wait_until_ready(programs, folder, server)
-                yield f"postgresql+psycopg://{_USER}@/postgres?host={folder}"
-            finally:
-                server.send_signal(signal.SIGINT)  # ends open connections, unlike SIGTERM
-    finally:
-        shutil.rmtree(folder)
+    if identity:
+        shutil.chown(folder, _USER)
+    _run([programs / "initdb", "-D", folder / "data", "-U", _USER, "-A", "trust", "--no-sync"], identity)
+    command = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
+    if not durable:
+        command += ["-c", "fsync=off"]
+    # In a session of its own it does not hear Ctrl-C. Leaving the block closes the pipe.
+    serve = ["sh", "-c", _SERVE, folder, *command]
+    with subprocess.Popen(serve, stdin=subprocess.PIPE, start_new_session=True, **identity):
+        _wait_until_ready(programs, folder)
+        yield f"postgresql+psycopg://{_USER}@/postgres?host={folder}"
 
 
 def _programs() -> Path:
@@ -85,9 +87,9 @@ def _run(command: list[Path | str], identity: dict[str, Any]) -> None:
         raise NoPostgreSQL(f"{command[0]} failed: {done.stderr.strip()}")
 
 
-def _wait_until_ready(programs: Path, folder: Path, server: subprocess.Popen) -> None:
+def _wait_until_ready(programs: Path, folder: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while subprocess.run([programs / "pg_isready", "-q", "-h", folder], check=False).returncode:
-        if server.poll() is not None or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise NoPostgreSQL(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
         time.sleep(0.05)

@@ -43,8 +43,8 @@ def storage():
     return storage
 
 
-def sampling(storage, sampler, recent=None) -> Sampling:
-    return Sampling("s", storage, sampler, NopPruner(), SPACE, recent)
+def sampling(storage, sampler, recent=None, promising_from=None) -> Sampling:
+    return Sampling("s", storage, sampler, NopPruner(), SPACE, recent, promising_from)
 
 
 def finished(number: int, params: dict, value: float | None, steps: int = 0) -> FrozenTrial:
@@ -118,6 +118,20 @@ def test_running_trials_are_shown_with_their_parameters(storage):
     asked.suggest(6)
     assert recorder.numbers(TrialState.RUNNING) == [0, 5, 6]
     assert recorder.numbers(TrialState.COMPLETE) == [4]
+
+
+def test_running_trials_that_have_come_far_are_shown_as_complete_with_their_best(storage):
+    ours = sampling(storage, RandomSampler(seed=0), promising_from=3)
+    for number in (0, 1):
+        ours.suggest(number)
+    for epoch, loss in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.7)):
+        ours.follow(0, epoch, loss)
+    ours.follow(1, 2, 0.4)
+    far, near = ours._memory.get_all_trials(0)
+    assert (far.state, far.value) == (TrialState.COMPLETE, 0.5)
+    assert near.state == TrialState.RUNNING
+    ours.learn(finished(0, far.params, 0.6))
+    assert [trial.value for trial in ours._memory.get_all_trials(0)] == [0.6, None]
 
 
 def test_the_best_and_the_most_recent_trials_are_shown(storage):
