@@ -489,7 +489,7 @@ def test_killed_trainers_are_replaced_and_their_trials_run_again(make_place):
     for trainer in search.children():
         os.kill(trainer, signal.SIGKILL)
     search.ends(0)
-    assert search.out.count("A trainer failed and is replaced; its trials are back in the queue") == 2
+    assert search.out.count("A trainer failed and is replaced by another; its trials are back in the queue") == 2
     assert_exact(place, 8)
     interrupted = [record for record in place.records() if record.reason is Reason.INTERRUPTED]
     assert len(interrupted) == 2
