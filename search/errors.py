@@ -36,6 +36,10 @@ class DeviceError(RegsearchError):
     """The device asked for is not there."""
 
 
+class KernelError(RegsearchError):
+    """The kernels cannot be compiled here."""
+
+
 class HomeError(RegsearchError):
     """The home folder cannot be used: not writable, on a network file system."""
 

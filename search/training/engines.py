@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from search.training.kernels.compiled import suspended
 from search.training.layout import Layout
 from search.training.stacking import Places, stacked_twin
 
@@ -57,7 +58,6 @@ class Leaves:
         views = models.layout.views(self._rows if self._copy is None else self._copy)
         self.parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
         self.buffers = {name: buffer[slots] for name, buffer in models.buffers.items()}
-        self._gradients: Tensor | None = None
 
     def refresh(self) -> None:
         """Bring a copy up to date: one pass over the parameters."""
@@ -68,16 +68,10 @@ class Leaves:
         """Return inputs in the type that is computed in."""
         return x if self._copy is None or not x.is_floating_point() else x.to(self._copy.dtype)
 
-    def gradients(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the gradients of each slot's mean cross-entropy as rows; the next call takes the same memory."""
+    def gradients(self, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
+        """Return the gradients of each slot's mean cross-entropy by each parameter."""
         # Slots share nothing, so what flows back from all of them together is each slot's own gradient.
-        pieces = torch.autograd.grad(logits, list(self.parameters.values()), _loss_gradients(logits, targets))
-        if self._gradients is None:
-            self._gradients = torch.empty_like(self._rows)
-        flat = [piece.flatten(self._rows.dim() - 1) for piece in pieces]
-        if self._copy is None:
-            return torch.cat(flat, dim=-1, out=self._gradients)
-        return self._gradients.copy_(torch.cat(flat, dim=-1))
+        return torch.autograd.grad(logits, list(self.parameters.values()), _loss_gradients(logits, targets))
 
 
 def _loss_gradients(logits: Tensor, targets: Tensor) -> Tensor:
@@ -104,10 +98,10 @@ class Engine(ABC):
         """Return how many slots go through an epoch together."""
 
     @abstractmethod
-    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
-        """Return the gradients of each slot's mean data loss over its own batch, [slots, parameters].
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        """Return the gradients of each slot's mean data loss over its own batch, in the type that is computed in.
 
-        They are good until the next call. `x` may be in the type that is computed in.
+        A tensor [slots, *shape] for each parameter, in the order in which they lie in a row. `x` may be in that type.
         """
 
     @abstractmethod
@@ -133,7 +127,7 @@ class _ModuleEngine(Engine):
         self._module, self._places = module, Places(module)
         self._bound: Leaves | None = None
 
-    def _gradients(self, slots: slice | int, x: Tensor, y: Tensor) -> Tensor:
+    def _gradients(self, slots: slice | int, x: Tensor, y: Tensor) -> Sequence[Tensor]:
         leaves = self._leaves(slots, self._compute)
         leaves.refresh()
         return leaves.gradients(self._call(leaves, x, training=True), y)
@@ -165,7 +159,7 @@ class TwinEngine(_ModuleEngine):
     def chunk(self, slots: int) -> int:
         return max(1, slots)
 
-    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Sequence[Tensor]:
         return self._gradients(slots, x, y)
 
     def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
@@ -182,10 +176,10 @@ class LoopedEngine(_ModuleEngine):
         # A whole epoch of one trial before the next: its weights and moments stay in the cache.
         return 1
 
-    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
-        if len(y) == 1:
-            return self._gradients(slots.start, x[0], y[0])[None]
-        return torch.stack([self._gradients(slots.start + i, *own) for i, own in enumerate(zip(x, y, strict=True))])
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        each = [self._gradients(slots.start + i, *own) for i, own in enumerate(zip(x, y, strict=True))]
+        # A chunk is one slot: nothing is copied.
+        return [pieces[0][None] if len(pieces) == 1 else torch.stack(pieces) for pieces in zip(*each, strict=True)]
 
     def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
         return torch.stack([self._logits(slot, x, exact) for slot in range(slots.start, slots.stop)])
@@ -207,12 +201,13 @@ class VmappedEngine(Engine):
     def chunk(self, slots: int) -> int:
         return max(1, slots)
 
-    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Tensor:
+    def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Sequence[Tensor]:
         self._models.template.train()
         leaves = self._leaves(slots, self._compute)
         leaves.refresh()
         # One ordinary backward pass over the batched graph is a quarter faster than vmap(grad(...)).
-        return leaves.gradients(self._own_batches(leaves.parameters, leaves.buffers, x), y)
+        with suspended():
+            return leaves.gradients(self._own_batches(leaves.parameters, leaves.buffers, x), y)
 
     def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
         self._models.template.eval()

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from search.training.kernels.compiled import Dropped, compiled_for
 from search.training.seeds import derive_seed
 
 _WORD = 2**32
@@ -31,7 +32,8 @@ class Dropout(nn.Module):
     The mask is a hash of (key, position), with the mixing constants of Wellons' `lowbias32`; each 32-bit word gives the
     noise of two elements. The key moves on with each step, by a linear congruential generator (Numerical Recipes'
     constants). So a trial's noise does not depend on the slot it lives in, on its neighbours, on the engine or on the
-    device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator.
+    device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator; compiled
+    (see `kernels`), a hundredth.
 
     `parameter` is the name under which the spec searches its rate, e.g. ``dropout_0``. The buffers may have a leading
     dimension of slots, and are then as many as the inputs have.
@@ -62,6 +64,10 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         self.key.mul_(_STEP_FACTOR).add_(_STEP_TERM)
+        kernels = compiled_for(x)
+        if kernels is not None:
+            result: Tensor = Dropped.apply(x, self.key, self.dropped_below, self.scale.to(x.dtype), kernels)
+            return result
         solo = x.shape[self.key.dim() :]
         ones = (1,) * len(solo)
         # -1 where noise is below the bound and 0 elsewhere, from the sign of a difference: comparing takes several

@@ -1,0 +1,142 @@
+"""The compiled kernels on tensors. One library for a process, as torch has one set of operations for it.
+
+`compiled_for` says whether they can work on a tensor; whoever asks has torch's operations for the other case.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+
+KINDS = {"adam": 0, "adamw": 1, "sgd": 2}
+"""Optimizers, as `kernels.c` numbers them."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What all steps of an optimizer have in common. Parameters and moments are [slots, size], and lie without gaps."""
+
+    kind: int
+    penalty: bool
+    """Whether L1 is a term of the loss; otherwise weights are thresholded after the step."""
+    weights: int
+    """How many leading numbers of a slot are decayed and have L1."""
+    rates: tuple[float, float]
+    """Of Adam's moments how much is new in each step; of SGD's how much is kept, and nothing."""
+
+
+class Kernels:
+    """The functions of one library."""
+
+    def __init__(self, library: Path) -> None:
+        """Raises OSError when it cannot be loaded."""
+        functions = ctypes.CDLL(str(library))
+        self._drop, self._step = {}, {}
+        for dtype, name in _TYPES.items():
+            drop = self._drop[dtype] = functions[f"drop_{name}"]
+            drop.argtypes = [_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER]
+            step = self._step[dtype] = functions[f"step_{name}"]
+            counts = [ctypes.c_int, ctypes.c_int, _COUNT, _COUNT, _COUNT]
+            lists = [_COUNT, _POINTER, _POINTER, _POINTER]
+            step.argtypes = [*counts, _POINTER, _POINTER, _POINTER, *lists, _REAL, _REAL]
+            drop.restype = step.restype = None
+
+    def drop(self, x: Tensor, keys: Tensor, bounds: Tensor, scales: Tensor) -> Tensor:
+        """Return `x` [slots, ...] with elements dropped and the rest scaled, as `Dropout` says.
+
+        Keys (int32), bounds (int16) and scales (of the type of x) are [slots]; or x is that of one slot, and they are [].
+        """
+        if not x.is_contiguous():
+            x = x.contiguous()
+        result, slots = torch.empty_like(x), keys.numel()
+        pointers = keys.data_ptr(), bounds.data_ptr(), scales.data_ptr()
+        self._drop[x.dtype](x.data_ptr(), result.data_ptr(), slots, x.numel() // slots, *pointers)
+        return result
+
+    def step(
+        self,
+        update: Update,
+        slots: slice,
+        parameters: Tensor,
+        moments: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        table: Tensor,
+    ) -> None:
+        """Take an optimizer's step, in place; the gradients are kept.
+
+        `parameters` and `moments` are those of all slots, `gradients` those of the slots in question, one tensor
+        [slots, ...] for each of the model's in the order in which they lie in a row, float32 or bfloat16. `table`
+        [4, slots] in the type of the parameters is what the step multiplies with: see `Optimizer`.
+        """
+        size, start, count = parameters.shape[1], slots.start, slots.stop - slots.start
+        pieces = [piece if piece.is_contiguous() else piece.contiguous() for piece in gradients]
+        sizes = (_COUNT * len(pieces))(*(piece.numel() // count for piece in pieces))
+        pointers = (_POINTER * len(pieces))(*(piece.data_ptr() for piece in pieces))
+        offset = start * size * parameters.element_size()
+        places = [tensor.data_ptr() + offset for tensor in (parameters, *moments)]
+        self._step[pieces[0].dtype](
+            update.kind,
+            update.penalty,
+            count,
+            size,
+            update.weights,
+            *places[:2],
+            places[-1],
+            len(pieces),
+            sizes,
+            pointers,
+            table.data_ptr(),
+            *update.rates,
+        )
+
+
+_active: Kernels | None = None
+
+
+def use(library: Path | None) -> None:
+    """Compute by this library from now on, or by torch's operations for None. Raises OSError."""
+    global _active
+    _active = None if library is None else Kernels(library)
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Do without them, as under `vmap`, whose tensors have no memory of their own."""
+    global _active
+    before, _active = _active, None
+    try:
+        yield
+    finally:
+        _active = before
+
+
+def compiled_for(tensor: Tensor) -> Kernels | None:
+    """Return the kernels if they can work on such tensors."""
+    if _active is None or tensor.device.type != "cpu" or tensor.dtype not in _TYPES:
+        return None
+    return _active
+
+
+class Dropped(torch.autograd.Function):
+    """`Kernels.drop` with its gradient: the same factors once more, so that no mask has to be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keys: Tensor, bounds: Tensor, scales: Tensor, kernels: Kernels) -> Tensor:
+        # The key moves on with the next step, which may come before this one's gradient is asked for.
+        ctx.drop = partial(kernels.drop, keys=keys.clone(), bounds=bounds, scales=scales)
+        return kernels.drop(x, keys, bounds, scales)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return ctx.drop(gradients[0]), None, None, None, None

@@ -1,0 +1,164 @@
+/* What a training step does number by number, each in one pass over memory: dropout, and the optimizers with L1 and
+ * decay. By torch's operations these are ten to fifteen passes. The formulas are those of `regularizers.py` and
+ * `optimizers.py`, which the tests hold them to; everything else is left to torch.
+ *
+ * The file includes itself once for each type that numbers are stored in, as C has no templates. Arrays of a population
+ * are [slots, ...], and a slot's numbers lie side by side. No function allocates, fails or starts threads.
+ */
+
+#ifndef STORED
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline float widened(uint16_t stored) {
+    const uint32_t bits = (uint32_t)stored << 16;
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+/* To the nearest, and to even in between, as torch rounds. */
+static inline uint16_t narrowed(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline int32_t product(int32_t a, uint32_t b) { return (int32_t)((uint32_t)a * b); }
+
+/* The noise of elements 2i and 2i + 1, in the lower and the upper half: see `Dropout`. */
+static inline int32_t noise(int64_t i, int32_t key) {
+    int32_t word = product((int32_t)i, 0x9E3779B1u);
+    word = product(word ^ (word >> 16), 0x7FEB352Du);
+    word = product(word ^ key, 0x7FEB352Du);
+    return product(word ^ (word >> 15), 0x846CA68Bu);
+}
+
+/* 15 bits of it, with sign. */
+static inline int32_t lower(int32_t word) { return product(word, 1u << 16) >> 17; }
+static inline int32_t upper(int32_t word) { return word >> 17; }
+
+enum { ADAM, ADAMW, SGD };
+
+#define STORED float
+#define NUMBER float
+#define NAMED(name) name##_float32
+#define LOADED(x) (x)
+#define KEPT(x) (x)
+#define ROOT sqrtf
+#include "kernels.c"
+
+#define STORED double
+#define NUMBER double
+#define NAMED(name) name##_float64
+#define LOADED(x) (x)
+#define KEPT(x) (x)
+#define ROOT sqrt
+#include "kernels.c"
+
+#define STORED uint16_t
+#define NUMBER float
+#define NAMED(name) name##_bfloat16
+#define LOADED(x) widened(x)
+#define KEPT(x) narrowed(x)
+#define ROOT sqrtf
+#include "kernels.c"
+
+#else
+
+/* y = x times 0 where noise is below the slot's bound, and times its scale elsewhere. x, y [slots, count]. */
+void NAMED(drop)(const STORED *restrict x, STORED *restrict y, int64_t slots, int64_t count,
+                 const int32_t *restrict keys, const int16_t *restrict bounds, const STORED *restrict scales) {
+    for (int64_t slot = 0; slot < slots; slot++, x += count, y += count) {
+        const int32_t key = keys[slot], bound = bounds[slot];
+        const NUMBER scale = LOADED(scales[slot]);
+        const int64_t pairs = count / 2;
+        for (int64_t i = 0; i < pairs; i++) {
+            const int32_t word = noise(i, key);
+            y[2 * i] = KEPT(LOADED(x[2 * i]) * (lower(word) < bound ? 0 : scale));
+            y[2 * i + 1] = KEPT(LOADED(x[2 * i + 1]) * (upper(word) < bound ? 0 : scale));
+        }
+        if (count % 2)
+            y[count - 1] = KEPT(LOADED(x[count - 1]) * (lower(noise(pairs, key)) < bound ? 0 : scale));
+    }
+}
+
+/* What one step does to `count` numbers of a slot. `kind` and `penalty` are constants wherever this is called, so that
+ * the compiler makes a loop of each case. */
+static inline __attribute__((always_inline)) void NAMED(update)(
+    int kind, int penalty, int64_t count, NUMBER *restrict p, NUMBER *restrict first, NUMBER *restrict second,
+    const STORED *restrict gradient, NUMBER a, NUMBER b, NUMBER decay, NUMBER l1, NUMBER rate1, NUMBER rate2) {
+    const NUMBER kept2 = 1 - rate2;
+    for (int64_t i = 0; i < count; i++) {
+        NUMBER g = LOADED(gradient[i]), w = p[i];
+        if (penalty)
+            g += l1 * (NUMBER)((w > 0) - (w < 0));
+        if (kind == ADAMW)
+            w *= decay;
+        else
+            g += decay * w;
+        if (kind == SGD) {
+            const NUMBER velocity = first[i] * rate1 + g;
+            first[i] = velocity;
+            w += a * velocity;
+        } else {
+            const NUMBER mean = first[i] + rate1 * (g - first[i]);
+            const NUMBER square = second[i] * kept2 + rate2 * (g * g);
+            first[i] = mean;
+            second[i] = square;
+            w += mean / (ROOT(square) * a - b);
+        }
+        if (!penalty) {
+            const NUMBER above = w > -l1 ? w : -l1;
+            w -= above < l1 ? above : l1;
+        }
+        p[i] = w;
+    }
+}
+
+/* One step of some slots: see `Optimizer`. Their parameters and moments [slots, size] begin at p, first and second;
+ * `gradients` are those of one parameter tensor after the other, each [slots, its size]; `table` [4, slots] has a, b,
+ * decay and l1. Only the first `weights` numbers of a slot are decayed and have L1. */
+void NAMED(step)(int kind, int penalty, int64_t slots, int64_t size, int64_t weights, NUMBER *p, NUMBER *first,
+                 NUMBER *second, int64_t tensors, const int64_t *sizes, const STORED *const *gradients,
+                 const NUMBER *table, double rate1, double rate2) {
+    for (int64_t slot = 0; slot < slots; slot++) {
+        const NUMBER a = table[slot], b = table[slots + slot];
+        int64_t start = slot * size;
+        for (int64_t tensor = 0; tensor < tensors; start += sizes[tensor++]) {
+            const int64_t before = start - slot * size;
+            int64_t done = 0;
+            while (done < sizes[tensor]) {
+                const int regularized = before + done < weights;
+                int64_t count = sizes[tensor] - done;
+                if (regularized && count > weights - before - done)
+                    count = weights - before - done;
+                const NUMBER decay = regularized ? table[2 * slots + slot] : kind == ADAMW;
+                const NUMBER l1 = regularized ? table[3 * slots + slot] : 0;
+                const STORED *gradient = gradients[tensor] + slot * sizes[tensor] + done;
+                NUMBER *w = p + start + done, *m = first + start + done, *v = kind == SGD ? m : second + start + done;
+#define UPDATE(KIND, PENALTY) \
+    NAMED(update)(KIND, PENALTY, count, w, m, v, gradient, a, b, decay, l1, (NUMBER)rate1, (NUMBER)rate2)
+                if (kind == ADAM)
+                    penalty ? UPDATE(ADAM, 1) : UPDATE(ADAM, 0);
+                else if (kind == ADAMW)
+                    penalty ? UPDATE(ADAMW, 1) : UPDATE(ADAMW, 0);
+                else
+                    penalty ? UPDATE(SGD, 1) : UPDATE(SGD, 0);
+#undef UPDATE
+                done += count;
+            }
+        }
+    }
+}
+
+#undef STORED
+#undef NUMBER
+#undef NAMED
+#undef LOADED
+#undef KEPT
+#undef ROOT
+
+#endif
