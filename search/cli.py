@@ -64,6 +64,12 @@ def main() -> None:
 @option("--workers", type=CountOrAuto(fewest=0), default="auto", help="Trainers, each a process; 0: in this one.")
 @option("--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps.")
 @option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="What training computes in.")
+@option(
+    "--kernels",
+    type=click.Choice(["auto", "compiled", "torch"]),
+    default="auto",
+    help="Who computes a step's details on a CPU.",
+)
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are, or go.")
 @option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
@@ -139,7 +145,7 @@ def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
     overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
     spec = load_spec(given.pop("study")).with_overrides(**overrides)
     name = check_study_name(given.pop("name") or spec.name)
-    of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "population", "workers")}
+    of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "kernels", "population", "workers")}
     trainers = Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)
     return spec, Options(name=name, trainers=trainers, **given)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.errors import KernelError
 from search.records import Assignment
 from search.spec import StudySpec
 from search.trainers import (
@@ -21,6 +22,7 @@ from search.trainers import (
     pick_devices,
 )
 from search.training.files import prepare_files
+from search.training.kernels.building import kernel_library
 
 _MOST_SLOTS = {"cpu": 32, "cuda": 128}
 """Of all trainers of a kind together. On a processor more of them are not more efficient, on a GPU they are."""
@@ -34,6 +36,8 @@ class Wishes:
     device: str = "auto"
     engine: str = "auto"
     precision: str = "auto"
+    kernels: str = "auto"
+    """`compiled` by the machine's C compiler, `torch` for torch's own operations; by default whatever there is."""
     population: int | None = None
     """Slots of each trainer."""
     workers: int | None = None
@@ -49,14 +53,18 @@ class Crew:
         self.devices = pick_devices(wishes.device)
         count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices)
         self.trainers: list[Trainer] = []
+        self.notice: str | None = None
+        """What the user should know of how the trainers work, once they are started."""
         self._count = count
+        self._kernels: Path | None = None
 
     def start(self) -> None:
-        """Start all trainers, and check the data's files meanwhile. Raises DataError."""
+        """Start all trainers; meanwhile check the data's files and compile. Raises DataError and KernelError."""
         in_process = self._wishes.workers == 0
         processes = [] if in_process else [ProcessTrainer() for _ in range(self._count)]
         self.trainers = list(processes)
         prepare_files(self._spec.data.name, self._wishes.data_dir)
+        self._kernels = self._compile()
         for index, process in enumerate(processes):
             process.set_up(self._setup(index))
         if in_process:
@@ -90,6 +98,17 @@ class Crew:
         for trainer in self.trainers:
             trainer.close()
 
+    def _compile(self) -> Path | None:
+        if self._wishes.kernels == "torch" or self.devices != ["cpu"]:
+            return None
+        try:
+            return kernel_library()
+        except KernelError as error:
+            if self._wishes.kernels == "compiled":
+                raise
+            self.notice = f"Steps take up to twice as long without compiled kernels: {error}"
+            return None
+
     def _setup(self, index: int) -> TrainerSetup:
         spec, wishes = self._spec, self._wishes
         return TrainerSetup(
@@ -101,6 +120,7 @@ class Crew:
             Assignment(0, 0, spec.textbook()),
             wishes.engine,
             wishes.precision,
+            self._kernels,
             self.devices[index % len(self.devices)],
             # Several trainers share the processor: a thread each. A second one in each would wait for the other's.
             None if self._count == 1 else 1,

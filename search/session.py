@@ -90,6 +90,8 @@ class Session:
         crew = self._crew
         trainers = "1 trainer" if len(crew.trainers) == 1 else f"{len(crew.trainers)} trainers"
         line = f"On {', '.join(crew.devices)}, {trainers} of {crew.slots} slots; everything goes to {self.options.home}"
+        if crew.notice is not None:
+            line += f"\n{crew.notice}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
         return line

@@ -4,6 +4,7 @@ import os
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import contextmanager
 
 # Tests run side by side: with several threads each they would wait for each other at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,9 +14,12 @@ import sqlalchemy
 import torch
 from postgresql import NoPostgreSQL, postgresql_server
 
+from search.errors import KernelError
 from search.records import Assignment
 from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
+from search.training.kernels import compiled
+from search.training.kernels.building import kernel_library
 
 SPEC = """
 name = "tiny"
@@ -88,6 +92,32 @@ def storage(url, tmp_path):
     opened = InMemoryStorage() if url == "memory" else open_storage(url, tmp_path)
     yield opened
     close_storage(opened)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def kernels(request):
+    """Who computes the details of a step: compiled kernels, where there is a compiler, and torch's operations."""
+    with kernels_in_use(request.param):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_kernels_left():
+    """A search in the tests' own process leaves its kernels in use."""
+    yield
+    compiled.use(None)
+
+
+@contextmanager
+def kernels_in_use(name: str):
+    try:
+        compiled.use(kernel_library() if name == "compiled" else None)
+    except KernelError as reason:
+        pytest.skip(str(reason))
+    try:
+        yield
+    finally:
+        compiled.use(None)
 
 
 @pytest.fixture

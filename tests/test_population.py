@@ -17,6 +17,8 @@ from search.training.population import Population, Stopped, Way
 from search.training.seeds import batch_order, derive_seed
 from search.training.stacking import stacked_twin
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 SEED = 7
 COCKTAILS = [
     make_assignment(0, input_dropout=0.2, dropout_0=0.5, weight_decay=0.1, l1=1e-3),

@@ -5,6 +5,8 @@ import torch
 
 from search.training.regularizers import Dropout, configure, soft_threshold_
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 
 def dropout(rate: float, trial: int = 0) -> Dropout:
     module = Dropout("dropout_0")

@@ -635,6 +635,17 @@ def here(make_place, without_mlflow) -> Place:
     return make_place()
 
 
+def test_without_a_compiler_a_search_runs_and_says_what_that_costs(here, monkeypatch):
+    monkeypatch.setattr("search.training.kernels.building.shutil.which", lambda _name: None)
+    result = start_here(here, trials="2")
+    assert result.exit_code == 0, result.output
+    assert "Steps take up to twice as long without compiled kernels: there is no C compiler" in result.stderr
+    assert "stacked engine, fp32, 1 thread, torch's kernels" in result.stdout
+    refused = start_here(here, trials="2", kernels="compiled")
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith("Error: there is no C compiler")
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
 def test_every_sampler_completes_a_search(here, sampler):
     result = start_here(here, sampler=sampler, trials="14", population="2")

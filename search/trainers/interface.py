@@ -77,6 +77,8 @@ class TrainerSetup:
     """A configuration to measure with."""
     engine: str = "auto"
     precision: str = "auto"
+    kernels: Path | None = None
+    """The library of compiled kernels; None to compute by torch's operations alone."""
     device: str = "cpu"
     threads: int | None = None
     """Threads of torch within the trainer; None to measure whether more than one is worth it."""
@@ -92,7 +94,7 @@ class Report:
     failed: dict[int, str] = field(default_factory=dict)
     """Trials that could not even be admitted, with the error."""
     engine: str = ""
-    """How the trainer works, in words: engine, precision and threads."""
+    """How the trainer works, in words: engine, precision, threads and kernels."""
     training: float = 0.0
     """Seconds of the epoch spent in training steps."""
     evaluation: float = 0.0

@@ -54,7 +54,7 @@ class LocalTrainer:
                 self._population, threads = make_population(replace(self._setup, slots=self.slots), self._data)
             except Exception as error:
                 raise as_lost(error) from error
-            self._engine = _in_words(self._population.way, threads)
+            self._engine = _in_words(self._population.way, threads, self._setup.kernels is not None)
         return self._population
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
@@ -129,8 +129,10 @@ def make_population(setup: TrainerSetup, data: Dataset) -> tuple[Population, int
 
     from search.training.choosing import choose
     from search.training.engines import ENGINES, PRECISIONS
+    from search.training.kernels import compiled
     from search.training.population import Population
 
+    compiled.use(setup.kernels)
     factory = _factory(setup, data)
     population = Population(factory, data, setup.training, setup.seed, setup.slots, device=setup.device)
     engines = list(ENGINES) if setup.engine == "auto" else [setup.engine]
@@ -163,5 +165,6 @@ def _admit(population: Population, assignments: Sequence[Assignment]) -> dict[in
     return failed
 
 
-def _in_words(way: Way, threads: int) -> str:
-    return f"{way.engine} engine, {way.precision}, {threads} thread{'s' if threads > 1 else ''}"
+def _in_words(way: Way, threads: int, compiled: bool) -> str:
+    kernels = "compiled kernels" if compiled else "torch's kernels"
+    return f"{way.engine} engine, {way.precision}, {threads} thread{'s' if threads > 1 else ''}, {kernels}"

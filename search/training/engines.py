@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from search.training.kernels.compiled import suspended
+from search.training.kernels.compiled import compiled_for, suspended
 from search.training.layout import Layout
 from search.training.stacking import Places, stacked_twin
 
@@ -79,6 +79,9 @@ def _loss_gradients(logits: Tensor, targets: Tensor) -> Tensor:
 
     Written down, since nobody asks for the loss itself in training, and finding this from it takes four times as long.
     """
+    kernels = compiled_for(logits)
+    if kernels is not None:
+        return kernels.loss_gradients(logits.detach(), targets)
     flat = logits.detach().flatten(0, -2)
     gradients = flat.softmax(1, dtype=torch.promote_types(flat.dtype, torch.float32))
     gradients.scatter_add_(1, targets.view(-1, 1), gradients.new_full((1, 1), -1.0).expand(len(flat), 1))
@@ -206,8 +209,9 @@ class VmappedEngine(Engine):
         leaves = self._leaves(slots, self._compute)
         leaves.refresh()
         # One ordinary backward pass over the batched graph is a quarter faster than vmap(grad(...)).
-        with suspended():
-            return leaves.gradients(self._own_batches(leaves.parameters, leaves.buffers, x), y)
+        with suspended():  # nobody can ask a tensor under vmap where it lies
+            logits = self._own_batches(leaves.parameters, leaves.buffers, x)
+        return leaves.gradients(logits, y)
 
     def logits(self, slots: slice, x: Tensor, exact: bool = True) -> Tensor:
         self._models.template.eval()

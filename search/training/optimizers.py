@@ -174,4 +174,5 @@ def make_optimizer(spec: TrainingSpec, parameters: Tensor, weights: int) -> Opti
     """Return the spec's optimizer for `parameters` [slots, n] whose first `weights` columns are regularized."""
     if spec.optimizer == "sgd":
         return SGD(parameters, weights, spec.l1_mode, spec.momentum)
-    return {"adam": Adam, "adamw": AdamW}[spec.optimizer](parameters, weights, spec.l1_mode)
+    adam = AdamW if spec.optimizer == "adamw" else Adam
+    return adam(parameters, weights, spec.l1_mode)

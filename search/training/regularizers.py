@@ -32,8 +32,8 @@ class Dropout(nn.Module):
     The mask is a hash of (key, position), with the mixing constants of Wellons' `lowbias32`; each 32-bit word gives the
     noise of two elements. The key moves on with each step, by a linear congruential generator (Numerical Recipes'
     constants). So a trial's noise does not depend on the slot it lives in, on its neighbours, on the engine or on the
-    device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator; compiled
-    (see `kernels`), a hundredth.
+    device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator, or
+    compiled (see `kernels`) a hundredth.
 
     `parameter` is the name under which the spec searches its rate, e.g. ``dropout_0``. The buffers may have a leading
     dimension of slots, and are then as many as the inputs have.

@@ -35,12 +35,19 @@ def kernel_library(folder: Path | None = None) -> Path:
     library = folder / f"kernels-{_digest(compiler)}.so"
     try:
         _own(folder)
-        if not library.exists():
+        if not _loads(library):
             _compile(compiler, library)
-        ctypes.CDLL(str(library))
+            ctypes.CDLL(str(library))
     except OSError as error:
         raise KernelError(f"the kernels cannot be kept in {folder} or loaded from there: {error}") from error
     return library
+
+
+def _loads(library: Path) -> bool:
+    try:
+        return library.exists() and ctypes.CDLL(str(library)) is not None
+    except OSError:  # a damaged one, or from before the system was renewed
+        return False
 
 
 def _compiler() -> str:

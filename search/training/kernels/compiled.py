@@ -42,26 +42,37 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         """Raises OSError when it cannot be loaded."""
         functions = ctypes.CDLL(str(library))
-        self._drop, self._step = {}, {}
+        self._drop, self._loss, self._step = {}, {}, {}
         for dtype, name in _TYPES.items():
             drop = self._drop[dtype] = functions[f"drop_{name}"]
-            drop.argtypes = [_POINTER, _POINTER, _COUNT, _COUNT, _POINTER, _POINTER, _POINTER]
+            drop.argtypes = [_POINTER] * 2 + [_COUNT] * 2 + [_POINTER] * 3
+            loss = self._loss[dtype] = functions[f"loss_{name}"]
+            loss.argtypes = [_POINTER] * 3 + [_COUNT] * 3
             step = self._step[dtype] = functions[f"step_{name}"]
-            counts = [ctypes.c_int, ctypes.c_int, _COUNT, _COUNT, _COUNT]
-            lists = [_COUNT, _POINTER, _POINTER, _POINTER]
-            step.argtypes = [*counts, _POINTER, _POINTER, _POINTER, *lists, _REAL, _REAL]
-            drop.restype = step.restype = None
+            step.argtypes = [_COUNT] * 5 + [_POINTER] * 3 + [_COUNT] + [_POINTER] * 3 + [_REAL] * 2
+            drop.restype = loss.restype = step.restype = None
 
     def drop(self, x: Tensor, keys: Tensor, bounds: Tensor, scales: Tensor) -> Tensor:
         """Return `x` [slots, ...] with elements dropped and the rest scaled, as `Dropout` says.
 
-        Keys (int32), bounds (int16) and scales (of the type of x) are [slots]; or x is that of one slot, and they are [].
+        Keys (int32), bounds (int16) and scales (of the type of x) are [slots]; or [], and x is one slot's.
         """
         if not x.is_contiguous():
             x = x.contiguous()
         result, slots = torch.empty_like(x), keys.numel()
         pointers = keys.data_ptr(), bounds.data_ptr(), scales.data_ptr()
         self._drop[x.dtype](x.data_ptr(), result.data_ptr(), slots, x.numel() // slots, *pointers)
+        return result
+
+    def loss_gradients(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the derivative of each slot's mean cross-entropy by its logits.
+
+        Shapes: logits [slots, batch, classes] and targets [slots, batch], or those of one slot.
+        """
+        logits, targets = logits.contiguous(), targets.contiguous()
+        result = torch.empty_like(logits)
+        pointers = logits.data_ptr(), targets.data_ptr(), result.data_ptr()
+        self._loss[logits.dtype](*pointers, targets.numel(), logits.shape[-1], targets.shape[-1])
         return result
 
     def step(

@@ -1,6 +1,6 @@
-/* What a training step does number by number, each in one pass over memory: dropout, and the optimizers with L1 and
- * decay. By torch's operations these are ten to fifteen passes. The formulas are those of `regularizers.py` and
- * `optimizers.py`, which the tests hold them to; everything else is left to torch.
+/* What a training step does number by number, each in one pass over memory: dropout, the loss's gradient, and
+ * the optimizers with L1 and decay. By torch's operations these are ten to fifteen passes. The formulas are those of `regularizers.py`,
+ * `engines.py` and `optimizers.py`, which the tests hold them to; everything else is left to torch.
  *
  * The file includes itself once for each type that numbers are stored in, as C has no templates. Arrays of a population
  * are [slots, ...], and a slot's numbers lie side by side. No function allocates, fails or starts threads.
@@ -48,6 +48,7 @@ enum { ADAM, ADAMW, SGD };
 #define LOADED(x) (x)
 #define KEPT(x) (x)
 #define ROOT sqrtf
+#define POWER expf
 #include "kernels.c"
 
 #define STORED double
@@ -56,6 +57,7 @@ enum { ADAM, ADAMW, SGD };
 #define LOADED(x) (x)
 #define KEPT(x) (x)
 #define ROOT sqrt
+#define POWER exp
 #include "kernels.c"
 
 #define STORED uint16_t
@@ -64,6 +66,7 @@ enum { ADAM, ADAMW, SGD };
 #define LOADED(x) widened(x)
 #define KEPT(x) narrowed(x)
 #define ROOT sqrtf
+#define POWER expf
 #include "kernels.c"
 
 #else
@@ -82,6 +85,23 @@ void NAMED(drop)(const STORED *restrict x, STORED *restrict y, int64_t slots, in
         }
         if (count % 2)
             y[count - 1] = KEPT(LOADED(x[count - 1]) * (lower(noise(pairs, key)) < bound ? 0 : scale));
+    }
+}
+
+/* The derivative of the mean cross-entropy of `batch` examples, as many as one slot has, by its logits: softmax minus the
+ * one right answer. logits, result [examples, classes]; those of all slots one after the other. */
+void NAMED(loss)(const STORED *restrict logits, const int64_t *restrict targets, STORED *restrict result,
+                 int64_t examples, int64_t classes, int64_t batch) {
+    for (int64_t example = 0; example < examples; example++, logits += classes, result += classes) {
+        NUMBER largest = LOADED(logits[0]), sum = 0;
+        for (int64_t i = 1; i < classes; i++)
+            largest = LOADED(logits[i]) > largest ? LOADED(logits[i]) : largest;
+        for (int64_t i = 0; i < classes; i++)
+            sum += POWER(LOADED(logits[i]) - largest);
+        for (int64_t i = 0; i < classes; i++) {
+            const NUMBER share = POWER(LOADED(logits[i]) - largest) / sum;
+            result[i] = KEPT((share - (i == targets[example])) / (NUMBER)batch);
+        }
     }
 }
 
@@ -121,7 +141,7 @@ static inline __attribute__((always_inline)) void NAMED(update)(
 /* One step of some slots: see `Optimizer`. Their parameters and moments [slots, size] begin at p, first and second;
  * `gradients` are those of one parameter tensor after the other, each [slots, its size]; `table` [4, slots] has a, b,
  * decay and l1. Only the first `weights` numbers of a slot are decayed and have L1. */
-void NAMED(step)(int kind, int penalty, int64_t slots, int64_t size, int64_t weights, NUMBER *p, NUMBER *first,
+void NAMED(step)(int64_t kind, int64_t penalty, int64_t slots, int64_t size, int64_t weights, NUMBER *p, NUMBER *first,
                  NUMBER *second, int64_t tensors, const int64_t *sizes, const STORED *const *gradients,
                  const NUMBER *table, double rate1, double rate2) {
     for (int64_t slot = 0; slot < slots; slot++) {
@@ -160,5 +180,6 @@ void NAMED(step)(int kind, int penalty, int64_t slots, int64_t size, int64_t wei
 #undef LOADED
 #undef KEPT
 #undef ROOT
+#undef POWER
 
 #endif

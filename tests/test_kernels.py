@@ -1,0 +1,188 @@
+"""Compiled kernels: the same numbers as torch's operations give, and a clear word where they cannot be had."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import kernels_in_use
+from torch import Tensor
+
+from search.errors import KernelError
+from search.spec import TrainingSpec
+from search.training.engines import _loss_gradients
+from search.training.kernels import building
+from search.training.kernels.building import kernel_library
+from search.training.optimizers import Strengths, make_optimizer
+from search.training.regularizers import Dropout
+
+FLOATS = [torch.float32, torch.float64, torch.bfloat16]
+
+
+def by_both(compute) -> list[Tensor]:
+    results = []
+    for name in ("compiled", "torch"):
+        with kernels_in_use(name):
+            results.append(compute())
+    return results
+
+
+def stacked_dropout(rates) -> Dropout:
+    """Return a layer of several slots, each with its rate and key."""
+    layer, solos = Dropout("dropout_0"), [Dropout("dropout_0") for _ in rates]
+    for key, (solo, rate) in enumerate(zip(solos, rates, strict=True)):
+        solo.configure(rate, 1000 + key)
+    for name in ("key", "dropped_below", "scale"):
+        setattr(layer, name, torch.stack([getattr(solo, name) for solo in solos]))
+    return layer
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 64, 33), (3, 1, 1)])
+def test_dropout_drops_the_same_and_gives_the_same(dtype, shape):
+    torch.manual_seed(0)
+    x, flow = (torch.randn(shape).to(dtype) for _ in range(2))
+
+    def twice() -> Tensor:
+        layer, leaf = stacked_dropout([0.0, 0.3, 0.99]), x.clone().requires_grad_()
+        outputs = [layer(leaf) for _ in range(2)]
+        # Backward after both: the key has moved on by then.
+        gradients = [torch.autograd.grad(output, leaf, flow)[0] for output in outputs]
+        return torch.stack([*outputs, *gradients]).detach()
+
+    ours, expected = by_both(twice)
+    assert torch.equal(ours, expected)
+    assert not torch.equal(ours[0], ours[1]) or x.numel() < 10
+
+
+def test_dropout_of_one_slot_and_of_inputs_in_another_order_of_memory():
+    x = torch.randn(6, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+
+    def once() -> Tensor:
+        layer = Dropout("dropout_0")
+        layer.configure(0.4, 7)
+        return layer(x)
+
+    ours, expected = by_both(once)
+    assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(4, 6, 10), (6, 10), (2, 1, 3)])
+def test_gradient_of_the_loss_is_the_one_autograd_finds(dtype, shape):
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(shape)).to(dtype)
+    targets = torch.randint(shape[-1], shape[:-1])
+    leaf = logits.double().requires_grad_()
+    losses = F.cross_entropy(leaf.flatten(0, -2), targets.flatten(), reduction="sum") / shape[-2]
+    expected = torch.autograd.grad(losses, leaf)[0].to(dtype)
+    for ours in by_both(lambda: _loss_gradients(logits, targets)):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-7)
+
+
+def test_gradient_of_the_loss_survives_large_logits_and_tells_of_broken_ones():
+    logits, targets = torch.tensor([[1e4, -1e4], [float("nan"), 0.0]]), torch.tensor([1, 0])
+    for ours in by_both(lambda: _loss_gradients(logits, targets)):
+        assert ours[0].tolist() == [0.5, -0.5]
+        assert ours[1].isnan().all()
+
+
+@pytest.mark.parametrize("gradients_in", FLOATS)
+@pytest.mark.parametrize("l1_mode", ["proximal", "penalty"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_steps_are_the_same(optimizer, l1_mode, gradients_in):
+    torch.manual_seed(0)
+    numbers = torch.float64 if gradients_in == torch.float64 else torch.float32
+    slots, pieces = 3, [(4, 5), (7, 3), (4,), (3,)]
+    size = sum(torch.Size(piece).numel() for piece in pieces)
+    start = torch.randn(slots, size, dtype=numbers)
+    steps = [[torch.randn(2, *piece).to(gradients_in) for piece in pieces] for _ in range(10)]
+    strengths = Strengths(*(torch.rand(2, 1, dtype=torch.float64) * most for most in (1e-2, 0.5, 1e-2)))
+
+    def train() -> Tensor:
+        parameters = start.clone()
+        ours = make_optimizer(TrainingSpec(optimizer=optimizer, l1_mode=l1_mode), parameters, size - 7)
+        rows = slice(1, 3)
+        for gradients, now in zip(steps, ours.begin(rows, strengths, len(steps)), strict=True):
+            ours.step(rows, gradients, now)
+        return parameters
+
+    ours, expected = by_both(train)
+    assert torch.equal(ours[0], start[0])
+    torch.testing.assert_close(ours, expected, rtol=1e-12 if numbers == torch.float64 else 1e-4, atol=1e-6)
+
+
+def test_gradients_that_are_transposed_in_memory_are_read_in_order():
+    start, gradient = torch.randn(2, 6), torch.randn(2, 3, 2).transpose(1, 2)
+    strengths = Strengths(*(torch.full((2, 1), strength, dtype=torch.float64) for strength in (0.1, 0.0, 0.0)))
+
+    def step() -> Tensor:
+        parameters = start.clone()
+        optimizer = make_optimizer(TrainingSpec(optimizer="sgd"), parameters, 6)
+        optimizer.step(slice(0, 2), [gradient], optimizer.begin(slice(0, 2), strengths, 1)[0])
+        return parameters
+
+    torch.testing.assert_close(*by_both(step))
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(building.shutil, "which", lambda _name: None)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_that_is_said(tmp_path):
+    with pytest.raises(KernelError, match="there is no C compiler"):
+        kernel_library(tmp_path)
+
+
+@pytest.fixture
+def compiler():
+    try:
+        return building._compiler()
+    except KernelError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_once_and_kept(tmp_path):
+    library = kernel_library(tmp_path / "new")
+    before = library.stat()
+    assert kernel_library(tmp_path / "new") == library
+    assert library.stat().st_mtime_ns == before.st_mtime_ns
+    assert os.listdir(library.parent) == [library.name]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_damaged_library_is_made_anew(tmp_path):
+    torn = tmp_path / kernel_library(tmp_path / "whole").name
+    torn.write_bytes(b"torn")
+    tmp_path.chmod(0o700)
+    assert kernel_library(tmp_path) == torn
+    assert torn.read_bytes() != b"torn"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_that_others_write_to_is_not_trusted(tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(KernelError, match="others can write to it"):
+        kernel_library(tmp_path)
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
+    fake = tmp_path / "cc"
+    fake.write_text("#!/bin/sh\necho 'kernels.c:1: no such processor' >&2\nexit 1\n")
+    fake.chmod(0o700)
+    monkeypatch.setenv("CC", str(fake))
+    with pytest.raises(KernelError, match=r"did not compile the kernels: kernels\.c:1: no such processor"):
+        kernel_library(tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_compiler_that_does_not_know_the_processor_gives_plain_code(tmp_path, monkeypatch):
+    fake = tmp_path / "cc"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *native*) exit 1;; esac\nexec {building._compiler()} "$@"\n')
+    fake.chmod(0o700)
+    monkeypatch.setenv("CC", str(fake))
+    assert kernel_library(tmp_path / "cache").exists()
