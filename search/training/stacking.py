@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from search.training.kernels.compiled import products_for
 from search.training.regularizers import Dropout
 
 
@@ -28,12 +29,18 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.kernels = kernels = products_for(x)
+        if kernels is not None:
+            return kernels.multiply(x, weight, bias, b_transposed=True)
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients
+        if ctx.kernels is not None:
+            of_x = ctx.kernels.multiply(gradient, weight) if ctx.needs_input_grad[0] else None
+            return of_x, ctx.kernels.multiply(gradient, x, a_transposed=True), gradient.sum(1)
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
         return of_x, torch.bmm(gradient.transpose(1, 2), x), gradient.sum(1)
 

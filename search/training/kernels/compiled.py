@@ -19,6 +19,9 @@ from torch import Tensor
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
+_WIDEST = 32
+"""Numbers that a tile of a product is wide, at most."""
+
 KINDS = {"adam": 0, "adamw": 1, "sgd": 2}
 """Optimizers, as `kernels.c` numbers them."""
 
@@ -42,7 +45,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         """Raises OSError when it cannot be loaded."""
         functions = ctypes.CDLL(str(library))
-        self._drop, self._loss, self._step = {}, {}, {}
+        self._drop, self._loss, self._step, self._multiply = {}, {}, {}, {}
         for dtype, name in _TYPES.items():
             drop = self._drop[dtype] = functions[f"drop_{name}"]
             drop.argtypes = [_POINTER] * 2 + [_COUNT] * 2 + [_POINTER] * 3
@@ -51,6 +54,11 @@ class Kernels:
             step = self._step[dtype] = functions[f"step_{name}"]
             step.argtypes = [_COUNT] * 5 + [_POINTER] * 3 + [_COUNT] + [_POINTER] * 3 + [_REAL] * 2
             drop.restype = loss.restype = step.restype = None
+        for dtype in (torch.float32, torch.float64):
+            multiply = self._multiply[dtype] = functions[f"multiply_{_TYPES[dtype]}"]
+            a, b, bias = [_POINTER, *[_COUNT] * 3], [_POINTER, *[_COUNT] * 2], [_POINTER, _COUNT]
+            multiply.argtypes = [*[_COUNT] * 4, *a, *b, *bias, _POINTER, _POINTER]
+            multiply.restype = None
 
     def drop(self, x: Tensor, keys: Tensor, bounds: Tensor, scales: Tensor) -> Tensor:
         """Return `x` [slots, ...] with elements dropped and the rest scaled, as `Dropout` says.
@@ -62,6 +70,24 @@ class Kernels:
         result, slots = torch.empty_like(x), keys.numel()
         pointers = keys.data_ptr(), bounds.data_ptr(), scales.data_ptr()
         self._drop[x.dtype](x.data_ptr(), result.data_ptr(), slots, x.numel() // slots, *pointers)
+        return result
+
+    def multiply(
+        self, a: Tensor, b: Tensor, bias: Tensor | None = None, a_transposed: bool = False, b_transposed: bool = False
+    ) -> Tensor:
+        """Return each slot's ``a b + bias``, with a or b transposed if so said; float32 or float64.
+
+        Shapes: a [slots, m, k], b [slots, k, n], each as it is after transposing, and bias [slots, n]. It is made for
+        matrices that fit into a core's caches.
+        """
+        a, b = _without_gaps(a), _without_gaps(b)
+        slots, m, k = a.shape[0], a.shape[2 if a_transposed else 1], a.shape[1 if a_transposed else 2]
+        n = b.shape[1 if b_transposed else 2]
+        result, panel = a.new_empty(slots, m, n), a.new_empty(k, _WIDEST)
+        of_a = (a.data_ptr(), a.stride(0), *((1, m) if a_transposed else (k, 1)))
+        of_bias = (None, 0) if bias is None else (bias.data_ptr(), bias.stride(0))
+        of_b = (b.data_ptr(), b.stride(0), b_transposed)
+        self._multiply[a.dtype](slots, m, n, k, *of_a, *of_b, *of_bias, result.data_ptr(), panel.data_ptr())
         return result
 
     def loss_gradients(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -112,6 +138,12 @@ class Kernels:
         )
 
 
+def _without_gaps(tensor: Tensor) -> Tensor:
+    """Return a tensor whose slots lie without gaps, each for itself."""
+    rows, columns = tensor.shape[1:]
+    return tensor if tensor.stride()[1:] == (columns, 1) and rows else tensor.contiguous()
+
+
 _active: Kernels | None = None
 
 
@@ -137,6 +169,11 @@ def compiled_for(tensor: Tensor) -> Kernels | None:
     if _active is None or tensor.device.type != "cpu" or tensor.dtype not in _TYPES:
         return None
     return _active
+
+
+def products_for(tensor: Tensor) -> Kernels | None:
+    """Return the kernels if they can multiply such matrices."""
+    return None if tensor.dtype == torch.bfloat16 else compiled_for(tensor)
 
 
 class Dropped(torch.autograd.Function):

@@ -1,6 +1,7 @@
-/* What a training step does number by number, each in one pass over memory: dropout, the loss's gradient, and
- * the optimizers with L1 and decay. By torch's operations these are ten to fifteen passes. The formulas are those of `regularizers.py`,
- * `engines.py` and `optimizers.py`, which the tests hold them to; everything else is left to torch.
+/* What a training step does number by number, each in one pass over memory: dropout, the loss's gradient, and the
+ * optimizers with L1 and decay. By torch's operations these are ten to fifteen passes. And the products of many small
+ * matrices, which torch leaves to a library that uses half of what some processors can do. The formulas are those of
+ * `regularizers.py`, `engines.py` and `optimizers.py`, which the tests hold them to; everything else is left to torch.
  *
  * The file includes itself once for each type that numbers are stored in, as C has no templates. Arrays of a population
  * are [slots, ...], and a slot's numbers lie side by side. No function allocates, fails or starts threads.
@@ -42,6 +43,13 @@ static inline int32_t upper(int32_t word) { return word >> 17; }
 
 enum { ADAM, ADAMW, SGD };
 
+/* A product is computed in tiles of ROWS by two vectors, as many as there are registers for. */
+#ifdef __AVX512F__
+enum { VECTOR_BYTES = 64, ROWS = 8 };
+#else
+enum { VECTOR_BYTES = 32, ROWS = 4 };
+#endif
+
 #define STORED float
 #define NUMBER float
 #define NAMED(name) name##_float32
@@ -49,6 +57,7 @@ enum { ADAM, ADAMW, SGD };
 #define KEPT(x) (x)
 #define ROOT sqrtf
 #define POWER expf
+#define PRODUCTS
 #include "kernels.c"
 
 #define STORED double
@@ -58,6 +67,7 @@ enum { ADAM, ADAMW, SGD };
 #define KEPT(x) (x)
 #define ROOT sqrt
 #define POWER exp
+#define PRODUCTS
 #include "kernels.c"
 
 #define STORED uint16_t
@@ -104,6 +114,86 @@ void NAMED(loss)(const STORED *restrict logits, const int64_t *restrict targets,
         }
     }
 }
+
+#ifdef PRODUCTS
+
+typedef NUMBER NAMED(vector) __attribute__((vector_size(VECTOR_BYTES)));
+enum { NAMED(lanes) = VECTOR_BYTES / sizeof(NUMBER), NAMED(width) = 2 * NAMED(lanes) };
+
+/* `rows` (a constant wherever this is called) times `width` numbers of a product: c = a b + bias. */
+static inline __attribute__((always_inline)) void NAMED(tile)(int rows, int64_t inner, const NUMBER *a, int64_t a_row,
+                                                              int64_t a_column, const NUMBER *b, int64_t b_row,
+                                                              const NUMBER *bias, NUMBER *c, int64_t c_row) {
+    NAMED(vector) sums[ROWS][2], left, right;
+    for (int row = 0; row < rows; row++)
+        memcpy(sums[row], bias, sizeof sums[row]);
+    for (int64_t k = 0; k < inner; k++) {
+        memcpy(&left, b + k * b_row, sizeof left);
+        memcpy(&right, b + k * b_row + NAMED(lanes), sizeof right);
+        for (int row = 0; row < rows; row++) {
+            const NUMBER factor = a[row * a_row + k * a_column];
+            sums[row][0] += factor * left;
+            sums[row][1] += factor * right;
+        }
+    }
+    for (int row = 0; row < rows; row++)
+        memcpy(c + row * c_row, sums[row], sizeof sums[row]);
+}
+
+/* panel [k, width] = b [k, wide], filled up with zeros. */
+static inline __attribute__((always_inline)) void NAMED(pack)(int64_t k, int64_t wide, const NUMBER *restrict b,
+                                                              int64_t b_row, int64_t b_column, NUMBER *restrict panel) {
+    if (wide == NAMED(width)) {
+        for (int64_t i = 0; i < k; i++)
+            for (int64_t j = 0; j < NAMED(width); j++)
+                panel[i * NAMED(width) + j] = b[i * b_row + j * b_column];
+        return;
+    }
+    memset(panel, 0, sizeof(NUMBER) * k * NAMED(width));
+    for (int64_t j = 0; j < wide; j++)
+        for (int64_t i = 0; i < k; i++)
+            panel[i * NAMED(width) + j] = b[i * b_row + j * b_column];
+}
+
+/* c = a b + bias for each slot: c [slots, m, n] without gaps, bias [slots, n] or NULL. Slots of a, b and bias are so many
+ * numbers apart; a [m, k] has strides of its own; b is [k, n], or [n, k] if it is to be transposed, without gaps.
+ * `panel` [k, width] is room for what of b is not in order. */
+void NAMED(multiply)(int64_t slots, int64_t m, int64_t n, int64_t k, const NUMBER *a, int64_t a_slot, int64_t a_row,
+                     int64_t a_column, const NUMBER *b, int64_t b_slot, int64_t transposed, const NUMBER *bias,
+                     int64_t bias_slot, NUMBER *c, NUMBER *panel) {
+    enum { width = NAMED(width) };
+    for (int64_t slot = 0; slot < slots; slot++, a += a_slot, b += b_slot, c += m * n) {
+        for (int64_t column = 0; column < n; column += width) {
+            const int64_t wide = n - column < width ? n - column : width;
+            const NUMBER *own = b + column;
+            int64_t own_row = n;
+            if (transposed || wide < width) {
+                if (transposed)
+                    NAMED(pack)(k, wide, b + column * k, 1, k, panel);
+                else
+                    NAMED(pack)(k, wide, own, n, 1, panel);
+                own = panel, own_row = width;
+            }
+            NUMBER start[width] = {0}, edge[ROWS * width];
+            if (bias)
+                memcpy(start, bias + slot * bias_slot + column, sizeof(NUMBER) * wide);
+            for (int64_t row = 0, rows; row < m; row += rows) {
+                rows = m - row < ROWS ? 1 : ROWS;
+                const NUMBER *from = a + row * a_row;
+                NUMBER *to = wide < width ? edge : c + row * n + column;
+                const int64_t to_row = wide < width ? width : n;
+                if (rows == 1)
+                    NAMED(tile)(1, k, from, a_row, a_column, own, own_row, start, to, to_row);
+                else
+                    NAMED(tile)(ROWS, k, from, a_row, a_column, own, own_row, start, to, to_row);
+                for (int64_t i = 0; wide < width && i < rows; i++)
+                    memcpy(c + (row + i) * n + column, edge + i * width, sizeof(NUMBER) * wide);
+            }
+        }
+    }
+}
+
+#endif
 
 /* What one step does to `count` numbers of a slot. `kind` and `penalty` are constants wherever this is called, so that
  * the compiler makes a loop of each case. */
@@ -181,5 +271,6 @@ void NAMED(step)(int64_t kind, int64_t penalty, int64_t slots, int64_t size, int
 #undef KEPT
 #undef ROOT
 #undef POWER
+#undef PRODUCTS
 
 #endif
