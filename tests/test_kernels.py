@@ -13,6 +13,7 @@ from search.spec import TrainingSpec
 from search.training.engines import _loss_gradients
 from search.training.kernels import building
 from search.training.kernels.building import kernel_library
+from search.training.kernels.compiled import products_for
 from search.training.optimizers import Strengths, make_optimizer
 from search.training.regularizers import Dropout
 
@@ -124,6 +125,43 @@ def test_gradients_that_are_transposed_in_memory_are_read_in_order():
         return parameters
 
     torch.testing.assert_close(*by_both(step))
+
+
+def multiply(*arguments, **keywords) -> Tensor:
+    with kernels_in_use("compiled"):
+        kernels = products_for(arguments[0])
+        if kernels is None:
+            pytest.skip("this processor has no vectors so wide that torch's products are slower")
+        return kernels.multiply(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 32, 64, 128), (2, 7, 5, 3), (1, 1, 1, 1), (2, 9, 33, 40), (2, 16, 10, 0)])
+@pytest.mark.parametrize("a_transposed", [False, True])
+@pytest.mark.parametrize("b_transposed", [False, True])
+def test_products_of_each_slots_matrices(dtype, shape, a_transposed, b_transposed):
+    slots, m, n, k = shape
+    torch.manual_seed(0)
+    a, b, bias = (torch.randn(*size, dtype=dtype) for size in ((slots, m, k), (slots, k, n), (slots, n)))
+    stored_a = a.transpose(1, 2).contiguous() if a_transposed else a
+    stored_b = b.transpose(1, 2).contiguous() if b_transposed else b
+    ours = multiply(stored_a, stored_b, bias, a_transposed, b_transposed)
+    without = multiply(stored_a, stored_b, None, a_transposed, b_transposed)
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(ours, torch.baddbmm(bias[:, None], a, b), **tolerance)
+    torch.testing.assert_close(without, torch.bmm(a, b), **tolerance)
+
+
+def test_products_of_matrices_that_share_or_leave_gaps_in_memory():
+    """As in evaluation, where all slots have the same inputs, and with weights that are parts of longer rows."""
+    rows, x = torch.randn(3, 100), torch.randn(9, 5)
+    weights, biases = rows[:, 20:40].unflatten(1, (4, 5)), rows[:, 50:54]
+    inputs = x.expand(3, 9, 5)
+    ours = multiply(inputs, weights, biases, b_transposed=True)
+    in_other_order = multiply(x.t().contiguous().t().expand(3, 9, 5), weights, biases, b_transposed=True)
+    expected = torch.baddbmm(biases[:, None], inputs, weights.transpose(1, 2))
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(in_other_order, expected)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class Leaves:
 class _Root(torch.autograd.Function):
     """A scalar for a backward pass to begin with, given the gradients that are to come of it.
 
-    `torch.autograd.grad` takes such gradients as an argument too, and then imports sympy: half a second in each trainer.
+    `torch.autograd.grad` takes such gradients as an argument too, but then imports sympy, for half a second.
     """
 
     @staticmethod

@@ -46,19 +46,21 @@ class Kernels:
         """Raises OSError when it cannot be loaded."""
         functions = ctypes.CDLL(str(library))
         self._drop, self._loss, self._step, self._multiply = {}, {}, {}, {}
+
+        def declared(name: str, *arguments: Any) -> Any:
+            function = functions[name]
+            function.argtypes, function.restype = arguments, None
+            return function
+
+        matrix, vector = (_POINTER, _COUNT, _COUNT), (_POINTER, _COUNT)
         for dtype, name in _TYPES.items():
-            drop = self._drop[dtype] = functions[f"drop_{name}"]
-            drop.argtypes = [_POINTER] * 2 + [_COUNT] * 2 + [_POINTER] * 3
-            loss = self._loss[dtype] = functions[f"loss_{name}"]
-            loss.argtypes = [_POINTER] * 3 + [_COUNT] * 3
-            step = self._step[dtype] = functions[f"step_{name}"]
-            step.argtypes = [_COUNT] * 5 + [_POINTER] * 3 + [_COUNT] + [_POINTER] * 3 + [_REAL] * 2
-            drop.restype = loss.restype = step.restype = None
-        for dtype in (torch.float32, torch.float64):
-            multiply = self._multiply[dtype] = functions[f"multiply_{_TYPES[dtype]}"]
-            a, b, bias = [_POINTER, *[_COUNT] * 3], [_POINTER, *[_COUNT] * 2], [_POINTER, _COUNT]
-            multiply.argtypes = [*[_COUNT] * 4, *a, *b, *bias, _POINTER, _POINTER]
-            multiply.restype = None
+            self._drop[dtype] = declared(f"drop_{name}", *[_POINTER] * 2, *[_COUNT] * 2, *[_POINTER] * 3)
+            self._loss[dtype] = declared(f"loss_{name}", *[_POINTER] * 3, *[_COUNT] * 3)
+            lists = (_COUNT, _POINTER, _POINTER, _POINTER)
+            self._step[dtype] = declared(f"step_{name}", *[_COUNT] * 5, *[_POINTER] * 3, *lists, _REAL, _REAL)
+            if hasattr(functions, f"multiply_{name}"):
+                operands = (*matrix, _COUNT, *matrix, *vector)
+                self._multiply[dtype] = declared(f"multiply_{name}", *[_COUNT] * 4, *operands, _POINTER, _POINTER)
 
     def drop(self, x: Tensor, keys: Tensor, bounds: Tensor, scales: Tensor) -> Tensor:
         """Return `x` [slots, ...] with elements dropped and the rest scaled, as `Dropout` says.
@@ -72,10 +74,14 @@ class Kernels:
         self._drop[x.dtype](x.data_ptr(), result.data_ptr(), slots, x.numel() // slots, *pointers)
         return result
 
+    def can_multiply(self, dtype: torch.dtype) -> bool:
+        """Return whether there are products of such numbers, which is where they are faster than torch's."""
+        return dtype in self._multiply
+
     def multiply(
         self, a: Tensor, b: Tensor, bias: Tensor | None = None, a_transposed: bool = False, b_transposed: bool = False
     ) -> Tensor:
-        """Return each slot's ``a b + bias``, with a or b transposed if so said; float32 or float64.
+        """Return each slot's ``a b + bias``, with a or b transposed if so said; for types that `can_multiply` names.
 
         Shapes: a [slots, m, k], b [slots, k, n], each as it is after transposing, and bias [slots, n]. It is made for
         matrices that fit into a core's caches.
@@ -173,7 +179,8 @@ def compiled_for(tensor: Tensor) -> Kernels | None:
 
 def products_for(tensor: Tensor) -> Kernels | None:
     """Return the kernels if they can multiply such matrices."""
-    return None if tensor.dtype == torch.bfloat16 else compiled_for(tensor)
+    kernels = compiled_for(tensor)
+    return kernels if kernels is not None and kernels.can_multiply(tensor.dtype) else None
 
 
 class Dropped(torch.autograd.Function):
