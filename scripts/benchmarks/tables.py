@@ -58,9 +58,14 @@ def case_table(title: str, repeats: int, lines: Sequence[Measure], note: str = "
 
 
 def choices_table(title: str, repeats: int, runs: Runs, fixed: Sequence[str]) -> Table:
-    """Return what each choice costs, beside the best fixed one, which is found for each measure by itself."""
+    """Return what each choice costs, beside the best fixed one, which is found for each measure by itself.
+
+    And what came of it: the best validation loss, and its ratio to that of what regsearch chose by itself.
+    """
     whole = {side: [run.ms_per_trial_epoch for run in own] for side, own in runs.items()}
     computing = {side: [_per_epoch(run.busy_s, run.trial_epochs) for run in own] for side, own in runs.items()}
+    losses = {side: [run.best_val_loss for run in own] for side, own in runs.items()}
+    auto = next(iter(runs))
     rows = [
         [
             side,
@@ -68,11 +73,14 @@ def choices_table(title: str, repeats: int, runs: Runs, fixed: Sequence[str]) ->
             _against_best(whole, fixed, side),
             _cell(spread(computing[side]), "ms"),
             _against_best(computing, fixed, side),
+            _cell(spread(losses[side]), "loss"),
+            _cell(paired(losses[side], losses[auto]), "times"),
             "; ".join(sorted({run.chosen for run in own})),
         ]
         for side, own in runs.items()
     ]
-    header = ["", "search, ms a trial-epoch", "to best fixed", "computing, ms", "to best fixed", "in its own words"]
+    header = ["", "search, ms a trial-epoch", "to best fixed", "computing, ms", "to best fixed"]
+    header += ["best validation loss", f"to {auto}'s", "in its own words"]
     return Table(_heading(title, repeats), header, rows)
 
 
