@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Protocol, TypeVar
 
 from search.errors import TrainerError
@@ -72,8 +72,11 @@ class _Running:
         return [row.val_loss for row in self.epochs]
 
     def epochs_without_improvement(self) -> int:
-        losses = self.losses
-        return len(losses) - 1 - losses.index(min(losses))
+        least, best, best_epoch = self.assignment.params.get("min_improvement", 0.0), inf, 0
+        for row in self.epochs:
+            if row.val_loss < best - least:
+                best, best_epoch = row.val_loss, row.epoch
+        return self.epochs[-1].epoch - best_epoch
 
     def record(self, reason: Reason, error: str | None) -> TrialRecord:
         own = self.assignment

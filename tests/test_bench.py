@@ -273,7 +273,8 @@ def test_a_failed_command_is_shown_with_the_end_of_its_words(tmp_path):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from pathlib import Path
 from scripts.benchmarks.processes import run_command
 

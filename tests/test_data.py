@@ -5,15 +5,18 @@ MNIST is read by torchvision's own loader, from small files in its format; the r
 
 import hashlib
 import os
+import pickle
 import struct
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from search.errors import DataError
-from search.spec import DataSpec
-from search.training import files
+from search.spec import DATASET_SHAPES, DataSpec
+from search.training import files, sources
 from search.training.data import load_data, load_test
 from search.training.files import MNIST_FILES
 
@@ -109,19 +112,22 @@ def test_mnist_is_read_from_its_files(mnist, no_network):
 
 
 def test_searching_never_decodes_test_images(mnist, monkeypatch):
-    from torchvision.datasets import mnist as torchvision_mnist
-
     opened = []
-    read = torchvision_mnist.read_sn3_pascalvincent_tensor
-    monkeypatch.setattr(
-        torchvision_mnist,
-        "read_sn3_pascalvincent_tensor",
-        lambda path, strict=True: (opened.append(Path(path).name), read(path, strict))[1],
-    )
+    read = sources._read_idx
+    monkeypatch.setattr(sources, "_read_idx", lambda path: (opened.append(path.name), read(path))[1])
     load_data(MNIST, mnist, 0)
     assert opened == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
     load_test(MNIST, mnist)
     assert opened[2:] == ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+
+
+def test_mnist_is_what_torchvision_reads(mnist):
+    from torchvision import datasets
+
+    theirs = datasets.MNIST(str(mnist), train=False)
+    images, labels = sources.SOURCES["mnist"].load(mnist, False)
+    assert torch.equal(images, theirs.data)
+    assert torch.equal(labels, theirs.targets)
 
 
 @pytest.mark.parametrize("missing", [list(MNIST_FILES), ["t10k-labels-idx1-ubyte"]])
@@ -191,3 +197,112 @@ def test_the_real_mnist(real_mnist):
     test = load_test(MNIST, real_mnist)
     assert len(test) == 10_000
     assert test.y.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.fixture
+def fashion(mnist, monkeypatch) -> Path:
+    """A data folder with a small Fashion-MNIST."""
+    (mnist / "MNIST").rename(mnist / "FashionMNIST")
+    sizes = {name: (size, None) for name, (size, _) in files.MNIST_FILES.items()}
+    monkeypatch.setattr(files, "FASHION_FILES", sizes)
+    return mnist
+
+
+def test_fashion_mnist_is_what_torchvision_reads(fashion, no_network):
+    from torchvision.datasets import FashionMNIST
+
+    spec = DataSpec(name="fashion-mnist")
+    dataset, test = load_data(spec, fashion, 0), load_test(spec, fashion)
+    theirs = FashionMNIST(str(fashion), train=False)
+    torch.testing.assert_close(test.x, (theirs.data / 255 - 0.2860) / 0.3530)
+    assert dataset.fill.item() == pytest.approx(-0.2860 / 0.3530)
+    (fashion / "FashionMNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"Fashion-MNIST is not in .*FashionMNIST"):
+        load_data(spec, fashion, 0)
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch) -> Path:
+    """A data folder with a small CIFAR-10, whose checksums are the ones to expect."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    sums = {}
+    for name in files.CIFAR10_FILES:
+        content = {"data": generator.integers(0, 256, (6, 3072), dtype=np.uint8), "labels": [0, 1, 2, 3, 4, 5]}
+        names = {"label_names": [str(i) for i in range(10)]}
+        (folder / name).write_bytes(pickle.dumps(names if name == "batches.meta" else content))
+        sums[name] = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(files, "CIFAR10_FILES", {name: (None, md5) for name, md5 in sums.items()})
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in sums if name.startswith("data")])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+    return tmp_path
+
+
+def test_cifar10_is_read_by_torchvision_and_normalized_by_colour(cifar10, no_network):
+    from torchvision.datasets import CIFAR10
+
+    spec = DataSpec(name="cifar10")
+    dataset, test = load_data(spec, cifar10, 0), load_test(spec, cifar10)
+    assert (len(dataset.train), len(dataset.val), len(test), dataset.shape) == (25, 5, 6, (3, 32, 32))
+    pixels = torch.tensor(CIFAR10(str(cifar10), train=False).data[2]).movedim(-1, 0) / 255
+    mean, std = (torch.tensor(row).view(3, 1, 1) for row in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+    torch.testing.assert_close(test.x[2], (pixels - mean) / std)
+    torch.testing.assert_close(dataset.fill, -mean / std)
+
+
+def test_a_cifar10_file_that_is_not_the_publishers_is_never_unpickled(cifar10):
+    (cifar10 / "cifar-10-batches-py/data_batch_3").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(DataError, match=r"data_batch_3 is damaged \(its MD5 is not CIFAR-10's\): delete it"):
+        load_data(DataSpec(name="cifar10"), cifar10, 0)
+
+
+@pytest.fixture
+def newsgroups(tmp_path) -> Path:
+    """A data folder with a small collection in the form in which scikit-learn keeps it."""
+    from sklearn.utils import Bunch
+
+    def bunch(texts: list[str]) -> Bunch:
+        labels = np.arange(len(texts)) % 20
+        return Bunch(data=texts, target=labels, target_names=[str(i) for i in range(20)], filenames=np.array(texts))
+
+    train = [f"From: me\n\ngraphics pixel{i % 5} render{i % 3}" for i in range(60)]
+    cache = {"train": bunch(train), "test": bunch(["From: you\n\npixel1 render2 unheard", "Subject: x\n\ngraphics"])}
+    folder = tmp_path / "20news"
+    folder.mkdir()
+    (folder / "20news-bydate_py3.pkz").write_bytes(zlib.compress(pickle.dumps(cache)))
+    return tmp_path
+
+
+def test_newsgroups_are_tf_idf_of_words_in_training(newsgroups, no_network):
+    spec = DataSpec(name="newsgroups")
+    dataset, test = load_data(spec, newsgroups, 0), load_test(spec, newsgroups)
+    assert (len(dataset.train), len(dataset.val), dataset.shape, dataset.classes) == (50, 10, (4096,), 20)
+    torch.testing.assert_close(dataset.train.x.norm(dim=1), torch.ones(50))
+    assert (dataset.train.x > 0).any(0).sum() == 9  # neither the header's words nor those of the test data
+    assert sorted((test.x > 0).sum(1).tolist()) == [1, 2]
+
+
+def test_missing_newsgroups_say_where_they_go(tmp_path, no_network):
+    with pytest.raises(DataError, match=r"20 newsgroups is not in .*20news and could not be downloaded"):
+        load_data(DataSpec(name="newsgroups"), tmp_path, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wide_has_few_features_that_tell_something(tmp_path):
+    spec = DataSpec(name="wide", validation=0.25)
+    dataset, test = load_data(spec, tmp_path, 0), load_test(spec, tmp_path)
+    assert (len(dataset.train), len(dataset.val), len(test)) == (750, 250, 2000)
+    assert dataset.shape == DATASET_SHAPES["wide"]
+    means = torch.stack([test.x[test.y == label].mean(0) for label in range(dataset.classes)])
+    spread = means.std(0)
+    told = spread > 3 * spread[sources.WIDE_INFORMATIVE :].mean()
+    assert told[: sources.WIDE_INFORMATIVE].float().mean() >= 0.8
+    assert not told[sources.WIDE_INFORMATIVE :].any()
+
+
+def test_every_data_set_has_a_source():
+    assert set(sources.SOURCES) == set(DATASET_SHAPES)

@@ -13,6 +13,7 @@ from search.training.regularizers import Dropout, configure
 
 MLP = ModelSpec(name="mlp", hidden=[8, 5])
 CNN = ModelSpec(name="cnn", channels=[4, 6], hidden=[5])
+TRANSFORMER = ModelSpec(name="transformer", patch=[4, 2], width=8, heads=2, hidden=[6, 10])
 RATES = {"input_dropout": 0.1, "dropout_0": 0.3, "dropout_1": 0.4, "dropout_2": 0.5}
 
 
@@ -117,3 +118,58 @@ def test_stacked_by_vmap_a_model_computes_what_each_one_does(double, spec, shape
 
 def test_data_have_the_shape_that_specs_are_checked_against(tmp_path):
     assert load_data(DataSpec(name="digits"), tmp_path, 0).shape == DATASET_SHAPES["digits"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 4)])
+def test_a_transformer_is_torchs_encoder(double, shape):
+    model = model_factory(TRANSFORMER, shape, 5)().eval()
+    x = torch.randn(4, *shape)
+    tokens = torch.nn.functional.unfold(x if len(shape) == 3 else x.unsqueeze(1), (4, 2), stride=(4, 2)).mT
+    colours = 1 if len(shape) == 2 else 3
+    # unfold puts colours first, patches here put them last
+    tokens = tokens.unflatten(-1, (colours, 8)).transpose(-2, -1).flatten(-2)
+    assert torch.equal(model.patches(x), tokens)
+    state = model.embedding(tokens) + model.positions.bias
+    for block in model.blocks:
+        layer = nn.TransformerEncoderLayer(
+            8, 2, block.hidden.out_features, 0.0, "gelu", batch_first=True, norm_first=True
+        ).eval()
+        ours = {
+            "self_attn.in_proj_weight": block.attention.inputs.weight,
+            "self_attn.in_proj_bias": block.attention.inputs.bias,
+            "self_attn.out_proj.weight": block.attention.output.weight,
+            "self_attn.out_proj.bias": block.attention.output.bias,
+            "linear1.weight": block.hidden.weight,
+            "linear1.bias": block.hidden.bias,
+            "linear2.weight": block.output.weight,
+            "linear2.bias": block.output.bias,
+            "norm1.weight": block.attention_norm.weight,
+            "norm1.bias": block.attention_norm.bias,
+            "norm2.weight": block.norm.weight,
+            "norm2.bias": block.norm.bias,
+        }
+        layer.load_state_dict(ours)
+        state = layer(state)
+    expected = model.output(model.norm(state).mean(1))
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_positions_and_norms_of_a_transformer_are_not_decayed():
+    model = model_factory(TRANSFORMER, (8, 8), 5)()
+    layout = layout_of(model)
+    exempt = sum(p.numel() for name, p in model.named_parameters() if "norm" in name or name.endswith("bias"))
+    assert layout.weights == layout.size - exempt
+    assert {name.rpartition(".")[0] for name in layout.of_units} >= {"embedding", "output", "blocks.0.attention.inputs"}
+
+
+@pytest.mark.parametrize("spec", [MLP, CNN], ids=lambda spec: spec.name)
+def test_batch_norm_is_off_unless_a_configuration_switches_it_on(spec):
+    torch.manual_seed(0)
+    plain = model_factory(spec, (8, 8), 5)()
+    torch.manual_seed(0)
+    switched = model_factory(spec, (8, 8), 5, batch_norm=True)()
+    x = torch.randn(6, 8, 8)
+    torch.testing.assert_close(switched(x), plain(x))
+    configure(switched, {"batch_norm": 1}, 0, 0)
+    assert not torch.allclose(switched(x), plain(x))
+    assert layout_of(switched).weights == layout_of(plain).weights

@@ -295,3 +295,22 @@ class Centred(nn.Module):
 
 def test_model_that_mixes_examples_gets_no_twin():
     assert stacked_twin(Centred(), torch.randn(8, 6)) is None
+
+
+@pytest.mark.usefixtures("stacked")
+def test_stacked_transformers_equal_looped_ones(double):
+    data = image_data()
+    spec = ModelSpec(name="transformer", patch=[4, 4], width=8, heads=2, hidden=[6, 10])
+    factory = model_factory(spec, data.shape, data.classes)
+    trials = [make_assignment(i, input_dropout=0.1 * i, dropout_0=0.2 * i, dropout_1=0.3, l1=1e-4) for i in range(3)]
+    rows = [
+        life(Population(factory, data, make_training(), SEED, 3, Way(engine)), [(0, t) for t in trials], epochs=2)
+        for engine in ("stacked", "looped")
+    ]
+    assert_equal_rows(*rows, tolerance=1e-9)
+
+
+def test_a_transformer_has_a_twin():
+    data = image_data()
+    spec = ModelSpec(name="transformer", patch=[4, 4], width=8, heads=2, hidden=[6])
+    assert stacked_twin(model_factory(spec, data.shape, data.classes)(), data.train.x[:4]) is not None

@@ -5,20 +5,24 @@ from datetime import datetime
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.pruners import NopPruner
 from optuna.samplers import GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.spec import Choices, Range
+from search.study.samplers import distributions
 from search.study.sampling import Sampling
 
-SPACE = {
-    "x": FloatDistribution(-1, 1),
-    "y": FloatDistribution(1e-4, 1, log=True),
-    "n": IntDistribution(1, 9),
-    "one": FloatDistribution(2, 2),
-}
+CHOICES = Choices(
+    {
+        "x": Range(low=-1.0, high=1.0),
+        "y": Range(low=1e-4, high=1.0, log=True),
+        "n": Range(low=1, high=9, integer=True),
+    },
+    {},
+)
+SPACE = distributions(CHOICES)
 
 
 class Recorder(RandomSampler):
@@ -44,7 +48,7 @@ def storage():
 
 
 def sampling(storage, sampler, recent=None, promising_from=None) -> Sampling:
-    return Sampling("s", storage, sampler, NopPruner(), SPACE, recent, promising_from)
+    return Sampling("s", storage, sampler, NopPruner(), CHOICES, recent, promising_from)
 
 
 def finished(number: int, params: dict, value: float | None, steps: int = 0) -> FrozenTrial:
@@ -136,7 +140,7 @@ def test_running_trials_that_have_come_far_are_shown_as_complete_with_their_best
 
 def test_the_best_and_the_most_recent_trials_are_shown(storage):
     recorder = Recorder()
-    asked, params = sampling(storage, recorder, recent=30), {"x": 0.0, "y": 0.1, "n": 1, "one": 2.0}
+    asked, params = sampling(storage, recorder, recent=30), {"x": 0.0, "y": 0.1, "n": 1}
     for number in range(200):
         asked.learn(finished(number, params, number / 100 if number < 20 else 1.0))
     asked.suggest(200)
@@ -146,7 +150,7 @@ def test_the_best_and_the_most_recent_trials_are_shown(storage):
 
 def test_pruned_trials_are_among_the_best_where_complete_ones_are_few(storage):
     recorder = Recorder()
-    asked, params = sampling(storage, recorder, recent=2), {"x": 0.0, "y": 0.1, "n": 1, "one": 2.0}
+    asked, params = sampling(storage, recorder, recent=2), {"x": 0.0, "y": 0.1, "n": 1}
     for number in range(40):
         steps = number % 4
         asked.learn(finished(number, params, 1.0 - number / 100, steps))
@@ -161,7 +165,7 @@ def test_pruned_trials_are_among_the_best_where_complete_ones_are_few(storage):
 def test_some_parameters_may_be_given(storage):
     params = sampling(storage, RandomSampler(seed=0)).suggest(0, {"x": 0.5, "n": 3})
     assert params.keys() == SPACE.keys()
-    assert (params["x"], params["n"], params["one"]) == (0.5, 3, 2.0)
+    assert (params["x"], params["n"]) == (0.5, 3)
 
 
 def test_a_trial_can_get_another_number(storage):
@@ -177,7 +181,7 @@ def test_a_trial_can_get_another_number(storage):
 def test_the_place_in_a_qmc_sequence_is_kept_in_the_storage(storage):
     def ask_three() -> list[dict]:
         asked = sampling(storage, QMCSampler(scramble=True, seed=3, warn_independent_sampling=False))
-        asked.learn(finished(0, {"x": 0.0, "y": 0.1, "n": 1, "one": 2.0}, 1.0))
+        asked.learn(finished(0, {"x": 0.0, "y": 0.1, "n": 1}, 1.0))
         return [asked.suggest(number) for number in range(1, 4)]
 
     first, second = ask_three(), ask_three()

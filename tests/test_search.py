@@ -655,7 +655,7 @@ def test_every_sampler_completes_a_search(here, sampler):
     assert len(set(sampled)) == 12
     spec = StudySpec.model_validate(load_spec(str(here.folder / "tiny.toml")).model_dump())
     for record in here.records()[2:]:
-        for name, setting in spec.searched().items():
+        for name, setting in spec.choices.ranges().items():
             assert setting.low <= record.params[name] <= setting.high
 
 

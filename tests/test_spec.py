@@ -80,15 +80,15 @@ def test_digits_searches_each_layer_by_itself():
     spec = load_spec("digits")
     searched = ["input_dropout", "dropout_0", "dropout_1", "weight_decay", "l1", "patience"]
     assert list(spec.parameters()) == ["learning_rate", *searched]
-    assert list(spec.searched()) == searched
-    assert spec.searched()["dropout_1"] == Range(low=0.0, high=0.6)
-    assert spec.searched()["patience"] == Range(low=2, high=10, integer=True)
+    assert list(spec.choices.ranges()) == searched
+    assert spec.choices.ranges()["dropout_1"] == Range(low=0.0, high=0.6)
+    assert spec.choices.ranges()["patience"] == Range(low=2, high=10, integer=True)
 
 
 def test_a_convolution_is_a_hidden_layer_with_dropout_of_its_own(read):
     spec = read(model__name='"cnn"', model__channels="[3, 5]", space__dropout_2="0.2")
     assert (spec.model.channels, spec.model.hidden, spec.model.layers) == ((3, 5), (8, 4), 4)
-    assert list(spec.searched()) == ["dropout_0", "dropout_1", "dropout_3"]
+    assert list(spec.choices.ranges()) == ["dropout_0", "dropout_1", "dropout_3"]
     assert spec.parameters()["dropout_2"] == 0.2
     assert set(json.loads(spec.to_json())["model"]) == {"name", "channels", "hidden"}
 
@@ -121,13 +121,13 @@ def test_integers_stand_for_floats(read):
     spec = read(space__l1="1", space__dropout="{ low = 0, high = 0.5 }")
     assert spec.parameters()["l1"] == 1.0
     assert isinstance(spec.parameters()["l1"], float)
-    assert isinstance(spec.searched()["dropout_0"].low, float)
+    assert isinstance(spec.choices.ranges()["dropout_0"].low, float)
 
 
 def test_one_layer_overrides_the_shorthand(read):
     spec = read(space__dropout_1="0.2")
     assert spec.parameters()["dropout_1"] == 0.2
-    assert list(spec.searched()) == ["dropout_0"]
+    assert list(spec.choices.ranges()) == ["dropout_0"]
 
 
 def test_baseline_has_no_regularization_and_the_most_patience():
@@ -162,6 +162,45 @@ def test_textbook_stays_inside_the_ranges_and_keeps_constants(read):
         "patience": 8,
     }
     assert spec.baseline()["learning_rate"] == 1e-4
+
+
+def test_a_switch_is_searched_beside_the_strength_that_it_governs(read):
+    spec = read(
+        space__dropout="{ low = 0.1, high = 0.5, switch = true }",
+        space__dropout_1="{ low = 0.2, high = 0.3 }",
+        space__flip="{ low = 0.5, high = 0.5, switch = true }",
+        space__batch_norm="{ switch = true }",
+        space__mixup="0.4",
+    )
+    choices = spec.choices
+    assert choices.switches == ["use_dropout", "use_batch_norm", "use_flip"]
+    assert list(choices.ranges()) == ["dropout_0", "dropout_1"]
+    on, off = dict.fromkeys(choices.switches, True), dict.fromkeys(choices.switches, False)
+    assert list(choices.ranges(off)) == ["dropout_1"]
+    assert list(choices.ranges(off | {"use_dropout": True})) == ["dropout_0", "dropout_1"]
+    assert list(choices.ranges(on)) == ["dropout_1"]  # dropout acts after the last batch norm alone
+    config = choices.configuration(on | {"dropout_1": 0.25})
+    assert config == spec.baseline() | {
+        "dropout_1": 0.25,
+        "batch_norm": 1,
+        "mixup": 0.4,
+        "flip": 0.5,
+        "patience": 5,
+    }
+    assert choices.configuration(choices.chosen(config)) == config
+    assert choices.chosen(spec.baseline()) == off | {"dropout_1": 0.2}
+    assert StudySpec.from_json(spec.to_json()) == spec
+
+
+def test_what_a_file_does_not_name_is_no_part_of_a_configuration(read):
+    assert "mixup" not in read().baseline()
+    assert read(space__mixup="0.0").baseline()["mixup"] == 0
+
+
+def test_a_schedule_has_options_of_its_own(read):
+    spec = read(training__schedule='"plateau"', training__plateau_factor="0.5")
+    assert set(json.loads(spec.to_json())["training"]) >= {"schedule", "plateau_factor", "plateau_epochs"}
+    assert "plateau_factor" not in json.loads(read().to_json())["training"]
 
 
 def test_clip_rounds_where_only_integers_are():
@@ -214,13 +253,13 @@ BAD = [
     ({"space__dropout": "0.1"}, ["space has no range", "dropout = { low = 0.0, high = 0.6 }"]),
     ({"space__dropout": None}, ["space has no range"]),
     ({"space__dropout_0": "0.1", "space__dropout_1": "0.1"}, ["space has no range"]),
-    ({"data__name": '"digit"'}, ['data.name = "digit": must be one of digits, mnist; did you mean "digits"?']),
+    ({"data__name": '"digit"'}, ['data.name = "digit": must be one of digits, mnist, ', '; did you mean "digits"?']),
     ({"data__name": None}, ["data.name is missing; add it to [data]"]),
     ({"data__validation": "1"}, ["data.validation = 1: must be below 1"]),
     ({"data__validation": "0.0"}, ["data.validation = 0.0: must be above 0"]),
     ({"data__validation": '"0.2"'}, ['data.validation = "0.2": must be a finite number']),
-    ({"model__name": '"mpl"'}, ['model.name = "mpl": must be one of mlp, cnn; did you mean "mlp"?']),
-    ({"model__name": '"cnm"'}, ['model.name = "cnm": must be one of mlp, cnn; did you mean "cnn"?']),
+    ({"model__name": '"mpl"'}, ['model.name = "mpl": must be one of mlp, cnn, transformer; did you mean "mlp"?']),
+    ({"model__name": '"cnm"'}, ['model.name = "cnm": must be one of mlp, cnn, transformer; did you mean "cnn"?']),
     (
         {"model__channels": "[16, 32]"},
         ['model.channels = [16, 32]: has no effect with name = "mlp", only with cnn; remove it'],
@@ -228,7 +267,6 @@ BAD = [
     ({"model__channel": "[16]"}, ['model.channel is not a field; did you mean "channels"?']),
     ({"model__name": '"cnn"', "model__channels": "[]"}, ["model.channels = []: must have at least one entry"]),
     ({"model__name": '"cnn"', "model__channels": "[0]"}, ["model.channels[0] = 0: must be at least 1"]),
-    ({"model__name": '"cnn"', "model__hidden": "[]"}, ["model.hidden = []: must have at least one entry"]),
     (
         {"model__name": '"cnn"', "model__channels": "[4, 4, 4, 4]"},
         ["model.channels = [4, 4, 4, 4]: must have at most 3 entries: each halves", "8 x 8 in digits"],
@@ -238,7 +276,52 @@ BAD = [
         ["model.channels = [4, 4, 4, 4, 4]: must have at most 4 entries: each halves", "28 x 28 in mnist"],
     ),
     ({"model__hidden": None}, ["model.hidden is missing; add it to [model]"]),
-    ({"model__hidden": "[]"}, ["model.hidden = []: must have at least one entry"]),
+    ({"model__hidden": "[]"}, ["space.dropout acts on hidden layers, and the model has none"]),
+    (
+        {"model__name": '"transformer"', "model__hidden": "[]"},
+        ["model.hidden = []: must have an entry for each block"],
+    ),
+    (
+        {"model__name": '"transformer"', "model__patch": "[3, 8]"},
+        ["model.patch = [3, 8]: must divide the images, which are 8 x 8 in digits"],
+    ),
+    (
+        {"model__name": '"transformer"', "model__width": "30"},
+        ["model.heads = 4: must divide the width, which is 30"],
+    ),
+    (
+        {"model__name": '"transformer"', "space__batch_norm": "true"},
+        ["space.batch_norm does not go with transformer"],
+    ),
+    (
+        {"model__name": '"cnn"', "data__name": '"wide"'},
+        ['model.name = "cnn": needs images, and an example of wide is a row of 500 numbers; use mlp'],
+    ),
+    (
+        {"data__name": '"wide"', "space__flip": "0.5"},
+        ["space.flip needs images, and an example of wide is a row of 500 numbers"],
+    ),
+    ({"space__rotation": "181"}, ["space.rotation = 181: must be a number, at least 0 and at most 180"]),
+    ({"space__label_smoothing": "1.0"}, ["space.label_smoothing = 1.0: must be a number, at least 0 and below 1"]),
+    ({"space__batch_norm": "2"}, ["space.batch_norm = 2: must be true or false, or a search { switch = true }"]),
+    (
+        {"space__batch_norm": "{ low = 0, high = 1 }"},
+        ["space.batch_norm = {low = 0, high = 1}: is either on or off", "{ switch = true }"],
+    ),
+    (
+        {"space__patience": "{ low = 2, high = 4, switch = true }"},
+        ["space.patience.switch = true: is no regularizer: it cannot be off"],
+    ),
+    ({"space__mixup": "{ low = 0.1, high = 1, switch = 1 }"}, ["space.mixup.switch = 1: must be true or false"]),
+    (
+        {"space__mixup": "{ low = 0, high = 0, switch = true }"},
+        ["space.mixup.high = 0.0: must be above 0, which is what off means"],
+    ),
+    ({"training__schedule": '"cosin"'}, ['training.schedule = "cosin": must be one of', 'did you mean "cosine"?']),
+    (
+        {"training__plateau_factor": "0.5"},
+        ['training.plateau_factor = 0.5: has no effect with schedule = "constant", only with plateau; remove it'],
+    ),
     ({"model__hidden": "64"}, ["model.hidden = 64: must be a list"]),
     ({"model__hidden": "[8, 0]"}, ["model.hidden[1] = 0: must be at least 1"]),
     ({"model__hidden": "[8, true]"}, ["model.hidden[1] = true: must be a whole number"]),
@@ -359,7 +442,7 @@ def test_a_folder_is_not_a_study_file(tmp_path):
 
 @pytest.mark.parametrize("study", ["nowhere.toml", "no/where", "pyproject.toml/x"])
 def test_a_path_that_is_not_there(study):
-    with pytest.raises(UsageError, match=f"{study}: there is no such file; .* digits, mnist, mnist-cnn"):
+    with pytest.raises(UsageError, match=f"{study}: there is no such file; .* digits, fashion-mnist, mnist, mnist-cnn"):
         load_spec(study)
 
 
@@ -368,7 +451,7 @@ def test_an_unknown_study_is_answered_with_those_there_are(study, hint):
     with pytest.raises(UsageError) as caught:
         load_spec(study)
     assert f'there is no study "{study}"{hint}\n' in str(caught.value)
-    assert "Shipped studies are digits, mnist, mnist-cnn; " in str(caught.value)
+    assert f"Shipped studies are {', '.join(shipped_studies())}; " in str(caught.value)
 
 
 def test_a_study_loads_from_any_folder_under_any_file_name(tmp_path, monkeypatch):
@@ -379,7 +462,7 @@ def test_a_study_loads_from_any_folder_under_any_file_name(tmp_path, monkeypatch
     assert load_spec("digits").data.name == "digits"
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "mnist-cnn"])
+@pytest.mark.parametrize("name", shipped_studies())
 def test_json_round_trip_is_exact(name):
     spec = load_spec(name)
     again = StudySpec.from_json(spec.to_json())

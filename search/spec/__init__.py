@@ -1,10 +1,12 @@
 """A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion."""
 
+from search.spec.parameters import PARAMETERS, Parameter
 from search.spec.sections import (
     DATASET_SHAPES,
     MODEL_OPTIONS,
     OPTIMIZER_OPTIONS,
     PRUNER_OPTIONS,
+    SCHEDULE_OPTIONS,
     DatasetName,
     DataSpec,
     L1Mode,
@@ -14,10 +16,11 @@ from search.spec.sections import (
     PrunerName,
     PrunerSpec,
     SamplerName,
+    ScheduleName,
     SearchSpec,
     TrainingSpec,
 )
-from search.spec.space import PARAMETERS, Parameter, Range, Setting, SpaceSpec, parameter_of
+from search.spec.space import Choices, Range, Setting, SpaceSpec, parameter_of
 from search.spec.spec import StudySpec, check_study_name, load_spec, shipped_studies, spec_differences
 
 __all__ = [
@@ -26,6 +29,8 @@ __all__ = [
     "OPTIMIZER_OPTIONS",
     "PARAMETERS",
     "PRUNER_OPTIONS",
+    "SCHEDULE_OPTIONS",
+    "Choices",
     "DataSpec",
     "DatasetName",
     "L1Mode",
@@ -37,6 +42,7 @@ __all__ = [
     "PrunerSpec",
     "Range",
     "SamplerName",
+    "ScheduleName",
     "SearchSpec",
     "Setting",
     "SpaceSpec",

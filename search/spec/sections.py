@@ -17,24 +17,43 @@ from pydantic import (
     model_serializer,
 )
 
+from search.spec.parameters import MAX_EPOCHS
 from search.spec.problems import bad_value
-from search.spec.space import MAX_EPOCHS
 
-DatasetName = Literal["digits", "mnist"]
-ModelName = Literal["mlp", "cnn"]
+DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "wide", "newsgroups"]
+ModelName = Literal["mlp", "cnn", "transformer"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
+ScheduleName = Literal["constant", "cosine", "plateau"]
 L1Mode = Literal["proximal", "penalty"]
 SamplerName = Literal["tpe", "random", "qmc", "gp"]
 PrunerName = Literal["halving", "median", "percentile", "hyperband", "none"]
 
-DATASET_SHAPES: Mapping[str, tuple[int, ...]] = {"digits": (8, 8), "mnist": (28, 28)}
+DATASET_SHAPES: Mapping[str, tuple[int, ...]] = {
+    "digits": (8, 8),
+    "mnist": (28, 28),
+    "fashion-mnist": (28, 28),
+    "cifar10": (3, 32, 32),
+    "wide": (500,),
+    "newsgroups": (4096,),
+}
 """Shape of one example of each data set: images as height and width, with the number of colours in front."""
 
-MODEL_OPTIONS: Mapping[str, tuple[str, ...]] = {"mlp": (), "cnn": ("channels",)}
+MODEL_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "mlp": (),
+    "cnn": ("channels",),
+    "transformer": ("patch", "width", "heads"),
+}
 """Which fields of [model] only some models read."""
 
 OPTIMIZER_OPTIONS: Mapping[str, tuple[str, ...]] = {"adam": (), "adamw": (), "sgd": ("momentum",)}
 """Which fields of [training] only some optimizers read."""
+
+SCHEDULE_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "constant": (),
+    "cosine": (),
+    "plateau": ("plateau_factor", "plateau_epochs"),
+}
+"""Which fields of [training] only some schedules read."""
 
 PRUNER_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "halving": ("min_epochs", "reduction_factor"),
@@ -48,9 +67,8 @@ PRUNER_OPTIONS: Mapping[str, tuple[str, ...]] = {
 MAX_SIZE = 2**20
 """Limit of layers and batches: more is a slip of the pen, and would only end as an out-of-memory error much later."""
 
-Widths = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=MAX_SIZE)], ...], Field(strict=False, min_length=1, max_length=100)
-]
+Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+Widths = Annotated[tuple[Size, ...], Field(strict=False, min_length=1, max_length=100)]
 """The widths of layers, one after the other."""
 
 
@@ -63,25 +81,28 @@ class Section(BaseModel):
 class _ChoiceSection(Section):
     """A section with options that only some of the choices read: given to another choice, they are refused."""
 
-    _choice: ClassVar[str]
-    _options: ClassVar[Mapping[str, tuple[str, ...]]]
+    _options: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
+    """By the field that chooses, which fields each of its choices reads."""
 
     @field_validator("*")
     @classmethod
     def _is_read(cls, value: object, info: ValidationInfo) -> object:
-        readers = [choice for choice, options in cls._options.items() if info.field_name in options]
-        choice = info.data.get(cls._choice)  # absent when it is invalid itself
-        if readers and choice is not None and choice not in readers:
-            raise bad_value(
-                f'has no effect with {cls._choice} = "{choice}", only with {" or ".join(readers)}; remove it'
-            )
+        for field, options in cls._options.items():
+            readers = [choice for choice, read in options.items() if info.field_name in read]
+            choice = info.data.get(field)  # absent when it is invalid itself
+            if readers and choice is not None and choice not in readers:
+                raise bad_value(f'has no effect with {field} = "{choice}", only with {" or ".join(readers)}; remove it')
         return value
 
     @model_serializer(mode="wrap")
     def _without_unread(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        chosen = self._options[getattr(self, self._choice)]
-        unread = {option for options in self._options.values() for option in options if option not in chosen}
+        unread = {name for field in self._options for name in self.unread(field)}
         return {name: value for name, value in serialize(self).items() if name not in unread}
+
+    def unread(self, field: str) -> set[str]:
+        """Return the options that what is chosen in `field` does not read, but others would."""
+        chosen = self._options[field][getattr(self, field)]
+        return {option for options in self._options[field].values() for option in options if option not in chosen}
 
 
 class DataSpec(Section):
@@ -96,17 +117,26 @@ class DataSpec(Section):
 class ModelSpec(_ChoiceSection):
     """[model]: the network, the same for all trials."""
 
-    _choice = "name"
-    _options = MODEL_OPTIONS
+    _options = {"name": MODEL_OPTIONS}
 
     name: ModelName = Field(
-        default="mlp", description="`mlp` is a multilayer perceptron, `cnn` a convolutional network for images."
+        default="mlp",
+        description="`mlp` is a multilayer perceptron, `cnn` a convolutional, `transformer` an attention network.",
     )
     channels: Widths = Field(
         default=(32, 64),
         description="Channels of each convolution of `cnn`: 3x3, ReLU, and pooling that halves height and width.",
     )
-    hidden: Widths = Field(description="Units of each hidden layer; those of `cnn` follow its convolutions.")
+    patch: Annotated[tuple[Size, Size], Field(strict=False)] = Field(
+        default=(4, 4),
+        description="Height and width of the patches of `transformer`: [1, 28] are rows of MNIST's images.",
+    )
+    width: Size = Field(default=64, description="Numbers by which `transformer` describes a patch.")
+    heads: Size = Field(default=4, description="Heads of its attention; they share its width.")
+    hidden: Annotated[tuple[Size, ...], Field(strict=False, max_length=100)] = Field(
+        description="Units of each hidden layer: after the convolutions of `cnn`, in each block of `transformer`; none "
+        "for a linear model."
+    )
 
     @property
     def layers(self) -> int:
@@ -118,13 +148,21 @@ class ModelSpec(_ChoiceSection):
 class TrainingSpec(_ChoiceSection):
     """[training]: how every trial is trained."""
 
-    _choice = "optimizer"
-    _options = OPTIMIZER_OPTIONS
+    _options = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS}
 
     optimizer: OptimizerName = Field(
         default="adamw", description="`adam` adds decay to the gradient, `adamw` decouples it."
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of `sgd`.")
+    schedule: ScheduleName = Field(
+        default="constant",
+        description="The learning rate over the epochs: `cosine` takes it to 0 at the last one, `plateau` lowers it "
+        "where the validation loss stops falling.",
+    )
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1, description="What `plateau` multiplies the rate with.")
+    plateau_epochs: int = Field(
+        default=3, ge=0, le=MAX_EPOCHS, description="Epochs without a better loss that `plateau` waits for."
+    )
     batch_size: int = Field(default=32, ge=1, le=MAX_SIZE, description="Examples in a minibatch.")
     max_epochs: int = Field(
         default=30, ge=1, le=MAX_EPOCHS, description="Epochs after which a trial ends at the latest."
@@ -137,8 +175,7 @@ class TrainingSpec(_ChoiceSection):
 class PrunerSpec(_ChoiceSection):
     """[search.pruner]: which trials are stopped because their siblings do better."""
 
-    _choice = "name"
-    _options = PRUNER_OPTIONS
+    _options = {"name": PRUNER_OPTIONS}
 
     name: PrunerName = Field(default="halving", description="The rule.")
     min_epochs: int = Field(

@@ -1,93 +1,22 @@
-"""[space] of a study file: which parameters there are, what each may be, and which of them are searched.
+"""[space] of a study file: what each parameter may be, and which of them are searched.
 
+A parameter is a constant, a range, or behind a switch: then the search also decides whether it is on at all, and its
+strength is sampled only where it is (as in Kadra et al. 2021, "Well-tuned Simple Nets Excel on Tabular Datasets").
 Every setting is checked against the one table of parameters, and all of the section is checked before anything is
-refused. Knows nothing of the other sections but how many hidden layers the model has.
+refused. Knows nothing of the other sections but what `Surroundings` says.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from search.spec.parameters import PARAMETERS, Parameter
 from search.spec.problems import Findings, Location, as_toml, bad_key, bad_value, not_a_field
 
-MAX_EPOCHS = 100_000
-"""Limit of everything that counts epochs: more is a slip of the pen."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """What may stand under one name in [space], as a constant or as either end of a range."""
-
-    description: str
-    low: float = 0
-    low_allowed: bool = True
-    high: float
-    high_allowed: bool = True
-    integer: bool = False
-    regularizer: bool = True
-    """Whether it is a strength, and 0 switches it off."""
-    default: float = 0.0
-    textbook: float
-    """What a careful practitioner would try first."""
-    baseline: float = 0.0
-    """Its value without regularization. A regularizer's holds whatever the range; others are clipped into it."""
-
-    def refusal(self, value: object) -> str | None:
-        """Return what `value` must be instead, or None when it may stand here. A bool is no number, nor is nan."""
-        kind = int if self.integer else int | float
-        if isinstance(value, kind) and not isinstance(value, bool) and self._holds(value):
-            return None
-        low = f"{'at least' if self.low_allowed else 'above'} {self.low:g}"
-        high = f"{'at most' if self.high_allowed else 'below'} {self.high:g}"
-        return f"must be a {'whole ' if self.integer else ''}number, {low} and {high}"
-
-    def _holds(self, value: float) -> bool:
-        above = value >= self.low if self.low_allowed else value > self.low
-        below = value <= self.high if self.high_allowed else value < self.high
-        return above and below
-
-
-# The upper limits of the strengths only keep them finite in single precision.
-PARAMETERS: Mapping[str, Parameter] = {
-    "learning_rate": Parameter(
-        description="Step size of the optimizer.",
-        low_allowed=False,
-        high=1000,
-        regularizer=False,
-        default=1e-3,
-        textbook=1e-3,
-        baseline=1e-3,
-    ),
-    "input_dropout": Parameter(
-        description="Share of the inputs that dropout sets to zero.", high=1, high_allowed=False, textbook=0.1
-    ),
-    "dropout": Parameter(
-        description="Share of the units that dropout sets to zero, in each hidden layer by itself; "
-        "`dropout_0`, `dropout_1`, ... speak for one layer.",
-        high=1,
-        high_allowed=False,
-        textbook=0.2,
-    ),
-    "weight_decay": Parameter(description="Strength of the L2 penalty or decay.", high=1e6, textbook=1e-4),
-    "l1": Parameter(description="Strength of the L1 penalty or threshold.", high=1e6, textbook=1e-5),
-    "patience": Parameter(
-        description="Epochs without a better validation loss after which a trial stops.",
-        low=1,
-        high=MAX_EPOCHS,
-        integer=True,
-        regularizer=False,
-        default=5,
-        textbook=5,
-        baseline=inf,
-    ),
-}
-"""Everything that [space] may name, in the order in which configurations list it."""
-
-
-_RANGE_KEYS = ("low", "high", "log")
+_RANGE_KEYS = ("low", "high", "log", "switch")
+_BATCH_NORM = "batch_norm"
 
 
 class Range(BaseModel):
@@ -98,17 +27,42 @@ class Range(BaseModel):
     low: int | float
     high: int | float
     log: bool = Field(default=False, description="Whether to search on a logarithmic scale.")
+    switch: bool = Field(
+        default=False,
+        exclude_if=lambda switch: not switch,
+        description="Whether to search too if it is on at all; low may then equal high.",
+    )
     integer: bool = Field(default=False, exclude=True)
     """Whether it holds whole numbers only. Follows from the parameter, so files do not say it."""
 
+    @property
+    def has_strengths(self) -> bool:
+        """Whether there is more than one value to choose from, when it is on."""
+        return self.low < self.high
+
     def clip(self, value: float) -> float:
-        """Return the nearest value inside the range."""
+        """Return the nearest value inside the range; behind a switch, 0 is one."""
+        if self.switch and value == 0:
+            return 0
         inside = min(max(value, self.low), self.high)
         return round(inside) if self.integer else inside
 
 
 Setting = float | Range
 """What [space] says of a parameter: a constant, or a range to search."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the other sections say that decides what [space] may."""
+
+    model: str
+    layers: int
+    """Hidden layers of the model."""
+    data: str | None
+    """Name of the data set; None when that is invalid."""
+    shape: tuple[int, ...]
+    """Of one of its examples."""
 
 
 class SpaceSpec(RootModel[dict[str, int | float | Range]]):
@@ -118,7 +72,58 @@ class SpaceSpec(RootModel[dict[str, int | float | Range]]):
 
     def per_layer(self, layers: int) -> dict[str, Setting]:
         """Return the settings in the table's order, with dropout spelled out for each of so many hidden layers."""
-        return _per_layer(self.root, layers)
+        return {one: self.root.get(one, self.root[name]) for name in _named(self.root) for one in _spell(name, layers)}
+
+    def switches(self, layers: int) -> dict[str, str]:
+        """Return the switches of the parameters that have one: `use_dropout` for all layers that have none alone."""
+        owners = {one: one if one in self.root else name for name in _named(self.root) for one in _spell(name, layers)}
+        settings = self.per_layer(layers)
+        return {one: f"use_{owner}" for one, owner in owners.items() if _has_switch(settings[one])}
+
+
+class Choices:
+    """A study's settings as what is to be chosen: which switches and ranges there are, and what a choice amounts to."""
+
+    def __init__(self, settings: Mapping[str, Setting], switches: Mapping[str, str]) -> None:
+        """`settings` by parameter, each layer's dropout by itself; `switches` of those that have one."""
+        self._settings, self._switches = settings, switches
+        self._layers = [name for name in settings if _layer(name) is not None]
+
+    @property
+    def switches(self) -> list[str]:
+        """Return the switches, each once."""
+        return list(dict.fromkeys(self._switches.values()))
+
+    def ranges(self, positions: Mapping[str, bool] | None = None) -> dict[str, Range]:
+        """Return the ranges that matter when the switches are set so, or all that ever matter."""
+        idle = set() if positions is None else self._idle(positions)
+        return {
+            name: setting
+            for name, setting in self._settings.items()
+            if isinstance(setting, Range) and setting.has_strengths and name not in idle
+        }
+
+    def configuration(self, chosen: Mapping[str, float]) -> dict[str, float]:
+        """Return every parameter's value, from what was chosen for switches and ranges."""
+        idle = self._idle({name: bool(chosen[name]) for name in self.switches})
+        return {
+            name: 0.0 if name in idle else _value(name, setting, chosen) for name, setting in self._settings.items()
+        }
+
+    def chosen(self, configuration: Mapping[str, float]) -> dict[str, float]:
+        """Return what would have been chosen for a configuration, or for the nearest one that can be."""
+        positions = dict.fromkeys(self.switches, False)
+        for name, switch in self._switches.items():
+            positions[switch] = positions[switch] or configuration[name] != 0
+        return positions | {name: setting.clip(configuration[name]) for name, setting in self.ranges(positions).items()}
+
+    def _idle(self, positions: Mapping[str, bool]) -> set[str]:
+        """Return the parameters that are off."""
+        off = {name for name, switch in self._switches.items() if not positions[switch]}
+        if _BATCH_NORM in self._settings and _BATCH_NORM not in off and self._settings[_BATCH_NORM] != 0:
+            # Dropout before a batch norm shifts the variance that it learns to expect (Li et al. 2019).
+            off |= {"input_dropout", *self._layers[:-1]}
+        return off
 
 
 def parameter_of(name: str) -> Parameter:
@@ -131,8 +136,8 @@ def nearest(setting: Setting, value: float) -> float:
     return setting.clip(value) if isinstance(setting, Range) else setting
 
 
-def read_space(given: object, layers: int | None) -> dict[str, Setting]:
-    """Return what `SpaceSpec` holds, from the section as written; `layers` is None when the model is invalid itself.
+def read_space(given: object, around: Surroundings | None) -> dict[str, Setting]:
+    """Return what `SpaceSpec` holds, from the section as written; `around` is None when the model is invalid itself.
 
     Raises what pydantic takes for a validator's findings: all that is wrong.
     """
@@ -140,37 +145,54 @@ def read_space(given: object, layers: int | None) -> dict[str, Setting]:
     if not isinstance(given, Mapping):
         raise bad_value("must be a table, as in [space]")
     findings = Findings()
-    read = {name: _read_setting(name, value, layers, findings) for name, value in given.items()}
+    read = {name: _read_setting(name, value, around, findings) for name, value in given.items()}
     findings.raise_any()
-    defaults: dict[str, Setting] = {name: parameter.default for name, parameter in PARAMETERS.items()}
+    defaults: dict[str, Setting] = {name: row.default for name, row in PARAMETERS.items() if not row.optional}
     space = defaults | {name: setting for name, setting in read.items() if setting is not None}
-    if layers and not any(isinstance(setting, Range) for setting in _per_layer(space, layers).values()):
+    if around and not any(isinstance(setting, Range) for setting in SpaceSpec(space).per_layer(around.layers).values()):
         raise bad_key(
             "has no range, so there is nothing to search; write one as in dropout = { low = 0.0, high = 0.6 }"
         )
     return space
 
 
-def _read_setting(name: str, value: object, layers: int | None, findings: Findings) -> Setting | None:
+def _read_setting(name: str, value: object, around: Surroundings | None, findings: Findings) -> Setting | None:
     """Return the setting, or None when it is so wrong that it cannot be read; what is wrong is in the findings."""
-    if refusal := _name_refusal(name, layers):
+    refusal = _name_refusal(name, around)
+    if refusal is None and around is not None and value != 0:  # what is off fits everywhere
+        refusal = _misfit(name, around)
+    if refusal is not None:
         findings.add(bad_key(refusal), (name,))
         return None
+    parameter = parameter_of(name)
     if isinstance(value, Range):  # from Python, or a section that was read before
         value = value.model_dump()
     if isinstance(value, Mapping):
         return _read_range(name, value, findings)
-    return _read_number(parameter_of(name), value, (name,), findings, ", or a range { low = ..., high = ... }")
+    otherwise = "a search { switch = true }" if parameter.is_switch else "a range { low = ..., high = ... }"
+    return _read_number(parameter, value, (name,), findings, f", or {otherwise}")
 
 
-def _name_refusal(name: str, layers: int | None) -> str | None:
+def _name_refusal(name: str, around: Surroundings | None) -> str | None:
     layer = _layer(name)
-    each = [f"dropout_{i}" for i in range(layers or 0)]
-    if name in PARAMETERS or name in each or (layer is not None and layers is None):
+    each = _spell("dropout", around.layers if around else 0)
+    if name in PARAMETERS or name in each or (layer is not None and around is None):
         return None
     if layer is not None:
         return f"has no layer to speak for; the model gives only {', '.join(each)}"
     return not_a_field(name, [*PARAMETERS, *each])
+
+
+def _misfit(name: str, around: Surroundings) -> str | None:
+    """Return why a parameter makes no sense for this model and this data, None when it does."""
+    if parameter_of(name).images:
+        if around.data is not None and len(around.shape) < 2:
+            return f"needs images, and an example of {around.data} is a row of {around.shape[0]} numbers"
+    elif name in ("dropout", _BATCH_NORM) and not around.layers:
+        return "acts on hidden layers, and the model has none"
+    elif name == _BATCH_NORM and around.model == "transformer":
+        return "does not go with transformer, which normalizes its layers already"
+    return None
 
 
 def _layer(name: str) -> int | None:
@@ -179,53 +201,81 @@ def _layer(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def _spell(name: str, layers: int) -> list[str]:
+    """Return the names under which a configuration has a parameter."""
+    return [f"dropout_{i}" for i in range(layers)] if name == "dropout" else [name]
+
+
+def _named(space: Mapping[str, object]) -> Iterable[str]:
+    """Return the parameters that a configuration contains, in the table's order."""
+    return (name for name in PARAMETERS if name in space)
+
+
+def _has_switch(setting: Setting) -> bool:
+    return isinstance(setting, Range) and setting.switch
+
+
+def _value(name: str, setting: Setting, chosen: Mapping[str, float]) -> float:
+    if not isinstance(setting, Range):
+        return setting
+    return chosen[name] if setting.has_strengths else setting.low
+
+
 def _read_number(
     parameter: Parameter, value: object, place: Location, findings: Findings, otherwise: str = ""
 ) -> float | None:
     refusal = parameter.refusal(value)
     if isinstance(value, int | float) and refusal is None:
-        return value if parameter.integer else float(value)
+        return int(value) if parameter.integer else float(value)
     findings.add(bad_value(f"{refusal}{otherwise}"), place, value)
     return None
 
 
 def _read_range(name: str, given: Mapping[str, object], findings: Findings) -> Range | None:
-    for key in _unknown(given):
-        findings.add(bad_key(not_a_field(key, _RANGE_KEYS)), (name, key))
+    parameter = parameter_of(name)
+    for key in given:
+        if key not in _RANGE_KEYS:
+            findings.add(bad_key(not_a_field(key, _RANGE_KEYS)), (name, key))
+    switch = _read_flag(name, "switch", given, findings)
+    if switch and not parameter.regularizer:
+        findings.add(bad_value("is no regularizer: it cannot be off"), (name, "switch"), switch)
+    if parameter.is_switch:
+        return _read_switch(name, given, switch, findings)
     low, high = (_read_end(name, key, given, findings) for key in ("low", "high"))
-    log = _read_log(name, given.get("log", False), low, findings)
-    if low is None or high is None:
-        return None
-    if low >= high:
-        text = f"low must be below high; for a constant write {name} = {as_toml(low)}"
-        findings.add(bad_value(text), (name,), given)
-    return Range(low=low, high=high, log=log, integer=parameter_of(name).integer)
-
-
-def _read_log(name: str, log: object, low: float | None, findings: Findings) -> bool:
-    if not isinstance(log, bool):
-        findings.add(bad_value("must be true or false"), (name, "log"), log)
-    elif log and low == 0:
+    log = _read_flag(name, "log", given, findings)
+    if log and low == 0:
         text = "must be above 0 on a logarithmic scale; start at a small value such as 1e-7, or leave log out"
         findings.add(bad_value(text), (name, "low"), low)
-    return log is True
+    if low is None or high is None:
+        return None
+    if low > high or (low == high and not switch):
+        text = f"low must be below high; for a constant write {name} = {as_toml(low)}"
+        findings.add(bad_value(text), (name,), given)
+    if switch and low == 0 and high == 0:
+        findings.add(bad_value("must be above 0, which is what off means"), (name, "high"), high)
+    return Range(low=low, high=high, log=log, switch=switch, integer=parameter.integer)
+
+
+def _read_switch(name: str, given: Mapping[str, object], switch: bool, findings: Findings) -> Range | None:
+    """Read the range of what has no strengths between on and off."""
+    ends = {key: given[key] for key in ("low", "high", "log") if key in given}
+    if not switch or ends not in ({}, {"low": 1, "high": 1}, {"low": 1, "high": 1, "log": False}):
+        text = "is either on or off; write true or false, or { switch = true } to search which"
+        findings.add(bad_value(text), (name,), given)
+        return None
+    return Range(low=1, high=1, switch=True, integer=True)
+
+
+def _read_flag(name: str, key: str, given: Mapping[str, object], findings: Findings) -> bool:
+    flag = given.get(key, False)
+    if not isinstance(flag, bool):
+        findings.add(bad_value("must be true or false"), (name, key), flag)
+    return flag is True
 
 
 def _read_end(name: str, key: str, given: Mapping[str, object], findings: Findings) -> float | None:
     if key in given:
         return _read_number(parameter_of(name), given[key], (name, key), findings)
-    if not _unknown(given):  # else it is there, but misspelt
+    if all(key in _RANGE_KEYS for key in given):  # else it is there, but misspelt
         findings.add(bad_key("is missing; a range is written { low = ..., high = ... }"), (name, key))
     return None
-
-
-def _unknown(given: Mapping[str, object]) -> list[str]:
-    return [key for key in given if key not in _RANGE_KEYS]
-
-
-def _per_layer(space: Mapping[str, Setting], layers: int) -> dict[str, Setting]:
-    settings: dict[str, Setting] = {}
-    for name in PARAMETERS:
-        each = [f"dropout_{i}" for i in range(layers)] if name == "dropout" else [name]
-        settings |= {one: space.get(one, space[name]) for one in each}
-    return settings

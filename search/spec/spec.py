@@ -26,15 +26,7 @@ from search.spec.sections import (
     Section,
     TrainingSpec,
 )
-from search.spec.space import (
-    Parameter,
-    Range,
-    Setting,
-    SpaceSpec,
-    nearest,
-    parameter_of,
-    read_space,
-)
+from search.spec.space import Choices, Setting, SpaceSpec, Surroundings, nearest, parameter_of, read_space
 
 
 class StudySpec(Section):
@@ -59,37 +51,37 @@ class StudySpec(Section):
     @classmethod
     def _model_fits_the_data(cls, model: ModelSpec, info: ValidationInfo) -> ModelSpec:
         data = info.data.get("data")  # absent when it is invalid itself
-        if data is not None and model.name == "cnn":
-            _check_channels(model, data.name)
+        if data is not None and model.name != "mlp":
+            _check_images(model, data.name)
         return model
 
     @field_validator("space", mode="before")
     @classmethod
     def _space_is_valid(cls, given: object, info: ValidationInfo) -> dict[str, Setting]:
-        model = info.data.get("model")  # absent when it is invalid itself
-        return read_space(given, model.layers if model else None)
+        model, data = info.data.get("model"), info.data.get("data")  # absent when they are invalid themselves
+        name, shape = (data.name, DATASET_SHAPES[data.name]) if data else (None, ())
+        return read_space(given, Surroundings(model.name, model.layers, name, shape) if model else None)
 
     def parameters(self) -> dict[str, Setting]:
         """Return every parameter's setting, each hidden layer's dropout by itself, always in the same order."""
         return self.space.per_layer(self.model.layers)
 
-    def searched(self) -> dict[str, Range]:
-        """Return the parameters that have a range; at least one."""
-        return {name: setting for name, setting in self.parameters().items() if isinstance(setting, Range)}
+    @property
+    def choices(self) -> Choices:
+        """What the search chooses, trial by trial."""
+        return Choices(self.parameters(), self.space.switches(self.model.layers))
 
     def baseline(self) -> dict[str, float]:
         """Return the configuration without regularization: strengths 0, even constant ones, and the most patience."""
+        rows = ((name, setting, parameter_of(name)) for name, setting in self.parameters().items())
         return {
-            name: parameter.baseline if parameter.regularizer else nearest(setting, parameter.baseline)
-            for name, setting, parameter in self._rows()
+            name: row.baseline if row.regularizer else nearest(setting, row.baseline) for name, setting, row in rows
         }
 
     def textbook(self) -> dict[str, float]:
         """Return what a careful practitioner would try first, as near as the ranges allow; constants are kept."""
-        return {name: nearest(setting, parameter.textbook) for name, setting, parameter in self._rows()}
-
-    def _rows(self) -> list[tuple[str, Setting, Parameter]]:
-        return [(name, setting, parameter_of(name)) for name, setting in self.parameters().items()]
+        first = {name: nearest(setting, parameter_of(name).textbook) for name, setting in self.parameters().items()}
+        return self.choices.configuration(self.choices.chosen(first))
 
     def to_json(self) -> str:
         """Return the spec as one canonical line: equal specs give equal text."""
@@ -202,15 +194,35 @@ def _validated(given: object, source: str, error: type[RegsearchError] = SpecErr
         raise error("\n".join(f"{source}{line}" for line in as_lines(invalid, StudySpec))) from None
 
 
-def _check_channels(model: ModelSpec, data: str) -> None:
-    """Refuse more convolutions than the images of a data set can be halved. Raises as validators may."""
-    height, width = DATASET_SHAPES[data][-2:]
-    most = min(height, width).bit_length() - 1
+def _check_images(model: ModelSpec, data: str) -> None:
+    """Refuse a model for images that does not fit those of a data set. Raises as validators may."""
+    shape = DATASET_SHAPES[data]
     findings = Findings()
-    if len(model.channels) > most:
-        text = f"must have at most {most} entries: each halves the images, which are {height} x {width} in {data}"
-        findings.add(bad_value(text), ("channels",), model.channels)
+    if len(shape) < 2:
+        text = f"needs images, and an example of {data} is a row of {shape[0]} numbers; use mlp"
+        findings.add(bad_value(text), ("name",), model.name)
+    elif model.name == "cnn":
+        _check_channels(model, data, shape[-2:], findings)
+    else:
+        _check_patches(model, data, shape[-2:], findings)
     findings.raise_any()
+
+
+def _check_channels(model: ModelSpec, data: str, side: tuple[int, ...], findings: Findings) -> None:
+    most = min(side).bit_length() - 1
+    if len(model.channels) > most:
+        text = f"must have at most {most} entries: each halves the images, which are {side[0]} x {side[1]} in {data}"
+        findings.add(bad_value(text), ("channels",), model.channels)
+
+
+def _check_patches(model: ModelSpec, data: str, side: tuple[int, ...], findings: Findings) -> None:
+    if side[0] % model.patch[0] or side[1] % model.patch[1]:
+        text = f"must divide the images, which are {side[0]} x {side[1]} in {data}"
+        findings.add(bad_value(text), ("patch",), model.patch)
+    if model.width % model.heads:
+        findings.add(bad_value(f"must divide the width, which is {model.width}"), ("heads",), model.heads)
+    if not model.hidden:
+        findings.add(bad_value("must have an entry for each block, at least one"), ("hidden",), model.hidden)
 
 
 def _name_refusal(name: str) -> str | None:

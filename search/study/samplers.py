@@ -3,11 +3,11 @@
 import warnings
 
 import numpy as np
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
-from search.spec import Range, StudySpec
+from search.spec import Choices, Range, StudySpec
 
 _RECENT_TRIALS = 250
 """What TPE costs grows with the trials it weighs: 2 ms at 100, 17 ms at 2,000. With these and the best it stays at 3.
@@ -17,6 +17,16 @@ weight falls with age anyway, fewer do as well: on five functions of six paramet
 Rastrigin, and a noisy one shaped like a real search), 10 to 24 seeds each, the best of 1,000 trials is as good as with
 all trials shown, to within the spread of the seeds.
 """
+
+
+SWITCH = CategoricalDistribution((False, True))
+"""What Optuna knows of a switch."""
+
+
+def distributions(choices: Choices) -> dict[str, BaseDistribution]:
+    """Return all that may be chosen, by name, as Optuna's distributions."""
+    strengths = {name: distribution(setting) for name, setting in choices.ranges().items()}
+    return dict.fromkeys(choices.switches, SWITCH) | strengths
 
 
 def distribution(setting: Range) -> BaseDistribution:
@@ -37,7 +47,7 @@ def make_sampler(spec: StudySpec, trials: int) -> BaseSampler:
         case "qmc":
             return _qmc_sampler(spec.search.seed)
         case _:
-            return TPESampler(seed=seed)
+            return _grouping_sampler(seed) if spec.choices.switches else TPESampler(seed=seed)
 
 
 def trials_shown(spec: StudySpec) -> int | None:
@@ -52,6 +62,13 @@ def promising_from(spec: StudySpec) -> int | None:
     From the first rung: what has passed it is better than most.
     """
     return spec.search.pruner.min_epochs if spec.search.sampler == "tpe" else None
+
+
+def _grouping_sampler(seed: int) -> BaseSampler:
+    # With switches, not every trial has every parameter: those that stand together are sampled together.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
 
 
 def _qmc_sampler(seed: int) -> BaseSampler:

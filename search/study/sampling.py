@@ -21,7 +21,9 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.spec import Choices
 from search.study.mirror import bracket_aware
+from search.study.samplers import SWITCH
 
 _BEST = 25
 """As many trials as TPE takes for good ones; it looks for what tells them from all others."""
@@ -36,7 +38,7 @@ class Sampling:
         storage: BaseStorage,
         sampler: BaseSampler,
         pruner: BasePruner,
-        distributions: Mapping[str, BaseDistribution],
+        choices: Choices,
         recent: int | None,
         promising_from: int | None = None,
     ) -> None:
@@ -47,7 +49,7 @@ class Sampling:
         self._memory = _Memory(storage, storage.get_study_id_from_name(study), recent, promising_from)
         self._study = optuna.create_study(study_name=study, storage=self._memory, sampler=sampler, pruner=pruner)
         bracket_aware(self._study)
-        self._distributions = dict(distributions)
+        self._choices = choices
 
     def learn(self, trial: FrozenTrial) -> None:
         """Take note of a trial as it is now: running or finished."""
@@ -60,7 +62,13 @@ class Sampling:
     def suggest(self, number: int, fixed: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """Return parameters for a trial, which counts as running from now on; `fixed` are taken as they are."""
         self._memory.learn(_running(number, fixed))
-        return self._study.ask(self._distributions).params
+        trial = self._study.ask(dict.fromkeys(self._choices.switches, SWITCH))
+        for name, setting in self._choices.ranges(trial.params).items():
+            if setting.integer:
+                trial.suggest_int(name, int(setting.low), int(setting.high), log=setting.log)
+            else:
+                trial.suggest_float(name, setting.low, setting.high, log=setting.log)
+        return trial.params
 
     def renumber(self, number: int, actual: int) -> None:
         """Correct the number of a trial that was suggested under another one."""

@@ -21,11 +21,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TimeSpent, TrialRecord
-from search.spec import Range, StudySpec
+from search.spec import StudySpec
 from search.study.ledger import Ledger
 from search.study.mirror import optuna_pruner
 from search.study.opening import acquire_lock, create_or_resume, load, our_study_names
-from search.study.samplers import distribution, make_sampler, promising_from, trials_shown
+from search.study.samplers import distributions, make_sampler, promising_from, trials_shown
 from search.study.sampling import Sampling
 from search.study.storage import storage_errors
 from search.study.trials import (
@@ -77,7 +77,7 @@ class Study:
         self.recovered = 0
         """Configurations put back in the queue on opening, because the process that ran them was killed."""
         self._study, self._storage, self._lock = study, storage, lock
-        self._distributions = {name: distribution(setting) for name, setting in spec.searched().items()}
+        self._choices = spec.choices
 
     @classmethod
     def open(cls, name: str, spec: StudySpec, storage: BaseStorage, home: Path) -> "Study":
@@ -109,7 +109,7 @@ class Study:
         trial = self._ledger.take()
         if trial is None:
             return self._ask_sampler()
-        if CONFIG in trial.user_attrs and trial.params.keys() == self._distributions.keys():
+        if CONFIG in trial.user_attrs and self._is_complete(trial.params):
             self._sampling.learn(trial)
             config = trial.user_attrs[CONFIG]
         else:
@@ -191,15 +191,16 @@ class Study:
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
-    def _complete(self, params: Params) -> Params:
-        """Return sampled values and constants together, in the spec's order."""
-        settings = self.spec.parameters().items()
-        return {name: params[name] if isinstance(setting, Range) else setting for name, setting in settings}
+    def _is_complete(self, params: Mapping[str, Any]) -> bool:
+        """Return whether nothing is left to choose."""
+        switches = self._choices.switches
+        positions = {name: params[name] for name in switches if name in params}
+        return len(positions) == len(switches) and params.keys() == {*switches, *self._choices.ranges(positions)}
 
     def _ask_sampler(self) -> Assignment:
         expected = self._ledger.next_number
         params = self._sampling.suggest(expected)
-        config = self._complete(params)
+        config = self._choices.configuration(params)
         number = self._ledger.start(params, {CONFIG: config})
         if number != expected:
             self._sampling.renumber(expected, number)
@@ -209,7 +210,7 @@ class Study:
         """Complete a trial that another program queued, with as much of a configuration as it liked; return that."""
         given = trial.system_attrs.get("fixed_params", {}) | trial.params
         params = self._sampling.suggest(trial.number, given)
-        config = trial.user_attrs.get(CONFIG) or self._complete(params)
+        config = trial.user_attrs.get(CONFIG) or self._choices.configuration(params)
         lacking = {name: value for name, value in params.items() if name not in trial.params}
         self._ledger.complete(trial.number, lacking, {CONFIG: config})
         return config
@@ -217,15 +218,13 @@ class Study:
     def _enqueue(self, attributes: dict[str, Any]) -> None:
         """Queue `attributes["config"]`. Optuna is told the nearest values in range, since a regularizer that is off
         may lie outside (0 is in no log range), and samplers refuse that."""
-        config = attributes[CONFIG]
-        nearest = {name: setting.clip(config[name]) for name, setting in self.spec.searched().items()}
-        self._ledger.enqueue(nearest, attributes)
+        self._ledger.enqueue(self._choices.chosen(attributes[CONFIG]), attributes)
 
     def _get_ready(self) -> None:
         """Put in order what a killed process left behind, queue what every study begins with, choose the sampler."""
         self._end_abandoned()
         trials = self._trials()
-        self._ledger = Ledger(self._storage, self.name, self._distributions, trials)
+        self._ledger = Ledger(self._storage, self.name, distributions(self._choices), trials)
         for trial in owed_retries(trials):
             self._enqueue(retry_attributes(trial))
             self.recovered += 1
@@ -235,7 +234,7 @@ class Study:
             self._storage,
             make_sampler(self.spec, len(self._trials())),
             optuna_pruner(self.spec),
-            self._distributions,
+            self._choices,
             trials_shown(self.spec),
             promising_from(self.spec),
         )

@@ -152,7 +152,7 @@ def brief(error: BaseException) -> str:
 def _factory(setup: TrainerSetup, data: Dataset) -> ModelFactory:
     from search.training.models import model_factory
 
-    return model_factory(setup.model, data.shape, data.classes)
+    return model_factory(setup.model, data.shape, data.classes, batch_norm="batch_norm" in setup.probe.params)
 
 
 def _admit(population: Population, assignments: Sequence[Assignment]) -> dict[int, str]:

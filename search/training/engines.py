@@ -11,8 +11,10 @@ evaluation stay in single precision, so that steps smaller than a bfloat16's res
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -93,17 +95,22 @@ class _Root(torch.autograd.Function):
 
 
 def _loss_gradients(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the derivative of each slot's mean cross-entropy by its logits: softmax minus the one right answer.
+    """Return the derivative of each slot's mean cross-entropy by its logits: softmax minus targets, which are classes
+    [slots, batch] or shares of them [slots, batch, classes]; for a single slot without the first dimension.
 
     Written down, since nobody asks for the loss itself in training, and finding this from it takes four times as long.
     """
-    kernels = compiled_for(logits)
+    shares = targets.dim() == logits.dim()
+    kernels = None if shares else compiled_for(logits)
     if kernels is not None:
         return kernels.loss_gradients(logits.detach(), targets)
     flat = logits.detach().flatten(0, -2)
     gradients = flat.softmax(1, dtype=torch.promote_types(flat.dtype, torch.float32))
-    gradients.scatter_add_(1, targets.view(-1, 1), gradients.new_full((1, 1), -1.0).expand(len(flat), 1))
-    return (gradients / targets.shape[-1]).to(logits.dtype).view_as(logits)
+    if shares:
+        gradients -= targets.flatten(0, -2)
+    else:
+        gradients.scatter_add_(1, targets.view(-1, 1), gradients.new_full((1, 1), -1.0).expand(len(flat), 1))
+    return (gradients / logits.shape[-2]).to(logits.dtype).view_as(logits)
 
 
 class Engine(ABC):
@@ -227,7 +234,7 @@ class VmappedEngine(Engine):
         leaves = self._leaves(slots, self._compute)
         leaves.refresh()
         # One ordinary backward pass over the batched graph is a quarter faster than vmap(grad(...)).
-        with suspended():  # nobody can ask a tensor under vmap where it lies
+        with suspended(), _slow_rules_allowed():  # nobody can ask a tensor under vmap where it lies
             logits = self._own_batches(leaves.parameters, leaves.buffers, x)
         return leaves.gradients(logits, y)
 
@@ -235,8 +242,17 @@ class VmappedEngine(Engine):
         self._models.template.eval()
         leaves = self._leaves(slots, None if exact else self._compute)
         leaves.refresh()
-        logits = self._same_batch(leaves.parameters, leaves.buffers, leaves.cast(x))
+        with _slow_rules_allowed():
+            logits = self._same_batch(leaves.parameters, leaves.buffers, leaves.cast(x))
         return logits.to(self._models.rows.dtype)
+
+
+@contextmanager
+def _slow_rules_allowed() -> Iterator[None]:
+    """Let `vmap` go slot by slot where it has no rule: `choosing` measures what that costs, nobody need be warned."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
 
 
 def stacked_engine(models: Models, compute: torch.dtype | None = None) -> Engine:

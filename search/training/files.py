@@ -1,12 +1,13 @@
 """The files of data sets that are downloaded: whether they are there, and what they should be. Needs no torch.
 
-So a search can check them while its trainers are still starting. What is in them is read in `data`.
+So a search can check them while its trainers are still starting. What is in them is read in `sources`.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import DataError
@@ -19,54 +20,121 @@ MNIST_FILES = {
     "t10k-labels-idx1-ubyte": (10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
 }
 
+# The same sizes; whoever publishes them gives checksums of the compressed files, which torchvision checks.
+FASHION_FILES: dict[str, tuple[int, str | None]] = {name: (size, None) for name, (size, _) in MNIST_FILES.items()}
+
+# The MD5 sums of those who publish it, as torchvision checks them. They are pickles: nothing else may be read.
+CIFAR10_FILES = {
+    "data_batch_1": (None, "c99cafc152244af753f735de768cd75f"),
+    "data_batch_2": (None, "d4bba439e000b95fd0a9bffe97cbabec"),
+    "data_batch_3": (None, "54ebc095f3ab1f0389bbae665268c751"),
+    "data_batch_4": (None, "634d18415352ddfa80567beed471001a"),
+    "data_batch_5": (None, "482c414d41f54cd18b22e5b47cb7c3cb"),
+    "test_batch": (None, "40351d587109b95175f43aff81a1287e"),
+    "batches.meta": (None, "5ff9c542aee3614f3951f8cda6e48888"),
+}
+
+NEWSGROUPS_FILES: dict[str, tuple[int | None, str | None]] = {"20news-bydate_py3.pkz": (None, None)}
+
+FOLDERS = {
+    "mnist": "MNIST/raw",
+    "fashion-mnist": "FashionMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "newsgroups": "20news",
+}
+"""Where in the data folder each of them is."""
+
+
+@dataclass(frozen=True)
+class _Download:
+    """A data set that is downloaded."""
+
+    title: str
+    files: Callable[[], Mapping[str, tuple[int | None, str | None]]]
+    """Size and checksum (SHA-256, or MD5 where publishers give that) by name, where they are known."""
+    fetch: Callable[[Path], object]
+    """Download all of it to a data folder; raises whatever mirrors and file systems do."""
+
 
 def prepare_files(name: str, folder: Path) -> None:
     """Download what is missing of a data set and check sizes and checksums of everything, the test files too.
 
     Raises DataError when files are missing and cannot be downloaded, or are not what they should be.
     """
-    if name in _PREPARE:
-        _PREPARE[name](folder)
+    if name not in _DOWNLOADS:
+        return
+    download, place = _DOWNLOADS[name], folder / FOLDERS[name]
+    if not all((place / file).exists() for file in download.files()):
+        _download(download, folder, place)
+    for file, (size, checksum) in download.files().items():
+        _check_file(place / file, size, checksum, download.title)
 
 
-def _prepare_mnist(folder: Path) -> None:
-    raw = folder / "MNIST" / "raw"
-    if not all((raw / name).exists() for name in MNIST_FILES):
-        _download_mnist(folder)
-    for name, (size, checksum) in MNIST_FILES.items():
-        _check_file(raw / name, size, checksum)
-
-
-def _download_mnist(folder: Path) -> None:
+def _fetch_mnist(folder: Path) -> None:
     from torchvision.datasets import MNIST
 
-    logging.getLogger(__name__).warning("MNIST is missing; downloading it to %s", folder)
-    raw = folder / "MNIST" / "raw"
-    made = [path for path in (raw, raw.parent, folder) if not path.exists()]
+    MNIST(str(folder), train=True, download=True)
+
+
+def _fetch_fashion(folder: Path) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(str(folder), train=True, download=True)
+
+
+def _fetch_cifar10(folder: Path) -> None:
+    from torchvision.datasets import CIFAR10
+
+    CIFAR10(str(folder), train=True, download=True)
+
+
+def _fetch_newsgroups(folder: Path) -> None:
+    from sklearn.datasets import fetch_20newsgroups
+
+    fetch_20newsgroups(data_home=str(folder / FOLDERS["newsgroups"]), subset="train")
+
+
+def _download(download: _Download, folder: Path, place: Path) -> None:
+    logging.getLogger(__name__).warning("%s is missing; downloading it to %s", download.title, folder)
+    made = [path for path in (place, *place.parents) if path.is_relative_to(folder) and not path.exists()]
     try:
-        MNIST(str(folder), train=True, download=True)
-    except Exception as error:  # torchvision raises whatever its mirrors and the file system do
-        for path in made:
+        download.fetch(folder)
+    except Exception as error:
+        inside = sorted(place.rglob("*"), reverse=True) if place in made else []
+        for path in (*inside, *made):
             with suppress(OSError):  # what holds something stays
                 path.rmdir()
         raise DataError(
-            f"MNIST is not in {raw} and could not be downloaded ({' '.join(str(error).split())}). Put the files "
-            f"{', '.join(MNIST_FILES)} there, or name the folder that holds MNIST/raw with --data-dir or "
-            "REGSEARCH_DATA. `--study digits` needs no download."
+            f"{download.title} is not in {place} and could not be downloaded ({' '.join(str(error).split())}). "
+            f"Put the files {', '.join(download.files())} there, or name the folder that holds "
+            f"{place.relative_to(folder)} with --data-dir or REGSEARCH_DATA. `--study digits` needs no download."
         ) from error
 
 
-def _check_file(path: Path, size: int, checksum: str) -> None:
+def _check_file(path: Path, size: int | None, checksum: str | None, title: str) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) != size:
+    if size is not None and len(content) != size:
         raise DataError(
             f"{path} has {len(content):,} bytes instead of {size:,}: delete it, it will be downloaded again"
         )
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise DataError(f"{path} is damaged (its SHA-256 is not MNIST's): delete it, it will be downloaded again")
+    if checksum is not None and _digest(content, len(checksum)) != checksum:
+        kind = "SHA-256" if len(checksum) == _SHA256 else "MD5"
+        raise DataError(f"{path} is damaged (its {kind} is not {title}'s): delete it, it will be downloaded again")
 
 
-_PREPARE: dict[str, Callable[[Path], None]] = {"mnist": _prepare_mnist}
+_SHA256 = 64
+
+
+def _digest(content: bytes, length: int) -> str:
+    return (hashlib.sha256(content) if length == _SHA256 else hashlib.md5(content, usedforsecurity=False)).hexdigest()
+
+
+_DOWNLOADS = {
+    "mnist": _Download("MNIST", lambda: MNIST_FILES, _fetch_mnist),
+    "fashion-mnist": _Download("Fashion-MNIST", lambda: FASHION_FILES, _fetch_fashion),
+    "cifar10": _Download("CIFAR-10", lambda: CIFAR10_FILES, _fetch_cifar10),
+    "newsgroups": _Download("20 newsgroups", lambda: NEWSGROUPS_FILES, _fetch_newsgroups),
+}

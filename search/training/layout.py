@@ -10,13 +10,18 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from search.training.regularizers import BatchNorm
+
 _NORMALIZATION = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
     nn.LocalResponseNorm,
+    BatchNorm,
 )
+
+_UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Layout:
     shapes: tuple[torch.Size, ...]
     weights: int
     """How many leading numbers of a row are regularized weights."""
+    of_units: frozenset[str] = frozenset()
+    """Names of the weights whose first dimension is that of units: those of linear layers and convolutions."""
 
     @property
     def size(self) -> int:
@@ -53,7 +60,10 @@ def layout_of(model: nn.Module) -> Layout:
     exempt = _exempt(model)
     named = sorted(model.named_parameters(), key=lambda item: item[0] in exempt)
     weights = sum(p.numel() for name, p in named if name not in exempt)
-    return Layout(tuple(name for name, _ in named), tuple(p.shape for _, p in named), weights)
+    of_units = frozenset(
+        f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules() if isinstance(module, _UNITS)
+    )
+    return Layout(tuple(name for name, _ in named), tuple(p.shape for _, p in named), weights, of_units)
 
 
 def _exempt(model: nn.Module) -> set[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -21,14 +21,18 @@ from torch import Tensor, nn
 
 from search.records import Assignment, EpochResult
 from search.spec import TrainingSpec
+from search.training.averaging import Averages
 from search.training.data import Dataset, Split
 from search.training.engines import ENGINES, PRECISIONS, Engine, Models
 from search.training.evaluation import parts, score_logits, widest_activation
+from search.training.feeding import Feed
 from search.training.layout import layout_of
 from search.training.models import ModelFactory
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
-from search.training.regularizers import configure
-from search.training.seeds import batch_order, derive_seed
+from search.training.regularizers import GradientNoise, NormLimits, configure
+from search.training.schedules import make_schedule
+from search.training.seeds import derive_seed
+from search.training.turns import Turn
 
 
 class Stopped(Exception):
@@ -48,6 +52,19 @@ class _Occupant:
     assignment: Assignment
     epoch: int = 0
     best_loss: float = float("inf")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one step of some slots takes."""
+
+    index: int
+    """0 for the first of the epoch."""
+    x: Tensor
+    targets: Tensor
+    now: Coefficients
+    noise: GradientNoise
+    limits: NormLimits
 
 
 class Population:
@@ -86,9 +103,11 @@ class Population:
         self._occupants: list[_Occupant] = []
         self.seconds = (0.0, 0.0)
         """What the last epoch's training and its evaluation took."""
+        self._schedule = make_schedule(training, slots)
+        self._averages = Averages({"": self._rows, **self._buffers}, training.max_epochs)
+        self._feed = Feed(self._data, training.batch_size)
         example = self._data.train.x[:8]
         self._engines: dict[Way, Engine] = {}
-        self._inputs: dict[torch.dtype | None, Tensor] = {}
         self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example)
         self._widest = widest_activation(self._models.template, example)
         self.go(way)
@@ -99,17 +118,14 @@ class Population:
         self.way = way
         if way not in self._engines:
             self._engines[way] = ENGINES[way.engine](self._models, compute)
-        if compute not in self._inputs:
-            # Cast once, not at every step.
-            x = self._data.train.x
-            self._inputs[compute] = x if compute is None or not x.is_floating_point() else x.to(compute)
-        self._engine, self._x = self._engines[way], self._inputs[compute]
+        self._feed.prepare(compute)
+        self._engine, self._compute = self._engines[way], compute
 
     def settle(self, way: Way) -> None:
         """Go on in this way for good: what other ways need is given up."""
         self.go(way)
         self._engines = {way: self._engine}
-        self._inputs = {PRECISIONS[way.precision]: self._x}
+        self._feed.prepare(self._compute, only=True)
 
     @property
     def numbers(self) -> list[int]:
@@ -124,6 +140,7 @@ class Population:
         for name, buffer in model.named_buffers():
             self._buffers[name][slot] = buffer
         self._optimizer.reset(slot)
+        self._schedule.reset(slot)
         for tensor, name in zip(vars(self._strengths).values(), vars(self._strengths), strict=True):
             tensor[slot] = assignment.params[name]
         self._occupants.append(_Occupant(assignment))
@@ -146,11 +163,12 @@ class Population:
             for step in self._steps(rows):
                 if should_stop():
                     raise Stopped
-                self._step(rows, *step)
+                self._step(rows, step)
         self._synchronize()
         trained = time.perf_counter()
-        results = self._results()
-        self._keep_best(results)
+        with self._averages.in_place(self._turns(slice(len(self._occupants)))):
+            results = self._results()
+            self._keep_best(results)
         self.seconds = (trained - start, time.perf_counter() - trained)
         return results
 
@@ -163,7 +181,7 @@ class Population:
         fastest = float("inf")
         for index, step in enumerate(islice(self._steps(rows), warm_up + steps)):
             start = time.perf_counter()
-            self._step(rows, *step)
+            self._step(rows, step)
             self._synchronize()
             if index >= warm_up:
                 fastest = min(fastest, time.perf_counter() - start)
@@ -202,7 +220,8 @@ class Population:
     def _move(self, source: int, target: int) -> None:
         for tensor in self._state():
             tensor[target] = tensor[source]
-        self._optimizer.move(source, target)
+        for part in (self._optimizer, self._schedule, self._averages):
+            part.move(source, target)
         self._occupants[target] = self._occupants[source]
 
     def _chunks(self) -> list[slice]:
@@ -210,27 +229,33 @@ class Population:
         size = self._engine.chunk(occupied)
         return [slice(start, min(start + size, occupied)) for start in range(0, occupied, size)]
 
-    def _steps(self, rows: slice) -> Iterator[tuple[Tensor, Tensor, Coefficients]]:
-        """Yield what each step of an epoch takes: inputs and targets [slots, batch, ...], and the optimizer's numbers.
+    def _turns(self, rows: slice) -> list[Turn]:
+        own = ((occupant, occupant.assignment) for occupant in self._occupants[rows])
+        return [Turn(self._seed, trial.seed, occupant.epoch + 1, trial.params) for occupant, trial in own]
 
-        Every trial has an order of its own.
-        """
-        examples = len(self._data.train)
-        batch = min(self._training.batch_size, examples)
-        steps = examples // batch
-        orders = [
-            batch_order(self._seed, occupant.assignment.seed, occupant.epoch + 1, examples)[: steps * batch]
-            for occupant in self._occupants[rows]
-        ]
-        slots = len(orders)
-        order = torch.stack(orders).view(slots, steps, batch).transpose(0, 1).reshape(steps, -1).to(self._device)
-        coefficients = self._optimizer.begin(rows, self._strengths.rows(rows), steps)
-        for chosen, now in zip(order, coefficients, strict=True):
-            x, y = self._x.index_select(0, chosen), self._data.train.y.index_select(0, chosen)
-            yield x.view(slots, batch, *x.shape[1:]), y.view(slots, batch), now
+    def _steps(self, rows: slice) -> Iterator[_Step]:
+        """Yield what each step of an epoch takes; all must be taken."""
+        turns, steps = self._turns(rows), self._feed.steps
+        strengths = self._strengths.rows(rows)
+        factors = self._schedule.factors(rows, self._optimizer.steps[rows], steps)
+        scheduled = replace(strengths, learning_rate=strengths.learning_rate * factors)
+        coefficients = self._optimizer.begin(rows, scheduled, steps)
+        noise, limits = GradientNoise(turns, steps, self._device), NormLimits(turns, self._device)
+        batches = self._feed.batches(turns, self._compute)
+        for index, ((x, targets), now) in enumerate(zip(batches, coefficients, strict=True)):
+            yield _Step(index, x, targets, now, noise, limits)
 
-    def _step(self, rows: slice, x: Tensor, y: Tensor, now: Coefficients) -> None:
-        self._optimizer.step(rows, self._engine.gradients(rows, x, y), now)
+    def _step(self, rows: slice, step: _Step) -> None:
+        gradients = self._engine.gradients(rows, step.x, step.targets)
+        step.noise.add_(step.index, gradients)
+        self._optimizer.step(rows, gradients, step.now)
+        if step.limits:
+            step.limits.apply_(self._units(rows))
+
+    def _units(self, rows: slice) -> dict[str, Tensor]:
+        """Return the weights whose rows are the incoming ones of a unit, [slots, units, ...]."""
+        views = self._layout.views(self._rows[rows])
+        return {name: view for name, view in views.items() if name in self._layout.of_units}
 
     @torch.no_grad()
     def _results(self) -> dict[int, EpochResult]:
@@ -262,6 +287,7 @@ class Population:
             if loss < occupant.best_loss:
                 occupant.best_loss = loss
                 improved.append(slot)
+            self._schedule.epoch_ended(slot, loss)
         if improved:
             slots = torch.tensor(improved, device=self._device)
             self._best_rows[slots] = self._rows[slots]

@@ -4,13 +4,16 @@ A strength is data, not structure: dropout keeps its rate in a buffer, so that s
 stacks their rates. Decay and L1 act in the optimizer (see `optimizers`), by the formulas that stand here.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.training.kernels.compiled import Dropped, compiled_for
 from search.training.seeds import derive_seed
+from search.training.turns import Turn
 
 _WORD = 2**32
 _LEVELS = 2**15
@@ -84,6 +87,46 @@ class Dropout(nn.Module):
         return word.view(torch.int16)[..., :count] >> 1
 
 
+class BatchNorm(nn.Module):
+    """Batch normalization (Ioffe and Szegedy 2015) of the second dimension, with a switch; off, it changes nothing.
+
+    It is computed in single precision. The switch and the running statistics are buffers; these and the parameters may
+    have a leading dimension of slots, then inputs have one too.
+    """
+
+    on: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self._momentum, self._eps = momentum, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+        self.register_buffer("on", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` [batch, features, ...] or [slots, batch, features, ...], normalized where the switch is on."""
+        kind = self.running_mean.dtype
+        # Many slots are to torch one batch of many features.
+        merged = x.to(kind) if self.on.dim() == 0 else x.to(kind).transpose(0, 1).flatten(1, 2)
+        normal = F.batch_norm(
+            merged,
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.to(kind).reshape(-1),
+            self.bias.to(kind).reshape(-1),
+            self.training,
+            self._momentum,
+            self._eps,
+        )
+        if self.on.dim() == 0:
+            return torch.where(self.on != 0, normal.to(x.dtype), x)
+        apart = normal.view(len(normal), len(self.on), *x.shape[2:]).transpose(0, 1).to(x.dtype)
+        return torch.where((self.on != 0).view(-1, *[1] * (x.dim() - 1)), apart, x)
+
+
 @lru_cache(maxsize=64)
 def _positions(count: int, device: torch.device) -> Tensor:
     """Return the first round of the hash, which depends on the position alone: the same for all slots and steps."""
@@ -92,11 +135,13 @@ def _positions(count: int, device: torch.device) -> Tensor:
 
 
 def configure(model: nn.Module, params: dict[str, float], study_seed: int, trial_seed: int) -> None:
-    """Set the rate and the noise key of every `Dropout` in a trial's model, in place."""
+    """Set the rate and the noise key of every `Dropout` in a trial's model, and switch its batch norms, in place."""
     for name, module in model.named_modules():
         if isinstance(module, Dropout):
             key = derive_seed(study_seed, trial_seed, "noise", name) % 2**31
             module.configure(params.get(module.parameter, 0.0), key)
+        elif isinstance(module, BatchNorm):
+            module.on.fill_(float(params.get("batch_norm", 0) != 0))
 
 
 def soft_threshold_(weights: Tensor, threshold: Tensor, scratch: Tensor | None = None) -> None:
@@ -108,3 +153,48 @@ def soft_threshold_(weights: Tensor, threshold: Tensor, scratch: Tensor | None =
     # Two passes, since torch.clamp with tensors as bounds is not vectorised on the CPU.
     clamped = torch.maximum(weights, -threshold, out=scratch)
     weights.sub_(torch.minimum(clamped, threshold, out=clamped))
+
+
+class GradientNoise:
+    """Gaussian noise in the gradients that fades (Neelakantan et al. 2015), for an epoch of some slots.
+
+    Its variance at step t, from 0, is ``strength / (1 + t)^0.55``.
+    """
+
+    def __init__(self, turns: Sequence[Turn], steps: int, device: torch.device) -> None:
+        self._active = {slot: turn for slot, turn in enumerate(turns) if turn.strength("gradient_noise")}
+        self._done = {slot: (turn.epoch - 1) * steps for slot, turn in self._active.items()}
+        self._generators = {
+            slot: torch.Generator(device).manual_seed(turn.derive("gradient noise"))
+            for slot, turn in self._active.items()
+        }
+
+    def add_(self, step: int, gradients: Sequence[Tensor]) -> None:
+        """Add a step's noise to gradients, each [slots, *shape], in place."""
+        for slot, turn in self._active.items():
+            deviation = (turn.strength("gradient_noise") / (1 + self._done[slot] + step) ** 0.55) ** 0.5
+            for piece in gradients:
+                noise = torch.randn(
+                    piece.shape[1:], generator=self._generators[slot], device=piece.device, dtype=torch.float32
+                )
+                piece[slot].add_(noise.to(piece.dtype), alpha=deviation)
+
+
+class NormLimits:
+    """Max-norm: no unit's incoming weights become longer than a limit (Srivastava et al. 2014, section 5.1)."""
+
+    def __init__(self, turns: Sequence[Turn], device: torch.device) -> None:
+        limits = [turn.strength("max_norm") for turn in turns]
+        self._active = any(limits)
+        self._limits = torch.tensor([limit or torch.inf for limit in limits], device=device).view(-1, 1, 1)
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to do."""
+        return self._active
+
+    def apply_(self, weights: Mapping[str, Tensor]) -> None:
+        """Scale back each unit that is too long, in place. Shapes: [slots, units, ...]."""
+        for weight in weights.values():
+            units = weight.flatten(2)
+            norms = torch.linalg.vector_norm(units, dim=2, keepdim=True)
+            units.mul_((self._limits / norms).clamp_(max=1))

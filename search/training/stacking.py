@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.training.kernels.compiled import products_for
-from search.training.regularizers import Dropout
+from search.training.models import Patches, Positions
+from search.training.regularizers import BatchNorm, Dropout
 
 
 class _Affine(torch.autograd.Function):
@@ -49,16 +51,33 @@ class StackedLinear(nn.Linear):
     """`nn.Linear` with weights [slots, outputs, inputs] and inputs [slots, batch, inputs]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map each slot's inputs by its own weights."""
+        """Map each slot's inputs [slots, ..., inputs] by its own weights."""
         bias: Tensor | None = self.bias
+        flat = x if x.dim() == 3 else x.flatten(1, -2)
         if bias is None:
-            return torch.bmm(x, self.weight.transpose(1, 2))
-        result: Tensor = _Affine.apply(x, self.weight, bias)
-        return result
+            result = torch.bmm(flat, self.weight.transpose(1, 2))
+        else:
+            result = _Affine.apply(flat, self.weight, bias)
+        return result if x.dim() == 3 else result.view(*x.shape[:-1], -1)
+
+
+class StackedLayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` of the last dimension, for parameters [slots, numbers] and inputs [slots, ..., numbers]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each slot's inputs, and scale them by its own weights."""
+        own = (len(x), *[1] * (x.dim() - 2), -1)
+        normal = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return normal * self.weight.view(own) + self.bias.view(own)
 
 
 def _stacked_linear(layer: nn.Module) -> nn.Module:
     layer.__class__ = StackedLinear
+    return layer
+
+
+def _stacked_layer_norm(layer: nn.Module) -> nn.Module:
+    layer.__class__ = StackedLayerNorm
     return layer
 
 
@@ -75,7 +94,11 @@ def _as_it_is(layer: nn.Module) -> nn.Module:
 STACKED: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     nn.Linear: _stacked_linear,
     nn.Flatten: _stacked_flatten,
+    nn.LayerNorm: _stacked_layer_norm,
+    BatchNorm: _as_it_is,
     Dropout: _as_it_is,
+    Patches: _as_it_is,
+    Positions: _as_it_is,
     nn.ReLU: _as_it_is,
     nn.GELU: _as_it_is,
     nn.SiLU: _as_it_is,
@@ -119,6 +142,8 @@ def _agree(template: nn.Module, twin: nn.Module, example: Tensor) -> bool:
         for layer in model.modules():
             if isinstance(layer, Dropout):
                 layer.configure(0.25 * (1 + slot), 1 + slot)
+            elif isinstance(layer, BatchNorm):
+                layer.on.fill_(slot == 0)
     trial = copy.deepcopy(twin).train()
     states = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in models]
     Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
