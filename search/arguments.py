@@ -14,8 +14,9 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:
-    """Return a click option with the environment variable of its name: `--home` is REGSEARCH_HOME."""
-    settings.setdefault("envvar", "REGSEARCH_" + name.lstrip("-").replace("-", "_").upper())
+    """Return a click option with the environment variable of its name: `--home` has REGSEARCH_HOME."""
+    variable = name.partition("/")[0].lstrip("-").replace("-", "_").upper()
+    settings.setdefault("envvar", f"REGSEARCH_{variable}")
     return click.option(name, show_envvar=True, show_default=True, **settings)
 
 
@@ -83,3 +84,31 @@ class SpecChoice(click.ParamType[str]):
         from search import spec
 
         return "|".join(get_args(getattr(spec, self._type_name)))
+
+
+_OF_TRAINERS = (
+    option("--population", type=CountOrAuto(), default="auto", help="Trials that train at once in each trainer."),
+    option("--workers", type=CountOrAuto(fewest=0), default="auto", help="Trainers, each a process; 0: in this one."),
+    option(
+        "--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps."
+    ),
+    option(
+        "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="What training computes in."
+    ),
+    option(
+        "--kernels",
+        type=click.Choice(["auto", "compiled", "torch"]),
+        default="auto",
+        help="Who computes a step's details on a CPU.",
+    ),
+    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
+    option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are, or go."),
+    option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database."),
+)
+
+
+def of_trainers(command: _Command) -> _Command:
+    """Add the options that say how trials are trained, and where runs are written."""
+    for decorate in reversed(_OF_TRAINERS):
+        command = decorate(command)
+    return command

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search import __version__
-from search.arguments import CountOrAuto, Duration, Folder, SpecChoice, option, place
+from search.arguments import Duration, SpecChoice, of_trainers, option, place
 from search.errors import RegsearchError
 
 _STARTED = time.monotonic()
@@ -20,6 +20,7 @@ _STARTED = time.monotonic()
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from search.crew import Wishes
     from search.session import Options
     from search.spec import StudySpec
 
@@ -60,19 +61,8 @@ def main() -> None:
 @option("--sampler", type=SpecChoice("SamplerName"), help="Optuna sampler.")
 @option("--pruner", type=SpecChoice("PrunerName"), help="When to give up on a trial that does worse than others.")
 @option("--optimizer", type=SpecChoice("OptimizerName"), help="How the models are trained.")
-@option("--population", type=CountOrAuto(), default="auto", help="Trials that train at once in each trainer.")
-@option("--workers", type=CountOrAuto(fewest=0), default="auto", help="Trainers, each a process; 0: in this one.")
-@option("--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps.")
-@option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="What training computes in.")
-@option(
-    "--kernels",
-    type=click.Choice(["auto", "compiled", "torch"]),
-    default="auto",
-    help="Who computes a step's details on a CPU.",
-)
-@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-@option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are, or go.")
-@option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
+@of_trainers
+@option("--confirm/--no-confirm", default=True, help="Train the best with several seeds at the end, or don't.")
 @place
 def start(timeout: float | None, **given: Any) -> None:
     """Run a search, or resume it: the same command goes on where it was cut off.
@@ -89,6 +79,32 @@ def start(timeout: float | None, **given: Any) -> None:
     session.prepare()
     _say(session.choices)
     _search(session, timeout)
+
+
+@main.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--top", type=click.IntRange(min=1), default=5, help="How many of the best configurations.")
+@option("--seeds", type=click.IntRange(1, 1000), default=5, help="How often each is trained; earlier ones count.")
+@of_trainers
+@place
+def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
+    """Train the best configurations with several seeds, beside the baseline, and score them on the test data.
+
+    \b
+      regsearch confirm --study digits
+      regsearch confirm --study digits --top 3 --seeds 10
+    """
+    from search.session import Confirm, Options, Session
+    from search.study import Study
+    from search.study.storage import open_existing
+
+    spec = Study.load(study, open_existing(storage, home)).spec
+    tracking_uri = given.pop("tracking_uri")
+    options = Options(study, home, _wishes(given), storage, tracking_uri, Confirm(top, seeds), search=False)
+    session = Session(spec, options, _STARTED)
+    session.prepare()
+    _say(session.choices)
+    _search(session, None)
 
 
 @main.command()
@@ -137,17 +153,23 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
 
 
 def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
-    from search.crew import Wishes
-    from search.places import default_data_dir
-    from search.session import Options
+    from search.session import Confirm, Options
     from search.spec import check_study_name, load_spec
 
     overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
     spec = load_spec(given.pop("study")).with_overrides(**overrides)
     name = check_study_name(given.pop("name") or spec.name)
+    confirm = Confirm() if given.pop("confirm") else None
+    return spec, Options(name=name, trainers=_wishes(given), confirm=confirm, **given)
+
+
+def _wishes(given: dict[str, Any]) -> Wishes:
+    """Take out of the options what they say of trainers."""
+    from search.crew import Wishes
+    from search.places import default_data_dir
+
     of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "kernels", "population", "workers")}
-    trainers = Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)
-    return spec, Options(name=name, trainers=trainers, **given)
+    return Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)
 
 
 def _search(session: Any, timeout: float | None) -> None:

@@ -1,12 +1,32 @@
-"""What the search's winner is worth: its score on test data that no search has seen."""
+"""What the search's winner is worth: trained again with several seeds, beside no regularization, on unseen test data.
+
+What comes of it is concluded in `confirmation`. The repeats are run by the same runner as a search, as one population,
+without pruning; configurations with the same seed share initial weights, batch order and noise, so that they are
+compared in pairs.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
-from search.records import Assignment, Score, Summary, TrialRecord
+from search.confirmation import Confirmation, Repeat, Repeats, conclude
+from search.crew import Crew
+from search.pruning import NoPruner
+from search.records import Assignment, EpochResult, Params, Reason, Score, Summary, TrialRecord
+from search.runner import Runner, Watcher
+from search.spec import StudySpec
+from search.stopping import StopRequest
 from search.trainers import Trainer
 from search.weights import WeightStore
+
+MOST_SEEDS = 1000
+# Seeds of repeats lie above those of trials, which are their numbers.
+_FIRST_SEED = 2**40
 
 Which = Literal["best", "baseline"]
 
@@ -34,3 +54,120 @@ def score_on_test(trainer: Trainer, record: TrialRecord, weights: WeightStore) -
         kept = trainer.retrain(Assignment(record.number, first, record.params), record.best.epoch)
         weights.save(record.number, kept)
     return Score(record.number, *trainer.test(kept))
+
+
+class Confirming:
+    """The repeats of one study: those that are there, and those that are still to be run."""
+
+    def __init__(self, spec: StudySpec, repeats: Repeats, params: Mapping[int, Params], folder: Path) -> None:
+        """`params` by trial, of all that are picked; `folder` is for weights, as long as they are needed."""
+        self._spec, self._params = spec, params
+        self._weights = _All(folder)
+        self.repeats = repeats
+
+    def due(self, seeds: int) -> list[Assignment]:
+        """Return what is still to be trained for every pick to have so many repeats, one seed after the other."""
+        there = {(run.trial, run.seed) for run in self.repeats.runs}
+        wanted = ((trial, seed) for seed in range(seeds) for trial in self.repeats.picks.trials)
+        return [self._assignment(*each) for each in wanted if each not in there]
+
+    def train(
+        self,
+        due: Sequence[Assignment],
+        crew: Crew,
+        watcher: Watcher,
+        stop: StopRequest,
+        save: Callable[[Repeats], None],
+    ) -> None:
+        """Train the repeats that are due; `save` is called with all of them whenever one has ended.
+
+        Raises TrainerError, and what `save` does.
+        """
+        for trainer in crew.trainers:
+            trainer.vacate()
+        agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save))
+        Runner(agenda, crew, NoPruner(), self._weights, watcher, stop, len(due)).run()
+
+    def score(self, trainer: Trainer, save: Callable[[Repeats], None]) -> None:
+        """Read the test data for the winner, the one-standard-error pick and the baseline, once for each repeat."""
+        confirmation = self.conclusion()
+        if confirmation is None:
+            return
+        chosen = (confirmation.best, confirmation.one_standard_error, confirmation.baseline)
+        finalists = {each.trial for each in chosen if each is not None}
+        scored = [
+            self._scored(trainer, run) if run.trial in finalists and run.test_loss is None else run
+            for run in self.repeats.runs
+        ]
+        self.repeats = replace(self.repeats, runs=scored)
+        save(self.repeats)
+        self._weights.clear()
+
+    def conclusion(self) -> Confirmation | None:
+        """Return what the repeats say so far."""
+        return conclude(self.repeats, self._params)
+
+    def _assignment(self, trial: int, seed: int) -> Assignment:
+        return Assignment(trial * MOST_SEEDS + seed, _FIRST_SEED + seed, self._params[trial])
+
+    def _keep(self, record: TrialRecord, save: Callable[[Repeats], None]) -> None:
+        best = record.best
+        if record.state != "complete" or best is None:
+            return
+        trial, seed = divmod(record.number, MOST_SEEDS)
+        run = Repeat(trial, seed, best.epoch, best.val_loss, best.train_loss, best.val_accuracy, best.sparsity)
+        self.repeats = replace(self.repeats, runs=[*self.repeats.runs, run])
+        save(self.repeats)
+
+    def _scored(self, trainer: Trainer, run: Repeat) -> Repeat:
+        assignment = self._assignment(run.trial, run.seed)
+        weights = self._weights.load(assignment.number) or trainer.retrain(assignment, run.epochs)
+        accuracy, loss, ece = trainer.test(weights)
+        return replace(run, test_accuracy=accuracy, test_loss=loss, ece=ece)
+
+
+class _Agenda:
+    """A list of trials to run, in the place of a study."""
+
+    def __init__(self, spec: StudySpec, due: Sequence[Assignment], ended: Callable[[TrialRecord], None]) -> None:
+        self.spec = spec
+        self._due, self._ended = deque(due), ended
+        self._running: dict[int, Assignment] = {}
+
+    def spent(self) -> int:
+        return 0
+
+    def records(self) -> list[TrialRecord]:
+        return []
+
+    def ask(self) -> Assignment:
+        assignment = self._due.popleft()
+        self._running[assignment.number] = assignment
+        return assignment
+
+    def report(self, results: Mapping[int, EpochResult]) -> None:
+        pass
+
+    def finish(
+        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+    ) -> TrialRecord:
+        assignment, now = self._running.pop(number), datetime.now()
+        record = TrialRecord(number, assignment.params, reason, tuple(epochs), now, now, error=error)
+        if reason is Reason.INTERRUPTED:
+            self._due.append(assignment)
+        else:
+            self._ended(record)
+        return record
+
+
+class _All(WeightStore):
+    """Keeps everybody's weights, until it is cleared."""
+
+    def wanted(self, assignment: Assignment, val_loss: float) -> bool:  # noqa: ARG002
+        return True
+
+    def clear(self) -> None:
+        for path in self._folder.glob("trial-*.*"):
+            path.unlink(missing_ok=True)
+        if self._folder.exists():
+            self._folder.rmdir()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from search.confirmation import Confirmation, Difference, Estimate
 from search.records import EpochResult, Reason, Score, Summary, TrialRecord
 from search.study import mask_password
 
@@ -30,6 +31,8 @@ def print_summary(summary: Summary, console: Console) -> None:
             console.print(f"  {name:<16}{value:.4g}", highlight=False)
         console.print()
         console.print(_comparison(summary))
+    if summary.confirmed is not None:
+        _print_confirmation(summary.confirmed, summary.best, console)
     console.print(f"\n{_ends(summary)}", highlight=False)
 
 
@@ -121,6 +124,58 @@ def _comparison(summary: Summary) -> Table:
     return table
 
 
+def _print_confirmation(confirmation: Confirmation, best: TrialRecord | None, console: Console) -> None:
+    """Print means and standard deviations over seeds, and whether regularization helps."""
+    console.print(f"\n[bold]Confirmed[/bold] with {confirmation.best.estimates['val_loss'].n} seeds (mean ± deviation)")
+    if best is not None and confirmation.best.trial != best.number:
+        console.print(f"Over seeds trial {confirmation.best.trial} does best:")
+        for name, value in confirmation.best.params.items():
+            console.print(f"  {name:<16}{value:.4g}", highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    columns = {
+        "best": confirmation.best,
+        "one std. error": confirmation.one_standard_error,
+        "baseline": confirmation.baseline,
+    }
+    there = {name: confirmed for name, confirmed in columns.items() if confirmed is not None}
+    for name in there:
+        table.add_column(name, justify="right", style="bold" if name == "best" else None)
+    table.add_row("trial", *(str(confirmed.trial) for confirmed in there.values()))
+    for metric, (label, style) in _CONFIRMED.items():
+        table.add_row(label, *(_estimate(confirmed.estimates.get(metric), style) for confirmed in there.values()))
+    console.print(table)
+    if confirmation.difference is not None:
+        console.print(_verdict(confirmation.difference), highlight=False)
+
+
+_CONFIRMED = {
+    "val_loss": ("validation loss", ".4f"),
+    "test_accuracy": ("test accuracy", ".2%"),
+    "test_loss": ("test loss", ".4f"),
+    "ece": ("calibration error", ".2%"),
+    "gap": ("gap", ".4f"),
+    "sparsity": ("sparsity", ".1%"),
+    "epochs": ("epochs", ".1f"),
+}
+
+
+def _estimate(value: Estimate | None, style: str) -> str:
+    return "-" if value is None else f"{value.mean:{style}} ± {value.std:{style}}"
+
+
+def _verdict(difference: Difference) -> str:
+    """Return what the confirmation says in words."""
+    mean, low, high = (f"{100 * value:+.2f}" for value in (difference.mean, difference.low, difference.high))
+    if difference.n < _FEWEST_SEEDS:
+        return f"Test accuracy {mean} points against the baseline; one seed tells nothing of chance."
+    told = f"Test accuracy {mean} points against the baseline, 95 % interval {low} to {high}:"
+    if not difference.is_clear:
+        return f"{told}\nnot clearly different from no regularization."
+    return f"{told}\n" + ("regularization helps." if difference.mean > 0 else "regularization hurts.")
+
+
+_FEWEST_SEEDS = 2
 _LABELS = ("validation loss", "validation accuracy", "test loss", "test accuracy", "gap", "sparsity", "best epoch")
 
 

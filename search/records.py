@@ -5,10 +5,17 @@ is what the storage keeps, MLflow shows and the report reads. Losses are data lo
 no penalty), taken in evaluation mode.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import nan
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search.confirmation import Confirmation
 
 Params = Mapping[str, float]
 """A trial's complete configuration by name (constants of the spec included), e.g. ``{"dropout_0": 0.2, "l1": 0.0}``."""
@@ -55,6 +62,8 @@ class EpochResult:
     val_accuracy: float
     sparsity: float
     """Share of weights (biases and normalization left out) that are exactly zero."""
+    val_loss_error: float = nan
+    """Standard error of `val_loss` over the validation examples."""
 
     @property
     def gap(self) -> float:
@@ -124,6 +133,8 @@ class Score:
     trial: int
     accuracy: float
     loss: float
+    ece: float | None = None
+    """Expected calibration error."""
 
 
 @dataclass(frozen=True)
@@ -142,3 +153,7 @@ class Summary:
     wall_seconds: float = 0.0
     time: TimeSpent | None = None
     """Of the last run that trained anything."""
+    one_standard_error: TrialRecord | None = None
+    """The most regularized trial that cannot be told from the best."""
+    confirmed: Confirmation | None = None
+    """What the best configurations reach with other seeds; None as long as nobody has tried."""

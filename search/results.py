@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from search.confirmation import Confirmation, Confirmed
 from search.records import Summary, TrialRecord
 
 
@@ -20,6 +21,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "trial_epochs": summary.trial_epochs,
         "wall_seconds": round(summary.wall_seconds, 3),
         "time": None if summary.time is None else asdict(summary.time),
+        "one_standard_error": _record_json(summary.one_standard_error),
+        "confirmed": None if summary.confirmed is None else confirmation_json(summary.confirmed),
     }
 
 
@@ -36,6 +39,24 @@ def _record_json(record: TrialRecord | None) -> dict[str, Any] | None:
         "gap": record.best.gap,
         "sparsity": record.best.sparsity,
     }
+
+
+def confirmation_json(confirmation: Confirmation) -> dict[str, Any]:
+    """Return what was confirmed: configurations with mean, standard deviation and number of seeds of each metric."""
+    return {
+        "best": _confirmed_json(confirmation.best),
+        "one_standard_error": _confirmed_json(confirmation.one_standard_error),
+        "baseline": _confirmed_json(confirmation.baseline),
+        "difference": None if confirmation.difference is None else asdict(confirmation.difference),
+        "ranking": [_confirmed_json(confirmed) for confirmed in confirmation.ranking],
+    }
+
+
+def _confirmed_json(confirmed: Confirmed | None) -> dict[str, Any] | None:
+    if confirmed is None:
+        return None
+    metrics = {name: asdict(estimate) for name, estimate in confirmed.estimates.items()}
+    return {"trial": confirmed.trial, "params": dict(confirmed.params), **metrics}
 
 
 def best_toml(summary: Summary) -> str:
@@ -64,4 +85,24 @@ def headline_metrics(summary: Summary) -> dict[str, float]:
         if which in summary.test:
             metrics[f"{which}_test_accuracy"] = summary.test[which].accuracy
             metrics[f"{which}_test_loss"] = summary.test[which].loss
+    if summary.confirmed is not None:
+        metrics |= _confirmed_metrics(summary.confirmed)
     return metrics | {"trial_epochs": float(summary.trial_epochs), "wall_seconds": summary.wall_seconds}
+
+
+def _confirmed_metrics(confirmation: Confirmation) -> dict[str, float]:
+    chosen = {
+        "best": confirmation.best,
+        "one_standard_error": confirmation.one_standard_error,
+        "baseline": confirmation.baseline,
+    }
+    metrics = {
+        f"confirmed_{which}_{name}": confirmed.estimates[name].mean
+        for which, confirmed in chosen.items()
+        if confirmed is not None
+        for name in ("val_loss", "test_accuracy", "test_loss", "ece")
+        if name in confirmed.estimates
+    }
+    if confirmation.difference is not None:
+        metrics["confirmed_difference"] = confirmation.difference.mean
+    return metrics

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,14 +22,33 @@ from typing import Any, Protocol, TypeVar
 from search.errors import TrainerError
 from search.pruning import Pruner
 from search.records import Assignment, EpochResult, Reason, Role, TimeSpent, TrialRecord
+from search.spec import StudySpec
 from search.stopping import StopRequest
-from search.study import Study
 from search.trainers import OutOfMemory, Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
 from search.weights import WeightStore
 
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
 _T = TypeVar("_T")
+
+
+class Trials(Protocol):
+    """Where configurations come from and results go: a study, or whoever else has trials to run. See `Study`."""
+
+    @property
+    def spec(self) -> StudySpec: ...
+
+    def spent(self) -> int: ...
+
+    def records(self) -> Sequence[TrialRecord]: ...
+
+    def ask(self) -> Assignment: ...
+
+    def report(self, results: Mapping[int, EpochResult]) -> None: ...
+
+    def finish(
+        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+    ) -> TrialRecord: ...
 
 
 class Crew(Protocol):
@@ -163,7 +182,7 @@ class Runner:
 
     def __init__(
         self,
-        study: Study,
+        study: Trials,
         crew: Crew,
         pruner: Pruner,
         weights: WeightStore,

@@ -5,6 +5,7 @@ Checks come first (device, data, storage), so that a mistake is told before anyt
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import time
@@ -14,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.confirmation import Repeats, pick
 from search.crew import Crew, Wishes
 from search.errors import DataError, TrainerError
 from search.places import made_home
 from search.records import Summary, TrialRecord
-from search.results import best_toml, headline_metrics
+from search.results import best_toml, confirmation_json, headline_metrics
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
@@ -35,6 +37,14 @@ _INTERRUPTED_TRACKING_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
+class Confirm:
+    """What to confirm: the so many best configurations, each trained with so many seeds."""
+
+    top: int = 5
+    seeds: int = 5
+
+
+@dataclass(frozen=True)
 class Options:
     """What the command line decides beside the spec."""
 
@@ -43,6 +53,10 @@ class Options:
     trainers: Wishes
     storage: str | None = None
     tracking_uri: str | None = None
+    confirm: Confirm | None = None
+    """How to confirm what was found; None for not at all."""
+    search: bool = True
+    """Whether to search, or only confirm."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +132,17 @@ class Session:
         tracker = self._start_tracker()
         try:
             weights = self._weights(before)
-            self._search(watcher, tracker, weights, stop)
+            if self.options.search:
+                self._search(watcher, tracker, weights, stop)
             # What is asked once all trials have ended is not what ended the search.
-            cut_short = study.spent() < self.spec.search.trials
-            interrupted_by = stop.signal if cut_short else None
+            cut_short = self.options.search and study.spent() < self.spec.search.trials
             weights.tidy(study.summary())
-            if interrupted_by is None:
+            if not (cut_short and stop.signal):
                 self._score_test(weights)
             study.add_wall_seconds(time.monotonic() - start)
+            if self.options.confirm is not None and not cut_short:
+                cut_short = not self._confirm(self.options.confirm, watcher, stop)
+            interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
             artifacts = self._write_best(summary, weights)
         except BaseException:
@@ -205,6 +222,28 @@ class Session:
             except TrainerLost as error:
                 raise TrainerError(f"the test data could not be scored: {error}") from error
 
+    def _confirm(self, wanted: Confirm, watcher: Watcher, stop: StopRequest) -> bool:
+        """Train the best configurations with several seeds and score them; return whether all of that was done."""
+        from search.confirm import Confirming
+
+        study, records = self._study, self._study.records()
+        picks = pick(records, wanted.top)
+        known = study.repeats()
+        repeats = Repeats(picks, [] if known is None else known.runs)
+        params = {record.number: record.params for record in records}
+        confirming = Confirming(self.spec, repeats, params, self.artifacts / "confirm")
+        due = confirming.due(wanted.seeds)
+        try:
+            if due:
+                watcher.message(f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each")
+                confirming.train(due, self._crew, _Messages(watcher), stop, study.keep_repeats)
+            if confirming.due(wanted.seeds) and stop():
+                return False
+            confirming.score(self._crew.idle(), study.keep_repeats)
+        except TrainerLost as error:
+            raise TrainerError(f"the best configurations could not be confirmed: {error}") from error
+        return True
+
     def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
         """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""
         if summary.best is None:
@@ -212,10 +251,33 @@ class Session:
         written: dict[str, bytes | Path] = {"best.toml": self.artifacts / "best.toml"}
         self.artifacts.mkdir(parents=True, exist_ok=True)
         (self.artifacts / "best.toml").write_text(best_toml(summary))
+        if summary.confirmed is not None:
+            written["confirmed.json"] = self.artifacts / "confirmed.json"
+            (self.artifacts / "confirmed.json").write_text(json.dumps(confirmation_json(summary.confirmed), indent=2))
         if weights.path(summary.best.number).exists():
             written["best.safetensors"] = self.artifacts / "best.safetensors"
             shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
         return written
+
+
+class _Messages:
+    """Passes on messages only: repeats are no trials of the study."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def started(self, assignment: Assignment) -> None:
+        """Do nothing."""
+
+    def epoch_ended(self, report: Report) -> None:
+        """Do nothing."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Do nothing."""
+
+    def message(self, text: str) -> None:
+        """Pass on."""
+        self._watcher.message(text)
 
 
 class _TrackedWatcher:

@@ -17,7 +17,7 @@ LAYERS = [
     {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
-    {"stopping", "spec", "places"},
+    {"stopping", "spec", "places", "confirmation"},
     {"records"},
     {"errors"},
 ]

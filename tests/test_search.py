@@ -24,6 +24,8 @@ from conftest import SPEC
 from test_tracking import Reader, Server, free_port
 
 from search.cli import main
+from search.confirmation import METRICS, Repeats
+from search.errors import RegsearchError
 from search.records import Reason, Role, Summary, TrialRecord
 from search.spec import StudySpec, load_spec
 from search.study import Study, close_storage, open_storage
@@ -143,6 +145,21 @@ class Place:
         total = len(counted(self.records())) + trials["waiting"] + trials["running"] + 2
         self.start(f"--trials={total}", "--population=4")
         return total
+
+    def command(self, *arguments: str) -> str:
+        """Run another command on this home."""
+        result = CliRunner().invoke(main, [*arguments, "--home", str(self.home)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def repeats(self) -> Repeats | None:
+        """Return what has been confirmed so far; None also as long as there is no study."""
+        if not (self.home / "optuna.journal").exists():
+            return None
+        try:
+            return self._read(None).repeats()
+        except RegsearchError:
+            return None
 
     def show(self) -> dict:
         result = CliRunner().invoke(main, ["show", "--study", "tiny", "--home", str(self.home), "--json"])
@@ -309,8 +326,78 @@ def test_the_best_configuration_and_its_weights_are_files(finished):
     spec = load_spec(str(place.folder / "tiny.toml"))
     test = load_test(spec.data, place.folder)
     weights = load_file(folder / "best.safetensors")
-    accuracy, loss = score(model_factory(spec.model, (8, 8), 10)(), weights, test)
+    accuracy, loss, _ = score(model_factory(spec.model, (8, 8), 10)(), weights, test)
     assert place.show()["test"]["best"] == {"accuracy": pytest.approx(accuracy), "loss": pytest.approx(loss)}
+
+
+def test_the_best_is_confirmed_over_seeds_beside_the_baseline(finished):
+    place, search = finished
+    confirmed = place.show()["confirmed"]
+    assert set(confirmed) == {"best", "one_standard_error", "baseline", "difference", "ranking"}
+    for which in ("best", "one_standard_error", "baseline"):
+        told = confirmed[which]
+        assert set(told) == {"trial", "params", *METRICS}
+        assert all(set(told[metric]) == {"mean", "std", "n"} and told[metric]["n"] == 5 for metric in METRICS)
+    assert confirmed["baseline"]["trial"] == 0
+    assert set(confirmed["difference"]) == {"mean", "low", "high", "n"}
+    means = [each["val_loss"]["mean"] for each in confirmed["ranking"]]
+    assert means == sorted(means)
+    assert json.loads((place.home / "artifacts/tiny/confirmed.json").read_text()) == confirmed
+    assert not (place.home / "artifacts/tiny/confirm").exists()
+    assert "Confirmed with 5 seeds" in search.out
+    (parent,) = place.mlflow().studies
+    assert parent.data.metrics["confirmed_best_val_loss"] == pytest.approx(confirmed["best"]["val_loss"]["mean"])
+
+
+def test_test_data_is_read_for_the_winner_the_pick_and_the_baseline_alone(finished):
+    repeats = finished[0].repeats()
+    confirmed = finished[0].show()["confirmed"]
+    finalists = {confirmed[which]["trial"] for which in ("best", "one_standard_error", "baseline")}
+    assert {run.trial for run in repeats.runs if run.test_loss is not None} == finalists
+    assert {(run.trial, run.seed) for run in repeats.runs} == {(t, s) for t in repeats.picks.trials for s in range(5)}
+
+
+def test_a_confirmation_is_extended(again):
+    before = again.repeats()
+    again.command("confirm", "--study", "tiny", "--top", "2", "--seeds", "6")
+    after = again.repeats()
+    assert len(after.picks.top) == 2
+    assert all(len(after.of(trial)) == 6 for trial in after.picks.trials)
+    kept = {(run.trial, run.seed): run for run in after.runs}
+    for run in before.runs:
+        assert kept[run.trial, run.seed].val_loss == run.val_loss
+    assert again.show()["confirmed"]["best"]["test_accuracy"]["n"] == 6
+    assert again.summary().trials["complete"] == finished_trials(again)
+
+
+def finished_trials(place: Place) -> int:
+    return sum(record.state == "complete" for record in place.records())
+
+
+def test_no_confirmation_is_made_unless_wanted(tmp_path, database):
+    place = Place(tmp_path, database)
+    search = place.start("--no-confirm", "--trials=2")
+    assert place.show()["confirmed"] is None
+    assert "Confirmed" not in search.out
+    place.command("confirm", "--study", "tiny", "--seeds", "2")
+    assert place.show()["confirmed"]["baseline"]["ece"]["n"] == 2
+
+
+def test_a_confirmation_that_was_killed_goes_on(tmp_path, database):
+    place = Place(tmp_path, database, SLOW)
+    search = place.launch("--trials=3")
+    wait_until(lambda: (found := place.repeats()) is not None and len(found.runs) >= 2)
+    os.kill(search.process.pid, signal.SIGKILL)
+    search.process.wait()
+    before = place.repeats().runs
+    place.start("--trials=3")
+    after = place.repeats()
+    assert all(len(after.of(trial)) == 5 for trial in after.picks.trials)
+    assert len(after.runs) == 5 * len(after.picks.trials)
+    assert {(run.trial, run.seed, run.val_loss) for run in before} <= {
+        (run.trial, run.seed, run.val_loss) for run in after.runs
+    }
+    assert_exact(place, 3)
 
 
 def test_a_search_is_in_mlflow_with_curves_and_artifacts(finished):

@@ -174,8 +174,17 @@ def test_retrained_trial_has_the_weights_of_its_best_epoch_and_scores_alike(proc
     assert report.results[1].epoch == 2
     again = process_trainer.retrain(make_assignment(1, l1=1e-3), 2)
     assert process_trainer.test(again) == pytest.approx(process_trainer.test(weights), rel=1e-4)
-    accuracy, loss = process_trainer.test(weights)
+    accuracy, loss, ece = process_trainer.test(weights)
+    assert 0 <= ece <= 1
     assert (accuracy, loss) == pytest.approx((report.results[1].val_accuracy, report.results[1].val_loss), rel=1e-4)
+
+
+def test_a_vacated_trainer_takes_other_trials(process_trainer):
+    process_trainer.begin([make_assignment(0), make_assignment(1)], [])
+    process_trainer.collect()
+    process_trainer.vacate()
+    process_trainer.begin([make_assignment(1)], [])
+    assert {number: row.epoch for number, row in process_trainer.collect().results.items()} == {1: 1}
 
 
 def test_slots_are_those_that_memory_holds(monkeypatch):

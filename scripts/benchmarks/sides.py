@@ -122,7 +122,9 @@ def _run_plain(side: str, spec: StudySpec, folder: Path, options: Mapping[str, o
 
 def _run_regsearch(spec: StudySpec, folder: Path, options: Mapping[str, object]) -> Run:
     program, home = str(Path(sysconfig.get_path("scripts")) / "regsearch"), folder / "runs"
-    finished = run_command([program, "start", f"--home={home}", *_arguments(options)], folder)
+    # Confirmation is more than the plain script does.
+    command = [program, "start", f"--home={home}", "--no-confirm", *_arguments(options)]
+    finished = run_command(command, folder)
     show = [program, "show", f"--home={home}", f"--study={spec.name}", "--json"]
     shown = json.loads(run_command(show, folder).stdout)
     records, search_s = _records(spec.name, home), shown["wall_seconds"]

@@ -20,6 +20,7 @@ from filelock import FileLock
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.confirmation import Repeats
 from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TimeSpent, TrialRecord
 from search.spec import StudySpec
 from search.study.ledger import Ledger
@@ -46,6 +47,7 @@ from search.study.trials import (
 _WALL_SECONDS = "wall_seconds"
 _TEST = "test_"
 _FACT = "fact_"
+_REPEATS = "repeats"
 TIME_SPENT = "time"
 """Name of the fact that tells where the last run's time went."""
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -168,6 +170,14 @@ class Study:
         """Keep a test score; read once, after the search."""
         self._study.set_user_attr(_TEST + which, asdict(score))
 
+    def keep_repeats(self, repeats: Repeats) -> None:
+        """Keep what is confirmed, and all that was trained for it."""
+        self.set_fact(_REPEATS, repeats.to_json())
+
+    def repeats(self) -> Repeats | None:
+        """Return what `keep_repeats` was given last, or None."""
+        return _to_repeats(self.fact(_REPEATS))
+
     @_guarded
     def set_fact(self, key: str, value: Any) -> None:
         """Keep a JSON value about the study or its runs."""
@@ -282,6 +292,10 @@ def list_studies(storage: BaseStorage) -> list[Summary]:
         return [_summarize(optuna.load_study(study_name=name, storage=storage)) for name in names]
 
 
+def _to_repeats(value: Any) -> Repeats | None:
+    return None if value is None else Repeats.from_json(value)
+
+
 def _summarize(study: optuna.Study) -> Summary:
     attributes = study.user_attrs
     test = {
@@ -289,6 +303,12 @@ def _summarize(study: optuna.Study) -> Summary:
         for key, value in attributes.items()
         if key in ("test_best", "test_baseline")
     }
-    summary = summarize(study.study_name, study.get_trials(deepcopy=False), test, attributes.get(_WALL_SECONDS, 0.0))
+    summary = summarize(
+        study.study_name,
+        study.get_trials(deepcopy=False),
+        test,
+        attributes.get(_WALL_SECONDS, 0.0),
+        _to_repeats(attributes.get(_FACT + _REPEATS)),
+    )
     time = attributes.get(_FACT + TIME_SPENT)
     return summary if time is None else replace(summary, time=TimeSpent(**time))

@@ -13,6 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.confirmation import Repeats, conclude, one_standard_error
 from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
 
 CONFIG = "config"
@@ -24,7 +25,7 @@ RETRY_OF = "retry_of"
 SUCCESSOR_OF = "successor_of"
 """Number of the attempt just before: an interrupted trial that none points to is still owed one."""
 _CURVES = "curves"
-_CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity")
+_CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity", "val_loss_error")
 _STATE_NAMES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -115,7 +116,13 @@ def spent_trials(trials: Sequence[FrozenTrial]) -> int:
     return running + sum(reason_of(trial) is not Reason.INTERRUPTED for trial in finished)
 
 
-def summarize(study: str, trials: Sequence[FrozenTrial], test: Mapping[str, Score], wall_seconds: float) -> Summary:
+def summarize(
+    study: str,
+    trials: Sequence[FrozenTrial],
+    test: Mapping[str, Score],
+    wall_seconds: float,
+    repeats: Repeats | None = None,
+) -> Summary:
     """Count and choose: the study at a glance."""
     records = to_records(trials)
     complete = [record for record in records if record.state == "complete"]
@@ -129,6 +136,8 @@ def summarize(study: str, trials: Sequence[FrozenTrial], test: Mapping[str, Scor
         test=test,
         trial_epochs=sum(_epochs_run(trial) for trial in trials if trial.state.is_finished()),
         wall_seconds=wall_seconds,
+        one_standard_error=one_standard_error(records),
+        confirmed=None if repeats is None else conclude(repeats, {record.number: record.params for record in records}),
     )
 
 
@@ -146,7 +155,8 @@ def _epochs_run(trial: FrozenTrial) -> int:
 
 
 def _to_epochs(curves: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
-    rows = zip(*(curves.get(name, ()) for name in _CURVE_NAMES), strict=True)
+    # Studies of earlier versions lack the last ones.
+    rows = zip(*(curves[name] for name in _CURVE_NAMES if name in curves), strict=True)
     return tuple(EpochResult(epoch, *map(_from_json, row)) for epoch, row in enumerate(rows, 1))
 
 

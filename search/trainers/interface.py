@@ -130,12 +130,19 @@ class Trainer(Protocol):
         """Return the weights of a trial's best epoch. Raises TrainerLost."""
         ...
 
+    def vacate(self) -> None:
+        """Free all slots. Raises TrainerLost."""
+        ...
+
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
         """Train one trial by itself for so many epochs and return the weights of its best one. Raises TrainerLost."""
         ...
 
-    def test(self, weights: bytes) -> tuple[float, float]:
-        """Return accuracy and mean loss (nats) of these weights on the test data. Raises TrainerLost."""
+    def test(self, weights: bytes) -> tuple[float, float, float]:
+        """Return accuracy, mean loss (nats) and calibration error of these weights on the test data.
+
+        Raises TrainerLost, and DataError.
+        """
         ...
 
     def close(self) -> None:

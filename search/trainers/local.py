@@ -80,6 +80,10 @@ class LocalTrainer:
 
         return save(self.warm_up().best_weights(number))
 
+    def vacate(self) -> None:
+        if self._population is not None:
+            self._population.free(self._population.numbers)
+
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
         # In single precision, which is as near as can be to however it was trained first.
         alone = LocalTrainer(replace(self._setup, slots=1, engine="looped", precision="fp32"))
@@ -89,7 +93,7 @@ class LocalTrainer:
             alone.begin([], [])
         return alone.best_weights(assignment.number)
 
-    def test(self, weights: bytes) -> tuple[float, float]:
+    def test(self, weights: bytes) -> tuple[float, float, float]:
         from safetensors.torch import load
 
         from search.training.evaluation import score

@@ -73,9 +73,12 @@ class ProcessTrainer:
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
         return bytes(self._ask("retrain", assignment, epochs))
 
-    def test(self, weights: bytes) -> tuple[float, float]:
-        accuracy, loss = self._ask("test", weights)
-        return float(accuracy), float(loss)
+    def vacate(self) -> None:
+        self._ask("vacate")
+
+    def test(self, weights: bytes) -> tuple[float, float, float]:
+        accuracy, loss, ece = self._ask("test", weights)
+        return float(accuracy), float(loss), float(ece)
 
     def close(self) -> None:
         self.process.kill()
@@ -165,6 +168,9 @@ def _answer(trainer: LocalTrainer, message: tuple[Any, ...]) -> object:
             return trainer.collect()
         case ("weights", number):
             return trainer.best_weights(number)
+        case ("vacate",):
+            trainer.vacate()
+            return None
         case ("retrain", assignment, epochs):
             return trainer.retrain(assignment, epochs)
         case ("test", weights):

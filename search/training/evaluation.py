@@ -21,14 +21,32 @@ def parts(split: Split, slots: int, widest: int) -> Iterator[Split]:
         yield split.take(slice(start, start + size))
 
 
-def score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each slot's summed cross-entropy (nats, float64) and number of right answers, [slots].
+def score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each slot's summed cross-entropy (nats, float64), that of its squares, and its right answers, [slots].
 
     Shapes: logits [slots, batch, classes], targets [batch].
     """
     expected = targets.expand(logits.shape[:2])
-    losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none").view(expected.shape)
-    return losses.double().sum(1), (logits.argmax(2) == targets).sum(1)
+    losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none").view(expected.shape).double()
+    return losses.sum(1), losses.square().sum(1), (logits.argmax(2) == targets).sum(1)
+
+
+def standard_error(mean: Tensor, mean_square: Tensor, count: int) -> Tensor:
+    """Return the standard error of a mean over `count` examples; nan for one."""
+    variance = (mean_square - mean.square()).clamp(min=0) * (count / (count - 1) if count > 1 else torch.nan)
+    return (variance / count).sqrt()
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Return the expected calibration error (Guo et al. 2017), 0 to 1.
+
+    The mean distance between confidence and accuracy in bins of equal width, weighted by their examples. Shapes:
+    confidence, the highest probability of each example, and whether it is right, both [n].
+    """
+    index = (confidence.double() * bins).ceil().clamp(1, bins).long() - 1
+    zeros = confidence.new_zeros(bins, dtype=torch.float64)
+    surplus = zeros.index_add(0, index, confidence.double() - right.double())
+    return (surplus.abs().sum() / len(confidence)).item()
 
 
 @torch.no_grad()
@@ -52,11 +70,12 @@ def widest_activation(model: nn.Module, examples: Tensor) -> int:
 
 
 @torch.no_grad()
-def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[float, float]:
-    """Return accuracy and mean loss (nats) of one model with the given state on a split."""
+def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[float, float, float]:
+    """Return accuracy, mean loss (nats) and calibration error of one model with the given state on a split."""
     model.load_state_dict(weights)
     model.eval()
     widest = widest_activation(model, split.x[:8])
-    scores = [score_logits(model(part.x)[None], part.y) for part in parts(split, 1, widest)]
-    loss, hits = (torch.cat(column).sum().item() for column in zip(*scores, strict=True))
-    return hits / len(split), loss / len(split)
+    logits = torch.cat([model(part.x) for part in parts(split, 1, widest)])
+    loss, _, hits = (total.item() for total in score_logits(logits[None], split.y))
+    confidence, answer = logits.softmax(1).max(1)
+    return hits / len(split), loss / len(split), calibration_error(confidence, answer == split.y)

@@ -24,7 +24,7 @@ from search.spec import TrainingSpec
 from search.training.averaging import Averages
 from search.training.data import Dataset, Split
 from search.training.engines import ENGINES, PRECISIONS, Engine, Models
-from search.training.evaluation import parts, score_logits, widest_activation
+from search.training.evaluation import parts, score_logits, standard_error, widest_activation
 from search.training.feeding import Feed
 from search.training.layout import layout_of
 from search.training.models import ModelFactory
@@ -260,25 +260,26 @@ class Population:
     @torch.no_grad()
     def _results(self) -> dict[int, EpochResult]:
         # The training loss is there for the gap, and may be as inexact as training is.
-        train_loss, _ = self._evaluate(self._train_sample, exact=False)
-        val_loss, val_accuracy = self._evaluate(self._data.val, exact=True)
+        train_loss, _, _ = self._evaluate(self._train_sample, exact=False)
+        val_loss, squares, val_accuracy = self._evaluate(self._data.val, exact=True)
+        error = standard_error(val_loss, squares, len(self._data.val))
         weights = self._rows[: len(self._occupants), : self._layout.weights]
         sparsity = (weights == 0).double().mean(1)
         # The one place in an epoch where the host waits for the device.
-        table = torch.stack([train_loss, val_loss, val_accuracy, sparsity], dim=1).tolist()
+        table = torch.stack([train_loss, val_loss, val_accuracy, sparsity, error], dim=1).tolist()
         for occupant in self._occupants:
             occupant.epoch += 1
         return {o.assignment.number: EpochResult(o.epoch, *row) for o, row in zip(self._occupants, table, strict=True)}
 
-    def _evaluate(self, split: Split, exact: bool) -> tuple[Tensor, Tensor]:
-        """Return mean loss and accuracy of each slot, float64 [slots]."""
+    def _evaluate(self, split: Split, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each slot's means of loss, squared loss and right answers, float64 [slots]."""
         totals = []
         for rows in self._chunks():
             pieces = parts(split, rows.stop - rows.start, self._widest)
             scores = (score_logits(self._engine.logits(rows, part.x, exact), part.y) for part in pieces)
             totals.append(torch.stack([torch.stack(score) for score in scores]).sum(0))
-        loss, hits = torch.cat(totals, dim=1) / len(split)
-        return loss, hits
+        loss, squares, hits = torch.cat(totals, dim=1) / len(split)
+        return loss, squares, hits
 
     def _keep_best(self, results: dict[int, EpochResult]) -> None:
         improved = []

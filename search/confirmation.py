@@ -1,0 +1,236 @@
+"""What confirmation found: configurations trained again with several seeds, and what that says. Plain values only.
+
+A search's best trial is the luckiest of many, so its score flatters. Here stands what its configuration reaches with
+seeds that no search has chosen by: means, their scatter, and the difference to no regularization, paired by seed. How
+it is done is in `confirm`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from search.records import Params, Role, TrialRecord
+
+_CONFIDENCE = 0.95
+METRICS = ("val_loss", "test_accuracy", "test_loss", "ece", "gap", "sparsity", "epochs")
+"""What is told of a configuration, in this order."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One configuration trained once more."""
+
+    trial: int
+    """Whose configuration it is."""
+    seed: int
+    """0 for the first; configurations with the same number share initial weights, batch order and noise."""
+    epochs: int
+    """Epochs until its best one, whose weights were kept."""
+    val_loss: float
+    train_loss: float
+    val_accuracy: float
+    sparsity: float
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    """Negative log-likelihood in nats."""
+    ece: float | None = None
+    """Expected calibration error on the test data (Guo et al. 2017)."""
+
+    @property
+    def gap(self) -> float:
+        """Validation loss minus training loss."""
+        return self.val_loss - self.train_loss
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds."""
+
+    mean: float
+    std: float
+    """Sample standard deviation of a single seed; 0 when there is only one."""
+    n: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; infinite when there is only one seed."""
+        return self.std / math.sqrt(self.n) if self.n > 1 else math.inf
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of means, with its 95 % interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A configuration with what it reaches."""
+
+    trial: int
+    params: Params
+    estimates: Mapping[str, Estimate]
+    """By name as in `METRICS`; test metrics only where test data was read."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """All that was confirmed."""
+
+    ranking: Sequence[Confirmed]
+    """The search's best configurations by mean validation loss."""
+    one_standard_error: Confirmed | None
+    """The most regularized one that the search could not tell from its best."""
+    baseline: Confirmed | None
+    difference: Difference | None
+    """The winner's test accuracy minus the baseline's."""
+
+    @property
+    def best(self) -> Confirmed:
+        """The winner: the lowest mean validation loss."""
+        return self.ranking[0]
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Which trials are confirmed, and as what."""
+
+    top: Sequence[int]
+    one_standard_error: int | None
+    baseline: int | None
+
+    @property
+    def trials(self) -> list[int]:
+        """Return all of them, each once."""
+        return list(
+            dict.fromkeys(trial for trial in (*self.top, self.one_standard_error, self.baseline) if trial is not None)
+        )
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What is stored with a study: which trials were picked, and every repeat that has been trained."""
+
+    picks: Picks
+    runs: Sequence[Repeat] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"picks": asdict(self.picks), "runs": [asdict(run) for run in self.runs]}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Repeats:
+        """Return what `to_json` was given."""
+        return Repeats(Picks(**value["picks"]), [Repeat(**run) for run in value["runs"]])
+
+    def of(self, trial: int) -> list[Repeat]:
+        """Return a configuration's repeats by seed."""
+        return sorted((run for run in self.runs if run.trial == trial), key=lambda run: run.seed)
+
+
+def pick(records: Sequence[TrialRecord], top: int) -> Picks:
+    """Return which of a study's trials to confirm: the `top` best, the one-standard-error pick, the baseline."""
+    baseline = next((r.number for r in records if r.role is Role.BASELINE and r.state == "complete"), None)
+    ranked = [record.number for record in ranked_by_loss(records) if record.number != baseline]
+    simplest = one_standard_error(records)
+    return Picks(ranked[:top], None if simplest is None else simplest.number, baseline)
+
+
+def ranked_by_loss(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the complete trials, the lowest validation loss first."""
+    complete = [record for record in records if record.state == "complete" and record.best is not None]
+    return sorted(complete, key=lambda record: (record.best.val_loss, record.number) if record.best else (math.inf, 0))
+
+
+def one_standard_error(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the most regularized trial whose validation loss is within one standard error of the best's.
+
+    As glmnet's ``lambda.1se`` (Hastie, Tibshirani and Friedman 2009, section 7.10): what lies within the error is as
+    good as the best, and of that one prefers the simplest. Here that is the smallest gap between validation and
+    training loss, which is what regularization is to close; of equals the one that trained the fewest epochs. The
+    baseline does not take part. None as long as no trial is complete.
+    """
+    ranked = [record for record in ranked_by_loss(records) if record.role is not Role.BASELINE]
+    if not ranked:
+        return None
+    best = ranked[0].best
+    assert best is not None
+    error = 0.0 if math.isnan(best.val_loss_error) else best.val_loss_error
+    return min((r for r in ranked if r.best and r.best.val_loss <= best.val_loss + error), key=_gap)
+
+
+def _gap(record: TrialRecord) -> tuple[float, int, int]:
+    assert record.best is not None
+    return (record.best.gap, record.best.epoch, record.number)
+
+
+def conclude(repeats: Repeats, params: Mapping[int, Params]) -> Confirmation | None:
+    """Return what the repeats say; None as long as none of the best has any. `params` by trial."""
+    picks = repeats.picks
+    told = {
+        trial: confirmed for trial in picks.trials if (confirmed := _confirmed(trial, params[trial], repeats.of(trial)))
+    }
+    ranking = sorted((told[trial] for trial in picks.top if trial in told), key=_mean_loss)
+    if not ranking:
+        return None
+    return Confirmation(
+        ranking,
+        told.get(picks.one_standard_error) if picks.one_standard_error is not None else None,
+        told.get(picks.baseline) if picks.baseline is not None else None,
+        None if picks.baseline is None else _difference(repeats.of(ranking[0].trial), repeats.of(picks.baseline)),
+    )
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Return mean and sample standard deviation of at least one value."""
+    values = list(values)
+    return Estimate(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
+    """Return the mean of first minus second, with Student's 95 % interval; infinite for a single pair."""
+    told = estimate(first - second for first, second in pairs)
+    reach = _t_quantile(told.n - 1) * told.error if told.n > 1 else math.inf
+    return Difference(told.mean, told.mean - reach, told.mean + reach, told.n)
+
+
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
+
+
+def _mean_loss(confirmed: Confirmed) -> float:
+    return confirmed.estimates["val_loss"].mean
+
+
+def _confirmed(trial: int, params: Params, runs: Sequence[Repeat]) -> Confirmed | None:
+    if not runs:
+        return None
+    columns = {name: [getattr(run, name) for run in runs] for name in METRICS}
+    known = {name: [value for value in column if value is not None] for name, column in columns.items()}
+    return Confirmed(trial, params, {name: estimate(column) for name, column in known.items() if column})
+
+
+def _difference(best: Sequence[Repeat], baseline: Sequence[Repeat]) -> Difference | None:
+    """Return the difference of test accuracies over the seeds that both have."""
+    theirs = {run.seed: run.test_accuracy for run in baseline}
+    pairs = [
+        (run.test_accuracy, other)
+        for run in best
+        if run.test_accuracy is not None and (other := theirs.get(run.seed)) is not None
+    ]
+    return paired_difference(pairs) if pairs else None

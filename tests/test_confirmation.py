@@ -1,0 +1,150 @@
+"""What repeats over seeds say: means, intervals, picks; and that they are run once, scored once and kept."""
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+import scipy.stats
+import torch
+
+from search.confirmation import (
+    METRICS,
+    Difference,
+    Picks,
+    Repeat,
+    Repeats,
+    conclude,
+    estimate,
+    one_standard_error,
+    paired_difference,
+    pick,
+)
+from search.printing import _verdict
+from search.records import EpochResult, Reason, Role, TrialRecord
+from search.training.evaluation import calibration_error, standard_error
+
+NOW = datetime.now(UTC)
+
+
+def trial(number, val_loss, train_loss=0.0, error=0.05, epochs=1, reason=Reason.COMPLETED, role=None):
+    rows = tuple(
+        EpochResult(e, train_loss, val_loss if e == epochs else val_loss + 1, 0.9, 0.0, error)
+        for e in range(1, epochs + 1)
+    )
+    return TrialRecord(number, {"l1": number}, reason, rows, NOW, NOW, role)
+
+
+def repeat(number, seed, val_loss, accuracy=None):
+    test = {} if accuracy is None else {"test_accuracy": accuracy, "test_loss": 0.2, "ece": 0.01}
+    return Repeat(number, seed, 3, val_loss, val_loss / 2, 0.9, 0.25, **test)
+
+
+def test_the_standard_error_of_a_validation_loss_is_that_of_its_mean():
+    losses = torch.rand(50, dtype=torch.float64)
+    ours = standard_error(losses.mean(), losses.square().mean(), len(losses)).item()
+    assert ours == pytest.approx(scipy.stats.sem(losses.numpy()))
+    assert math.isnan(standard_error(torch.tensor(1.0), torch.tensor(1.0), 1).item())
+
+
+def test_the_calibration_error_is_guos():
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(1000, generator=generator)
+    right = torch.rand(1000, generator=generator) < confidence**2
+    expected = 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            expected += inside.float().mean() * (confidence[inside].mean() - right[inside].float().mean()).abs()
+    assert calibration_error(confidence, right) == pytest.approx(float(expected), rel=1e-5)
+    assert calibration_error(torch.ones(10), torch.ones(10, dtype=torch.bool)) == 0
+
+
+def test_an_estimate_has_mean_deviation_and_number():
+    told = estimate([1.0, 2.0, 4.0])
+    assert (told.mean, told.std, told.n) == pytest.approx((7 / 3, (7 / 3) ** 0.5, 3))
+    assert told.error == pytest.approx((7 / 9) ** 0.5)
+    assert (estimate([3.0]).std, estimate([3.0]).error) == (0.0, math.inf)
+
+
+def test_the_paired_interval_is_students():
+    pairs = [(0.97, 0.95), (0.96, 0.96), (0.98, 0.95), (0.97, 0.94)]
+    told = paired_difference(pairs)
+    expected = scipy.stats.ttest_rel(*zip(*pairs, strict=True)).confidence_interval(0.95)
+    assert (told.low, told.high) == pytest.approx((expected.low, expected.high))
+    assert (told.mean, told.n) == (pytest.approx(0.02), 4)
+    assert not paired_difference(pairs[:1]).is_clear
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.001, 0.02, "regularization helps"), (-0.02, -0.001, "regularization hurts"), (-0.1, 0.1, "not clearly")],
+)
+def test_the_verdict_is_in_words(low, high, words):
+    verdict = _verdict(Difference((low + high) / 2, low, high, 5))
+    assert words in verdict
+    assert all(len(line) <= 80 for line in verdict.splitlines())
+
+
+def test_the_one_standard_error_pick_has_the_smallest_gap_of_those_within_the_error():
+    records = [
+        trial(0, 0.20, train_loss=0.20, role=Role.BASELINE),
+        trial(1, 0.30, train_loss=0.10),
+        trial(2, 0.33, train_loss=0.25),
+        trial(3, 0.34, train_loss=0.24),
+        trial(4, 0.36, train_loss=0.36),
+        trial(5, 0.31, train_loss=0.31, reason=Reason.PRUNED),
+    ]
+    assert one_standard_error(records).number == 2
+    assert (
+        one_standard_error(
+            [replace(r, epochs=(replace(r.epochs[0], val_loss_error=math.nan),)) for r in records]
+        ).number
+        == 1
+    )
+    assert one_standard_error(records[:1]) is None
+
+
+def test_of_equal_gaps_the_shorter_training_is_picked():
+    records = [trial(1, 0.3, epochs=9), trial(2, 0.3, epochs=4), trial(3, 0.3, epochs=6)]
+    assert one_standard_error(records).number == 2
+
+
+def test_the_best_few_the_pick_and_the_baseline_are_confirmed():
+    records = [
+        trial(0, 0.25, role=Role.BASELINE),
+        trial(1, 0.5, train_loss=0.1, error=0.2),
+        trial(2, 0.3, train_loss=0.1, error=0.3),
+        trial(3, 0.4, train_loss=0.1),
+        trial(4, 0.59, train_loss=0.55),
+    ]
+    assert pick(records, 2) == Picks([2, 3], 4, 0)
+    assert pick(records, 2).trials == [2, 3, 4, 0]
+    assert pick(records[:1], 5) == Picks([], None, 0)
+
+
+def test_the_winner_has_the_lowest_mean_and_is_compared_with_the_baseline_by_seed():
+    runs = [
+        *(repeat(7, seed, 0.30 + seed / 100) for seed in range(3)),
+        *(repeat(5, seed, 0.28 + seed / 100, 0.95 + seed / 100) for seed in range(3)),
+        *(repeat(0, seed, 0.40, 0.93 + seed / 100) for seed in (1, 2, 3)),
+    ]
+    told = conclude(Repeats(Picks([7, 5], 5, 0), runs), {n: {"l1": n} for n in (0, 5, 7)})
+    assert [confirmed.trial for confirmed in told.ranking] == [5, 7]
+    assert (told.best.params, told.one_standard_error.trial) == ({"l1": 5}, 5)
+    assert told.best.estimates["val_loss"].mean == pytest.approx(0.29)
+    assert set(told.best.estimates) == set(METRICS)
+    assert "test_accuracy" not in told.ranking[1].estimates
+    assert (told.difference.mean, told.difference.n) == (pytest.approx(0.02), 2)  # seeds 1 and 2
+
+
+def test_nothing_is_concluded_from_nothing():
+    assert conclude(Repeats(Picks([], None, 0)), {0: {}}) is None
+    assert conclude(Repeats(Picks([3], None, None)), {3: {}}) is None
+
+
+def test_repeats_survive_json():
+    repeats = Repeats(Picks([3, 1], 1, 0), [repeat(3, 0, 0.5), repeat(1, 2, 0.4, 0.9)])
+    again = Repeats.from_json(repeats.to_json())
+    assert again == repeats
+    assert again.of(1) == [repeat(1, 2, 0.4, 0.9)]
