@@ -56,6 +56,10 @@ class TrainerError(RegsearchError):
     """A trainer could not be started, or died more often than is bearable."""
 
 
+class ExportError(RegsearchError):
+    """There is nothing to export, or no place for it."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the nearest of `known`, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

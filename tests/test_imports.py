@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "search"
 LAYERS = [
     {"cli", "arguments"},
     {"progress", "printing"},
-    {"session"},
+    {"session", "export"},
     {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},

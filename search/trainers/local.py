@@ -13,6 +13,8 @@ from search.records import Assignment
 from search.trainers.interface import OutOfMemory, Report, TrainerLost, TrainerSetup, TrainerStopped
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from search.training.data import Dataset, Split
     from search.training.models import ModelFactory
     from search.training.population import Population, Way
@@ -92,6 +94,28 @@ class LocalTrainer:
             alone.collect()
             alone.begin([], [])
         return alone.best_weights(assignment.number)
+
+    def refit(self, assignment: Assignment, epochs: int) -> bytes:
+        """Train one trial on training and validation data together and return the weights of its last epoch."""
+        from safetensors.torch import save
+
+        from search.training.population import Population, Way
+
+        setup, data = self._setup, self._data.merged
+        factory = _factory(setup, data)
+        alone = Population(factory, data, setup.training, setup.seed, 1, Way("looped"), setup.device, keep_last=True)
+        alone.admit(assignment)
+        for _ in range(epochs):
+            alone.train_epoch(self._should_stop)
+        return save(alone.best_weights(assignment.number))
+
+    def module(self, weights: bytes) -> tuple[nn.Module, Tensor]:
+        """Return the model with these weights, in evaluation mode, and a few inputs to call it with, on the CPU."""
+        from safetensors.torch import load
+
+        model = _factory(self._setup, self._data)()
+        model.load_state_dict(load(weights))
+        return model.eval(), self._data.train.x[:4]
 
     def test(self, weights: bytes) -> tuple[float, float, float]:
         from safetensors.torch import load

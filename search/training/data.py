@@ -65,6 +65,12 @@ class Dataset:
         """
         return self.train.take(slice(min(len(self.val), _TRAIN_SAMPLE)))
 
+    @property
+    def merged(self) -> "Dataset":
+        """Return training and validation data together as training data; for validation a sample of them is left."""
+        together = Split(torch.cat([self.train.x, self.val.x]), torch.cat([self.train.y, self.val.y]))
+        return replace(self, train=together, val=together.take(slice(len(self.val))))
+
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the same data on a device."""
         return replace(self, train=self.train.to(device), val=self.val.to(device), fill=self.fill.to(device))

@@ -83,9 +83,12 @@ class Population:
         slots: int,
         way: Way = Way(),
         device: torch.device | str = "cpu",
+        keep_last: bool = False,
     ) -> None:
+        """`keep_last` takes the last epoch's weights for a trial's best, where nothing is held out to tell."""
         template = factory()
         self.slots = slots
+        self._keep_last = keep_last
         self._factory, self._training, self._seed = factory, training, study_seed
         self._device = torch.device(device)
         self._data = data.to(self._device)
@@ -285,7 +288,7 @@ class Population:
         improved = []
         for slot, occupant in enumerate(self._occupants):
             loss = results[occupant.assignment.number].val_loss
-            if loss < occupant.best_loss:
+            if loss < occupant.best_loss or self._keep_last:
                 occupant.best_loss = loss
                 improved.append(slot)
             self._schedule.epoch_ended(slot, loss)

@@ -1,0 +1,159 @@
+"""The winner as something to use: refitted on all data that the search saw, in files that need no regsearch.
+
+`model.safetensors` has the weights, `program.pt2` the whole model as torch.export makes it, `spec.json` what it was
+trained by, `README.md` tells what it is and what it is worth.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.confirmation import Confirmation, Estimate
+from search.crew import Crew, Wishes
+from search.errors import DataError, ExportError
+from search.records import Assignment, Params, Summary
+from search.spec import StudySpec
+from search.trainers import LocalTrainer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_SEED = 2**40
+"""That of the first repeat of a confirmation."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is exported."""
+
+    trial: int
+    params: Params
+    epochs: int
+    """For how long it is trained: the mean of its confirmed numbers, or that of the search."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported, and how well this very model does on the test data."""
+
+    choice: Choice
+    accuracy: float
+    loss: float
+    ece: float
+    model: nn.Module
+    example: Tensor
+
+
+def choose(summary: Summary) -> Choice:
+    """Return the confirmed winner, or without a confirmation the search's best. Raises ExportError when none."""
+    if summary.confirmed is not None:
+        best = summary.confirmed.best
+        return Choice(best.trial, best.params, max(1, round(best.estimates["epochs"].mean)))
+    if summary.best is None or summary.best.best is None:
+        raise ExportError(f'study "{summary.study}" has no complete trial yet; search first: regsearch start')
+    return Choice(summary.best.number, summary.best.params, summary.best.best.epoch)
+
+
+def export(spec: StudySpec, summary: Summary, fingerprint: str | None, wishes: Wishes, out: Path) -> Exported:
+    """Refit the winner and write it to a new or empty folder.
+
+    `fingerprint` is that of the study's data. Raises ExportError, DataError and DeviceError.
+    """
+    from search.training.exporting import write_program
+
+    choice = choose(summary)
+    _check_place(out)
+    trainer = _trainer(spec, wishes, fingerprint)
+    weights = trainer.refit(Assignment(choice.trial, _SEED, choice.params), choice.epochs)
+    model, example = trainer.module(weights)
+    exported = Exported(choice, *trainer.test(weights), model, example)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "model.safetensors").write_bytes(weights)
+        (out / "spec.json").write_text(_spec_json(spec, choice))
+        (out / "README.md").write_text(_card(spec, summary, exported), encoding="utf-8")
+        write_program(model, example, out / "program.pt2")
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written to: {error.strerror or error}") from error
+    return exported
+
+
+def _check_place(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out} is a file; name a new folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise ExportError(f"{out} is not empty; name a new folder with --out")
+
+
+def _trainer(spec: StudySpec, wishes: Wishes, fingerprint: str | None) -> LocalTrainer:
+    crew = Crew(spec, replace(wishes, workers=0, population=1))
+    crew.start()
+    (trainer,) = crew.trainers
+    if crew.get_ready() != {fingerprint}:
+        raise DataError(f"the data in {wishes.data_dir} is not what the study was started with")
+    assert isinstance(trainer, LocalTrainer)
+    return trainer
+
+
+def _spec_json(spec: StudySpec, choice: Choice) -> str:
+    content = json.loads(spec.to_json())
+    return json.dumps({"study": content, "params": dict(choice.params), "epochs": choice.epochs}, indent=2) + "\n"
+
+
+def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
+    choice, shape = exported.choice, ", ".join(map(str, exported.example.shape[1:]))
+    lines = [
+        f"# {spec.name}",
+        "",
+        spec.description,
+        "",
+        f"Trial {choice.trial} of study `{summary.study}`, found by regsearch, trained anew on training and validation "
+        f"data together for {choice.epochs} epochs.",
+        "",
+        "| regularization | |",
+        "| --- | --: |",
+        *(f"| {name} | {value:.4g} |" for name, value in choice.params.items()),
+        "",
+        f"On the test data this very model has accuracy {exported.accuracy:.2%}, loss {exported.loss:.4f} nats, "
+        f"calibration error {exported.ece:.2%}.",
+        "",
+        *(_confirmed(summary.confirmed) if summary.confirmed is not None else ["It was not confirmed over seeds.", ""]),
+        "## Use",
+        "",
+        "Only PyTorch is needed. Inputs are prepared as in training; the program returns a logit for each class.",
+        "",
+        "```python",
+        "import torch",
+        "",
+        'model = torch.export.load("program.pt2").module()',
+        f"logits = model(torch.zeros(1, {shape}))",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _confirmed(confirmation: Confirmation) -> list[str]:
+    """Return what is known of the configuration, trained on the training data alone."""
+    columns = {"this": confirmation.best, "no regularization": confirmation.baseline}
+    there = {name: column.estimates for name, column in columns.items() if column is not None}
+    names = [name for name in confirmation.best.estimates if all(name in estimates for estimates in there.values())]
+    seeds = confirmation.best.estimates["val_loss"].n
+    lines = [
+        f"Over {seeds} seeds, trained on the training data alone (mean ± deviation):",
+        "",
+        f"| | {' | '.join(there)} |",
+        f"| --- |{' --: |' * len(there)}",
+        *(f"| {name} | {' | '.join(_told(estimates[name]) for estimates in there.values())} |" for name in names),
+        "",
+    ]
+    if confirmation.difference is not None:
+        low, high = confirmation.difference.low, confirmation.difference.high
+        lines += [f"Test accuracy against no regularization: 95 % interval {low:+.2%} to {high:+.2%}.", ""]
+    return lines
+
+
+def _told(value: Estimate) -> str:
+    return f"{value.mean:.4g} ± {value.std:.2g}"

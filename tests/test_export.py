@@ -1,0 +1,107 @@
+"""The exported program is the model, runs where there is no regsearch, and is worth what its card says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SPEC
+
+from search.cli import main
+from search.spec import ModelSpec, StudySpec
+from search.training.data import load_data, load_test
+from search.training.exporting import write_program
+from search.training.models import model_factory
+from search.training.regularizers import configure
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
+MODELS = [
+    ModelSpec(name="mlp", hidden=[8, 5]),
+    ModelSpec(name="mlp", hidden=[]),
+    ModelSpec(name="cnn", channels=[3, 4], hidden=[5]),
+    ModelSpec(name="transformer", patch=[4, 4], width=8, heads=2, hidden=[6]),
+]
+USE = """
+import sys
+sys.modules["search"] = None  # whoever imports regsearch fails
+import torch
+model = torch.export.load("program.pt2").module()
+x, y = torch.load("test.pt", weights_only=True)
+print((model(x).argmax(1) == y).double().mean().item())
+"""
+
+
+@pytest.mark.parametrize("spec", MODELS, ids=lambda spec: f"{spec.name}-{len(spec.hidden)}")
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_program_is_the_model(tmp_path, spec, batch_norm):
+    if batch_norm and spec.name == "transformer":
+        pytest.skip("it has normalization of its own")
+    model = model_factory(spec, (8, 8), 3, batch_norm)()
+    configure(model, {"batch_norm": 1, "dropout_0": 0.5, "input_dropout": 0.5}, 0, 0)
+    model(torch.randn(16, 8, 8))  # running statistics that are not those of the start
+    example = torch.randn(4, 8, 8)
+    write_program(model.eval(), example, tmp_path / "program.pt2")
+    program = torch.export.load(tmp_path / "program.pt2").module()
+    for count in (1, 7):
+        x = torch.randn(count, 8, 8)
+        torch.testing.assert_close(program(x), model(x))
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a study that has been searched and confirmed."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "tiny.toml").write_text(SPEC)
+    start = ["start", "--study", str(folder / "tiny.toml"), "--home", str(folder / "runs"), "--workers=0"]
+    run(*start, "--engine=stacked", "--precision=fp32", "--no-confirm")
+    run("confirm", "--study", "tiny", "--home", str(folder / "runs"), "--workers=0", "--seeds=2", "--top=2")
+    return folder
+
+
+def test_the_winner_is_exported_with_what_it_takes_to_use_it(place):
+    out = place / "model"
+    told = run("export", "--study", "tiny", "--home", str(place / "runs"), "--out", str(out))
+    assert {path.name for path in out.iterdir()} == {"README.md", "model.safetensors", "program.pt2", "spec.json"}
+    confirmed = json.loads(run("show", "--study", "tiny", "--home", str(place / "runs"), "--json"))["confirmed"]
+    content = json.loads((out / "spec.json").read_text())
+    assert content["params"] == confirmed["best"]["params"]
+    assert content["epochs"] == round(confirmed["best"]["epochs"]["mean"])
+    spec = StudySpec.from_json(json.dumps(content["study"]))
+    test = load_test(spec.data, place)
+    torch.save((test.x, test.y), out / "test.pt")
+    used = subprocess.run([sys.executable, "-c", USE], cwd=out, capture_output=True, text=True, check=True)
+    accuracy = float(used.stdout)
+    assert f"test accuracy {accuracy:.2%}" in told
+    assert f"this very model has accuracy {accuracy:.2%}" in (out / "README.md").read_text()
+
+
+def test_a_folder_that_holds_something_is_left_alone(place):
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.tex").write_text("")
+    told = run("export", "--study", "tiny", "--home", str(place / "runs"), "--out", str(place / "mine"), code=1)
+    assert "is not empty; name a new folder with --out" in told
+    told = run("export", "--study", "tiny", "--home", str(place / "runs"), "--out", str(place / "tiny.toml"), code=1)
+    assert "is a file" in told
+
+
+def test_the_refit_sees_training_and_validation_data_and_no_other(tmp_path):
+    data = load_data(StudySpec.model_validate(_tiny()).data, tmp_path, 0)
+    merged = data.merged
+    assert len(merged.train) == len(data.train) + len(data.val)
+    assert torch.equal(merged.train.x[len(data.train) :], data.val.x)
+
+
+def _tiny() -> dict:
+    import tomllib
+
+    return {"name": "tiny"} | tomllib.loads(SPEC)
