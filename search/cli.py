@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.crew import Wishes
-    from search.session import Options
+    from search.session import Ending, Options, Session
     from search.spec import StudySpec
 
 
@@ -105,6 +105,34 @@ def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, *
     session.prepare()
     _say(session.choices)
     _search(session, None)
+
+
+@main.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--seeds", type=click.IntRange(1, 1000), default=5, help="How often each is trained; earlier ones count.")
+@of_trainers
+@place
+def explain(study: str, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
+    """Tell which regularizer mattered: train the winner without each of its ingredients, and read the curves.
+
+    \b
+      regsearch explain --study digits
+    """
+    from search import printing
+    from search.session import Options, Session
+    from search.study import Study
+    from search.study.storage import open_existing
+
+    spec = Study.load(study, open_existing(storage, home)).spec
+    tracking_uri = given.pop("tracking_uri")
+    options = Options(study, home, _wishes(given), storage, tracking_uri, ablate=seeds, search=False)
+    session = Session(spec, options, _STARTED)
+    session.prepare()
+    _say(session.choices)
+    ending = _run(session, None)
+    importances = Study.load(study, open_existing(storage, home)).importances()
+    printing.print_explanation(ending.summary, importances, _stdout())
+    _leave(ending)
 
 
 @main.command()
@@ -198,15 +226,26 @@ def _wishes(given: dict[str, Any]) -> Wishes:
     return Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)
 
 
-def _search(session: Any, timeout: float | None) -> None:
+def _search(session: Session, timeout: float | None) -> None:
+    """Run a session and tell what came of it."""
     from search import printing
+
+    ending = _run(session, timeout)
+    printing.print_ending(ending, session, _stdout())
+    _leave(ending)
+
+
+def _run(session: Session, timeout: float | None) -> Ending:
     from search.progress import make_progress
     from search.stopping import StopRequest
 
     console = _stdout()
     with StopRequest(timeout, lambda: _stopping(console)) as stop, make_progress(console, session, stop) as progress:
-        ending = session.run(progress, stop)
-    printing.print_ending(ending, session, console)
+        return session.run(progress, stop)
+
+
+def _leave(ending: Ending) -> None:
+    """Leave as a program does that was interrupted, if it was."""
     if ending.interrupted_by is not None:
         sys.exit(128 + ending.interrupted_by)
 

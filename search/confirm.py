@@ -101,6 +101,10 @@ class Confirming:
         ]
         self.repeats = replace(self.repeats, runs=scored)
         save(self.repeats)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget weights that are needed no longer."""
         self._weights.clear()
 
     def conclusion(self) -> Confirmation | None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.confirmation import Confirmation, Difference, Estimate
+from search.diagnosis import diagnose
 from search.records import EpochResult, Reason, Score, Summary, TrialRecord
 from search.study import mask_password
 
@@ -122,6 +123,35 @@ def _comparison(summary: Summary) -> Table:
     for label in _LABELS:
         table.add_row(label, best[label], baseline[label])
     return table
+
+
+def print_explanation(summary: Summary, importances: Mapping[str, float], console: Console) -> None:
+    """Print which parameters mattered, what each of the winner's ingredients is worth, and what the curves say."""
+    if importances:
+        console.print("[bold]Importance[/bold] of each parameter for the loss, in all trials")
+        ranked = sorted(importances.items(), key=lambda item: -item[1])
+        for name, share in ranked:
+            console.print(f"  {name:<18}{share:6.1%}  {'█' * round(_BAR * share)}", highlight=False)
+    if summary.ablation is not None:
+        console.print(f"\n[bold]Without each ingredient[/bold] of trial {summary.ablation.trial}: validation loss")
+        for name, effect in summary.ablation.effects().items():
+            told = f"{effect.mean:+.4f}  (95 % interval {effect.low:+.4f} to {effect.high:+.4f})"
+            console.print(f"  {name:<18}{told}  {_meaning(effect)}", highlight=False)
+    console.print("\n[bold]What the curves say[/bold]")
+    picked = {"best": summary.best, "one std. error": summary.one_standard_error, "baseline": summary.baseline}
+    for label, record in picked.items():
+        diagnosis = None if record is None else diagnose(record, summary.baseline)
+        if record is not None and diagnosis is not None:
+            console.print(f"  {label} (trial {record.number}): {diagnosis}\n    {diagnosis.advice}", highlight=False)
+
+
+_BAR = 30
+
+
+def _meaning(effect: Difference) -> str:
+    if not effect.is_clear:
+        return "no clear effect"
+    return "it helps" if effect.mean > 0 else "it hurts"
 
 
 def _print_confirmation(confirmation: Confirmation, best: TrialRecord | None, console: Console) -> None:

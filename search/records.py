@@ -15,6 +15,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search.ablation import Ablation
     from search.confirmation import Confirmation
 
 Params = Mapping[str, float]
@@ -155,5 +156,7 @@ class Summary:
     """Of the last run that trained anything."""
     one_standard_error: TrialRecord | None = None
     """The most regularized trial that cannot be told from the best."""
+    ablation: Ablation | None = None
+    """What each of the winner's ingredients is worth; None as long as nobody has asked."""
     confirmed: Confirmation | None = None
     """What the best configurations reach with other seeds; None as long as nobody has tried."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from search.ablation import Ablation
 from search.confirmation import Confirmation, Confirmed
 from search.records import Summary, TrialRecord
 
@@ -22,6 +23,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "wall_seconds": round(summary.wall_seconds, 3),
         "time": None if summary.time is None else asdict(summary.time),
         "one_standard_error": _record_json(summary.one_standard_error),
+        "ablation": None if summary.ablation is None else ablation_json(summary.ablation),
         "confirmed": None if summary.confirmed is None else confirmation_json(summary.confirmed),
     }
 
@@ -50,6 +52,11 @@ def confirmation_json(confirmation: Confirmation) -> dict[str, Any]:
         "difference": None if confirmation.difference is None else asdict(confirmation.difference),
         "ranking": [_confirmed_json(confirmed) for confirmed in confirmation.ranking],
     }
+
+
+def ablation_json(ablation: Ablation) -> dict[str, Any]:
+    """Return by how much the validation loss of a trial's configuration rises without each of its ingredients."""
+    return {"trial": ablation.trial, "effects": {name: asdict(effect) for name, effect in ablation.effects().items()}}
 
 
 def _confirmed_json(confirmed: Confirmed | None) -> dict[str, Any] | None:

@@ -11,11 +11,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.confirmation import Repeats, pick
+from search.ablation import Ablation
+from search.confirmation import Confirmed, Repeats, pick
 from search.crew import Crew, Wishes
 from search.errors import DataError, TrainerError
 from search.places import made_home
@@ -55,8 +56,10 @@ class Options:
     tracking_uri: str | None = None
     confirm: Confirm | None = None
     """How to confirm what was found; None for not at all."""
+    ablate: int | None = None
+    """With how many seeds to train the winner without each of its ingredients; None for not at all."""
     search: bool = True
-    """Whether to search, or only confirm."""
+    """Whether to search, or only to confirm and ablate what was found."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ class Session:
             study.add_wall_seconds(time.monotonic() - start)
             if self.options.confirm is not None and not cut_short:
                 cut_short = not self._confirm(self.options.confirm, watcher, stop)
+            if self.options.ablate is not None and not cut_short:
+                cut_short = not self._ablate(self.options.ablate, watcher, stop)
             interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
             artifacts = self._write_best(summary, weights)
@@ -243,6 +248,36 @@ class Session:
         except TrainerLost as error:
             raise TrainerError(f"the best configurations could not be confirmed: {error}") from error
         return True
+
+    def _ablate(self, seeds: int, watcher: Watcher, stop: StopRequest) -> bool:
+        """Train the winner without each of its ingredients; return whether all of that was done."""
+        from search.confirm import Confirming
+
+        study, summary = self._study, self._study.summary()
+        winner = summary.best if summary.confirmed is None else summary.confirmed.best
+        if winner is None:
+            return True
+        number = winner.trial if isinstance(winner, Confirmed) else winner.number
+        ablation = Ablation.of(number, winner.params)
+        if summary.ablation is not None and (summary.ablation.trial, summary.ablation.names) == (
+            number,
+            ablation.names,
+        ):
+            ablation = summary.ablation
+        folder, variants = self.artifacts / "ablation", ablation.variants(winner.params)
+        confirming = Confirming(self.spec, ablation.repeats(), variants, folder)
+
+        def keep(repeats: Repeats) -> None:
+            study.keep_ablation(replace(ablation, runs=tuple(repeats.runs)))
+
+        due = confirming.due(seeds)
+        if due:
+            watcher.message(
+                f"Training trial {number} without each of {len(ablation.names)} ingredients, {seeds} seeds each"
+            )
+            confirming.train(due, self._crew, _Messages(watcher), stop, keep)
+        confirming.clear()
+        return not confirming.due(seeds)
 
     def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
         """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 import uuid
 from contextlib import contextmanager
+from pathlib import Path
 
 # Tests run side by side: with several threads each they would wait for each other at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,8 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import sqlalchemy
 import torch
+from click.testing import CliRunner
 from postgresql import NoPostgreSQL, postgresql_server
 
+from search.cli import main
 from search.errors import KernelError
 from search.records import Assignment
 from search.spec import TrainingSpec
@@ -146,3 +149,21 @@ def make_assignment(number: int, **params: float) -> Assignment:
     """Return an assignment for a network with two hidden layers, regularized only as `params` say."""
     defaults = dict.fromkeys(("input_dropout", "dropout_0", "dropout_1", "weight_decay", "l1"), 0.0)
     return Assignment(number, number, {"learning_rate": 1e-2, "patience": 5, **defaults, **params})
+
+
+def regsearch(*arguments: str, code: int = 0) -> str:
+    """Run a command in this process; return what it printed."""
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study, `tiny`, that has been searched and confirmed; its home is `runs`."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "tiny.toml").write_text(SPEC)
+    start = ["start", "--study", str(folder / "tiny.toml"), "--home", str(folder / "runs"), "--workers=0"]
+    regsearch(*start, "--engine=stacked", "--precision=fp32", "--no-confirm")
+    regsearch("confirm", "--study", "tiny", "--home", str(folder / "runs"), "--workers=0", "--seeds=2", "--top=2")
+    return folder

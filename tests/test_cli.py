@@ -328,7 +328,7 @@ def test_help_leads_with_examples_and_names_every_command():
     result = regsearch("--help")
     assert result.exit_code == 0
     assert result.stdout.index("regsearch start --study digits") < result.stdout.index("Commands:")
-    assert [name for name, _ in commands()] == ["confirm", "export", "show", "start", "studies"]
+    assert [name for name, _ in commands()] == ["confirm", "explain", "export", "show", "start", "studies"]
     assert regsearch("-h").stdout == result.stdout
 
 

@@ -3,14 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
-from conftest import SPEC
+from conftest import SPEC, regsearch
 
-from search.cli import main
 from search.spec import ModelSpec, StudySpec
 from search.training.data import load_data, load_test
 from search.training.exporting import write_program
@@ -51,33 +48,17 @@ def test_the_program_is_the_model(tmp_path, spec, batch_norm):
         torch.testing.assert_close(program(x), model(x))
 
 
-def run(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(main, list(arguments))
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with a study that has been searched and confirmed."""
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "tiny.toml").write_text(SPEC)
-    start = ["start", "--study", str(folder / "tiny.toml"), "--home", str(folder / "runs"), "--workers=0"]
-    run(*start, "--engine=stacked", "--precision=fp32", "--no-confirm")
-    run("confirm", "--study", "tiny", "--home", str(folder / "runs"), "--workers=0", "--seeds=2", "--top=2")
-    return folder
-
-
-def test_the_winner_is_exported_with_what_it_takes_to_use_it(place):
-    out = place / "model"
-    told = run("export", "--study", "tiny", "--home", str(place / "runs"), "--out", str(out))
+def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
+    out = searched / "model"
+    home = ["--study", "tiny", "--home", str(searched / "runs")]
+    told = regsearch("export", *home, "--out", str(out))
     assert {path.name for path in out.iterdir()} == {"README.md", "model.safetensors", "program.pt2", "spec.json"}
-    confirmed = json.loads(run("show", "--study", "tiny", "--home", str(place / "runs"), "--json"))["confirmed"]
+    confirmed = json.loads(regsearch("show", *home, "--json"))["confirmed"]
     content = json.loads((out / "spec.json").read_text())
     assert content["params"] == confirmed["best"]["params"]
     assert content["epochs"] == round(confirmed["best"]["epochs"]["mean"])
     spec = StudySpec.from_json(json.dumps(content["study"]))
-    test = load_test(spec.data, place)
+    test = load_test(spec.data, searched)
     torch.save((test.x, test.y), out / "test.pt")
     used = subprocess.run([sys.executable, "-c", USE], cwd=out, capture_output=True, text=True, check=True)
     accuracy = float(used.stdout)
@@ -85,12 +66,16 @@ def test_the_winner_is_exported_with_what_it_takes_to_use_it(place):
     assert f"this very model has accuracy {accuracy:.2%}" in (out / "README.md").read_text()
 
 
-def test_a_folder_that_holds_something_is_left_alone(place):
-    (place / "mine").mkdir()
-    (place / "mine" / "thesis.tex").write_text("")
-    told = run("export", "--study", "tiny", "--home", str(place / "runs"), "--out", str(place / "mine"), code=1)
+def test_a_folder_that_holds_something_is_left_alone(searched):
+    (searched / "mine").mkdir()
+    (searched / "mine" / "thesis.tex").write_text("")
+    told = regsearch(
+        "export", "--study", "tiny", "--home", str(searched / "runs"), "--out", str(searched / "mine"), code=1
+    )
     assert "is not empty; name a new folder with --out" in told
-    told = run("export", "--study", "tiny", "--home", str(place / "runs"), "--out", str(place / "tiny.toml"), code=1)
+    told = regsearch(
+        "export", "--study", "tiny", "--home", str(searched / "runs"), "--out", str(searched / "tiny.toml"), code=1
+    )
     assert "is a file" in told
 
 

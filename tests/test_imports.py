@@ -17,7 +17,7 @@ LAYERS = [
     {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
-    {"stopping", "spec", "places", "confirmation"},
+    {"stopping", "spec", "places", "confirmation", "ablation", "diagnosis"},
     {"records"},
     {"errors"},
 ]

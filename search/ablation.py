@@ -1,0 +1,59 @@
+"""What each ingredient of a winning configuration is worth: the same trained without it, seed by seed. Plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.confirmation import Difference, Picks, Repeat, Repeats, paired_difference
+from search.records import Params
+from search.spec import parameter_of
+
+_WHOLE = 0
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A configuration and what becomes of it when one ingredient at a time is left out."""
+
+    trial: int
+    """Whose configuration it is."""
+    names: tuple[str, ...]
+    """The ingredients: regularizers that are not off."""
+    runs: tuple[Repeat, ...] = ()
+    """All that was trained; their `trial` is 0 for the whole configuration, and i + 1 without the i-th ingredient."""
+
+    @staticmethod
+    def of(trial: int, params: Params) -> Ablation:
+        """Return the ablation of a configuration before anything is trained."""
+        return Ablation(trial, tuple(n for n, value in params.items() if parameter_of(n).regularizer and value != 0))
+
+    def variants(self, params: Params) -> dict[int, Params]:
+        """Return the configurations to train, by number."""
+        without = {number: {**params, name: 0.0} for number, name in enumerate(self.names, _WHOLE + 1)}
+        return {_WHOLE: params, **without}
+
+    def repeats(self) -> Repeats:
+        """Return what is to be trained, and what has been, in the form of a confirmation."""
+        return Repeats(Picks([_WHOLE, *range(1, len(self.names) + 1)], None, None), self.runs)
+
+    def effects(self) -> Mapping[str, Difference]:
+        """Return by how much the validation loss rises without each ingredient, what matters most first."""
+        repeats = self.repeats()
+        whole = {run.seed: run.val_loss for run in repeats.of(_WHOLE)}
+        pairs = {
+            name: [(run.val_loss, whole[run.seed]) for run in repeats.of(number) if run.seed in whole]
+            for number, name in enumerate(self.names, _WHOLE + 1)
+        }
+        effects = {name: paired_difference(each) for name, each in pairs.items() if each}
+        return dict(sorted(effects.items(), key=lambda item: -item[1].mean))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"trial": self.trial, "names": list(self.names), "runs": self.repeats().to_json()["runs"]}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Ablation:
+        """Return what `to_json` was given."""
+        return Ablation(value["trial"], tuple(value["names"]), tuple(Repeat(**run) for run in value["runs"]))
