@@ -138,24 +138,34 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
 @main.command()
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option("--out", required=True, type=Folder(), help="New folder for the files.")
+@option(
+    "--pick",
+    type=click.Choice(["best", "one-standard-error"]),
+    default="best",
+    help="The winner, or the most regularized one that is as good.",
+)
 @option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @place
-def export(study: str, out: Path, data_dir: Path | None, device: str, home: Path, storage: str | None) -> None:
+def export(
+    study: str, out: Path, pick: str, data_dir: Path | None, device: str, home: Path, storage: str | None
+) -> None:
     """Refit the winner on all data that the search saw, and write it as a program that needs PyTorch alone.
 
     \b
       regsearch export --study digits --out digits-model
     """
     from search.crew import Wishes
-    from search.export import export
+    from search.export import choose, export
     from search.places import default_data_dir
     from search.study import Study
     from search.study.storage import open_existing
 
     stored = Study.load(study, open_existing(storage, home))
     wishes = Wishes(data_dir or default_data_dir(), device)
-    exported = export(stored.spec, stored.summary(), stored.fact("data_fingerprint"), wishes, out)
+    summary = stored.summary()
+    choice = choose(summary, "best" if pick == "best" else "one_standard_error")
+    exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint"), wishes, out)
     click.echo(f"Trial {exported.choice.trial}, trained for {exported.choice.epochs} epochs: test accuracy ", nl=False)
     click.echo(f"{exported.accuracy:.2%}, test loss {exported.loss:.4f}")
     click.echo(f"It is in {out}: README.md tells how to use it")

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from search.confirmation import Confirmation, Estimate
+from search.confirmation import METRICS, Confirmation, Estimate
 from search.crew import Crew, Wishes
 from search.errors import DataError, ExportError
-from search.records import Assignment, Params, Summary
+from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
 from search.trainers import LocalTrainer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Pick = Literal["best", "one_standard_error"]
 
 _SEED = 2**40
 """That of the first repeat of a confirmation."""
@@ -47,24 +49,27 @@ class Exported:
     example: Tensor
 
 
-def choose(summary: Summary) -> Choice:
-    """Return the confirmed winner, or without a confirmation the search's best. Raises ExportError when none."""
+def choose(summary: Summary, pick: Pick = "best") -> Choice:
+    """Return what was confirmed as `pick`, or else what the search found. Raises ExportError when there is none."""
     if summary.confirmed is not None:
-        best = summary.confirmed.best
-        return Choice(best.trial, best.params, max(1, round(best.estimates["epochs"].mean)))
-    if summary.best is None or summary.best.best is None:
+        confirmed = getattr(summary.confirmed, pick)
+        if confirmed is not None:
+            return Choice(confirmed.trial, confirmed.params, max(1, round(confirmed.estimates["epochs"].mean)))
+    record: TrialRecord | None = getattr(summary, pick)
+    if record is None or record.best is None:
         raise ExportError(f'study "{summary.study}" has no complete trial yet; search first: regsearch start')
-    return Choice(summary.best.number, summary.best.params, summary.best.best.epoch)
+    return Choice(record.number, record.params, record.best.epoch)
 
 
-def export(spec: StudySpec, summary: Summary, fingerprint: str | None, wishes: Wishes, out: Path) -> Exported:
-    """Refit the winner and write it to a new or empty folder.
+def export(
+    spec: StudySpec, summary: Summary, choice: Choice, fingerprint: str | None, wishes: Wishes, out: Path
+) -> Exported:
+    """Refit what was chosen and write it to a new or empty folder.
 
     `fingerprint` is that of the study's data. Raises ExportError, DataError and DeviceError.
     """
     from search.training.exporting import write_program
 
-    choice = choose(summary)
     _check_place(out)
     trainer = _trainer(spec, wishes, fingerprint)
     weights = trainer.refit(Assignment(choice.trial, _SEED, choice.params), choice.epochs)
@@ -120,7 +125,7 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
         f"On the test data this very model has accuracy {exported.accuracy:.2%}, loss {exported.loss:.4f} nats, "
         f"calibration error {exported.ece:.2%}.",
         "",
-        *(_confirmed(summary.confirmed) if summary.confirmed is not None else ["It was not confirmed over seeds.", ""]),
+        *_confirmed(summary.confirmed, choice.trial),
         "## Use",
         "",
         "Only PyTorch is needed. Inputs are prepared as in training; the program returns a logit for each class.",
@@ -135,11 +140,15 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _confirmed(confirmation: Confirmation) -> list[str]:
+def _confirmed(confirmation: Confirmation | None, trial: int) -> list[str]:
     """Return what is known of the configuration, trained on the training data alone."""
-    columns = {"this": confirmation.best, "no regularization": confirmation.baseline}
+    if confirmation is None:
+        return ["It was not confirmed over seeds.", ""]
+    everyone = (*confirmation.ranking, confirmation.one_standard_error)
+    this = next((each for each in everyone if each is not None and each.trial == trial), None)
+    columns = {"this": this, "no regularization": confirmation.baseline}
     there = {name: column.estimates for name, column in columns.items() if column is not None}
-    names = [name for name in confirmation.best.estimates if all(name in estimates for estimates in there.values())]
+    names = [name for name in METRICS if all(name in estimates for estimates in there.values())]
     seeds = confirmation.best.estimates["val_loss"].n
     lines = [
         f"Over {seeds} seeds, trained on the training data alone (mean ± deviation):",
@@ -149,7 +158,7 @@ def _confirmed(confirmation: Confirmation) -> list[str]:
         *(f"| {name} | {' | '.join(_told(estimates[name]) for estimates in there.values())} |" for name in names),
         "",
     ]
-    if confirmation.difference is not None:
+    if confirmation.difference is not None and trial == confirmation.best.trial:
         low, high = confirmation.difference.low, confirmation.difference.high
         lines += [f"Test accuracy against no regularization: 95 % interval {low:+.2%} to {high:+.2%}.", ""]
     return lines

@@ -7,12 +7,14 @@ import sys
 import pytest
 import torch
 from conftest import SPEC, regsearch
+from safetensors.torch import load_file
 
 from search.spec import ModelSpec, StudySpec
 from search.training.data import load_data, load_test
 from search.training.exporting import write_program
 from search.training.models import model_factory
 from search.training.regularizers import configure
+from search.training.sources import WIDE_INFORMATIVE
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 
@@ -64,6 +66,28 @@ def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
     accuracy = float(used.stdout)
     assert f"test accuracy {accuracy:.2%}" in told
     assert f"this very model has accuracy {accuracy:.2%}" in (out / "README.md").read_text()
+
+
+def test_the_pick_can_be_exported_instead(searched):
+    home = ["--study", "tiny", "--home", str(searched / "runs")]
+    regsearch("export", *home, "--out", str(searched / "pick"), "--pick", "one-standard-error")
+    pick = json.loads(regsearch("show", *home, "--json"))["confirmed"]["one_standard_error"]
+    assert json.loads((searched / "pick" / "spec.json").read_text())["params"] == pick["params"]
+
+
+def test_l1_selects_the_features_that_tell_something(tmp_path):
+    """The shipped study of wide data, as a user runs it; the pick is what one selects features by."""
+    home = ["--study", "wide", "--home", str(tmp_path / "runs")]
+    regsearch("start", *home, "--workers=0", "--engine=stacked", "--precision=fp32")
+    regsearch("export", *home, "--out", str(tmp_path / "model"), "--pick", "one-standard-error")
+    weights = load_file(tmp_path / "model" / "model.safetensors")["output.weight"]
+    used = (weights != 0).any(0)
+    assert used[:WIDE_INFORMATIVE].double().mean() >= 0.8
+    assert used[WIDE_INFORMATIVE:].double().mean() <= 0.2
+    confirmed = json.loads(regsearch("show", *home, "--json"))["confirmed"]
+    pick, baseline = (confirmed[which]["test_accuracy"] for which in ("one_standard_error", "baseline"))
+    assert pick["mean"] - baseline["mean"] > 2 * ((pick["std"] ** 2 + baseline["std"] ** 2) / 5) ** 0.5
+    assert confirmed["difference"]["low"] > 0
 
 
 def test_a_folder_that_holds_something_is_left_alone(searched):
