@@ -94,7 +94,8 @@ def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, *
       regsearch confirm --study digits
       regsearch confirm --study digits --top 3 --seeds 10
     """
-    from search.session import Confirm, Options, Session
+    from search.confirmation import Confirm
+    from search.session import Options, Session
     from search.study import Study
     from search.study.storage import open_existing
 
@@ -146,29 +147,33 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
 )
 @option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
+@click.option("--register/--no-register", default=True, help="Add it to MLflow's model registry too, or don't.")
 @place
-def export(
-    study: str, out: Path, pick: str, data_dir: Path | None, device: str, home: Path, storage: str | None
-) -> None:
+def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **given: Any) -> None:
     """Refit the winner on all data that the search saw, and write it as a program that needs PyTorch alone.
 
     \b
       regsearch export --study digits --out digits-model
     """
     from search.crew import Wishes
-    from search.export import choose, export
+    from search.export import choose, export, register
     from search.places import default_data_dir
     from search.study import Study
     from search.study.storage import open_existing
+    from search.tracking import default_tracking_uri
 
     stored = Study.load(study, open_existing(storage, home))
-    wishes = Wishes(data_dir or default_data_dir(), device)
+    wishes = Wishes(given["data_dir"] or default_data_dir(), given["device"])
     summary = stored.summary()
     choice = choose(summary, "best" if pick == "best" else "one_standard_error")
     exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint"), wishes, out)
     click.echo(f"Trial {exported.choice.trial}, trained for {exported.choice.epochs} epochs: test accuracy ", nl=False)
     click.echo(f"{exported.accuracy:.2%}, test loss {exported.loss:.4f}")
     click.echo(f"It is in {out}: README.md tells how to use it")
+    if given["register"]:
+        uri = given["tracking_uri"] or default_tracking_uri(home)
+        click.echo(register(exported, study, uri, home))
 
 
 @main.command()
@@ -217,7 +222,8 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
 
 
 def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
-    from search.session import Confirm, Options
+    from search.confirmation import Confirm
+    from search.session import Options
     from search.spec import check_study_name, load_spec
 
     overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}

@@ -21,6 +21,14 @@ METRICS = ("val_loss", "test_accuracy", "test_loss", "ece", "gap", "sparsity", "
 
 
 @dataclass(frozen=True)
+class Confirm:
+    """What to confirm: the so many best configurations, each trained with so many seeds."""
+
+    top: int = 5
+    seeds: int = 5
+
+
+@dataclass(frozen=True)
 class Repeat:
     """One configuration trained once more."""
 

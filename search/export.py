@@ -16,6 +16,7 @@ from search.crew import Crew, Wishes
 from search.errors import DataError, ExportError
 from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
+from search.tracking.messages import without_passwords
 from search.trainers import LocalTrainer
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ def export(
     except OSError as error:
         raise ExportError(f"{out} cannot be written to: {error.strerror or error}") from error
     return exported
+
+
+def register(exported: Exported, study: str, uri: str, home: Path) -> str:
+    """Add the model to MLflow's registry; return how to load it, or why that could not be done: the files are there."""
+    from search.tracking.registry import add_version
+
+    metrics = {"test_accuracy": exported.accuracy, "test_loss": exported.loss, "ece": exported.ece}
+    root, params = home / "artifacts" / "mlflow", exported.choice.params
+    try:
+        version = add_version(uri, root, study, exported.model, exported.example, params, metrics)
+    except Exception as error:  # MLflow's, its databases' and its servers'
+        return f"It is not in MLflow's model registry: {without_passwords(str(error), uri)}"
+    return f'Load it from MLflow by mlflow.pytorch.load_model("{version}")'
 
 
 def _check_place(out: Path) -> None:

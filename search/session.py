@@ -11,12 +11,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.ablation import Ablation
-from search.confirmation import Confirmed, Repeats, pick
 from search.crew import Crew, Wishes
 from search.errors import DataError, TrainerError
 from search.places import made_home
@@ -28,6 +26,7 @@ from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_trac
 from search.trainers import TrainerLost
 
 if TYPE_CHECKING:
+    from search.confirmation import Confirm
     from search.records import Assignment
     from search.runner import Watcher
     from search.trainers import Report
@@ -35,14 +34,6 @@ if TYPE_CHECKING:
 
 _TRACKING_PATIENCE = 30.0
 _INTERRUPTED_TRACKING_PATIENCE = 5.0
-
-
-@dataclass(frozen=True)
-class Confirm:
-    """What to confirm: the so many best configurations, each trained with so many seeds."""
-
-    top: int = 5
-    seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -131,6 +122,8 @@ class Session:
     def run(self, watcher: Watcher, stop: StopRequest) -> Ending:
         """Search until the budget is used up or the user stops it; then score, record, and return how it stands."""
         start, self._stop = time.monotonic(), stop
+        from search.aftermath import Aftermath
+
         study, before = self._study, self._study.summary()
         tracker = self._start_tracker()
         try:
@@ -140,13 +133,14 @@ class Session:
             # What is asked once all trials have ended is not what ended the search.
             cut_short = self.options.search and study.spent() < self.spec.search.trials
             weights.tidy(study.summary())
+            after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
             if not (cut_short and stop.signal):
-                self._score_test(weights)
+                after.score(weights)
             study.add_wall_seconds(time.monotonic() - start)
             if self.options.confirm is not None and not cut_short:
-                cut_short = not self._confirm(self.options.confirm, watcher, stop)
+                cut_short = not after.confirm(self.options.confirm)
             if self.options.ablate is not None and not cut_short:
-                cut_short = not self._ablate(self.options.ablate, watcher, stop)
+                cut_short = not after.ablate(self.options.ablate)
             interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
             artifacts = self._write_best(summary, weights)
@@ -157,7 +151,8 @@ class Session:
             self._crew.close()
             study.close()
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
-        outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=cut_short)
+        unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
+        outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
         return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None)
 
     def _check_fingerprints(self, fingerprints: set[str]) -> None:
@@ -217,68 +212,6 @@ class Session:
         if runner.time_spent.trainers:
             self._study.set_fact("time", asdict(runner.time_spent))
 
-    def _score_test(self, weights: WeightStore) -> None:
-        """Read the test data for the best trial and the baseline, once for each."""
-        from search.confirm import due_tests, score_on_test
-
-        for which, record in due_tests(self._study.summary()).items():
-            try:
-                self._study.record_test(which, score_on_test(self._crew.idle(), record, weights))
-            except TrainerLost as error:
-                raise TrainerError(f"the test data could not be scored: {error}") from error
-
-    def _confirm(self, wanted: Confirm, watcher: Watcher, stop: StopRequest) -> bool:
-        """Train the best configurations with several seeds and score them; return whether all of that was done."""
-        from search.confirm import Confirming
-
-        study, records = self._study, self._study.records()
-        picks = pick(records, wanted.top)
-        known = study.repeats()
-        repeats = Repeats(picks, [] if known is None else known.runs)
-        params = {record.number: record.params for record in records}
-        confirming = Confirming(self.spec, repeats, params, self.artifacts / "confirm")
-        due = confirming.due(wanted.seeds)
-        try:
-            if due:
-                watcher.message(f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each")
-                confirming.train(due, self._crew, _Messages(watcher), stop, study.keep_repeats)
-            if confirming.due(wanted.seeds) and stop():
-                return False
-            confirming.score(self._crew.idle(), study.keep_repeats)
-        except TrainerLost as error:
-            raise TrainerError(f"the best configurations could not be confirmed: {error}") from error
-        return True
-
-    def _ablate(self, seeds: int, watcher: Watcher, stop: StopRequest) -> bool:
-        """Train the winner without each of its ingredients; return whether all of that was done."""
-        from search.confirm import Confirming
-
-        study, summary = self._study, self._study.summary()
-        winner = summary.best if summary.confirmed is None else summary.confirmed.best
-        if winner is None:
-            return True
-        number = winner.trial if isinstance(winner, Confirmed) else winner.number
-        ablation = Ablation.of(number, winner.params)
-        if summary.ablation is not None and (summary.ablation.trial, summary.ablation.names) == (
-            number,
-            ablation.names,
-        ):
-            ablation = summary.ablation
-        folder, variants = self.artifacts / "ablation", ablation.variants(winner.params)
-        confirming = Confirming(self.spec, ablation.repeats(), variants, folder)
-
-        def keep(repeats: Repeats) -> None:
-            study.keep_ablation(replace(ablation, runs=tuple(repeats.runs)))
-
-        due = confirming.due(seeds)
-        if due:
-            watcher.message(
-                f"Training trial {number} without each of {len(ablation.names)} ingredients, {seeds} seeds each"
-            )
-            confirming.train(due, self._crew, _Messages(watcher), stop, keep)
-        confirming.clear()
-        return not confirming.due(seeds)
-
     def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
         """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""
         if summary.best is None:
@@ -293,26 +226,6 @@ class Session:
             written["best.safetensors"] = self.artifacts / "best.safetensors"
             shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
         return written
-
-
-class _Messages:
-    """Passes on messages only: repeats are no trials of the study."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-
-    def started(self, assignment: Assignment) -> None:
-        """Do nothing."""
-
-    def epoch_ended(self, report: Report) -> None:
-        """Do nothing."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Pass on."""
-        self._watcher.message(text)
 
 
 class _TrackedWatcher:

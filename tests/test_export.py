@@ -1,6 +1,7 @@
 """The exported program is the model, runs where there is no regsearch, and is worth what its card says."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import SPEC, regsearch
 from safetensors.torch import load_file
+from test_tracking import free_port
 
 from search.spec import ModelSpec, StudySpec
 from search.training.data import load_data, load_test
@@ -53,7 +55,7 @@ def test_the_program_is_the_model(tmp_path, spec, batch_norm):
 def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
     out = searched / "model"
     home = ["--study", "tiny", "--home", str(searched / "runs")]
-    told = regsearch("export", *home, "--out", str(out))
+    told = regsearch("export", *home, "--out", str(out), "--no-register")
     assert {path.name for path in out.iterdir()} == {"README.md", "model.safetensors", "program.pt2", "spec.json"}
     confirmed = json.loads(regsearch("show", *home, "--json"))["confirmed"]
     content = json.loads((out / "spec.json").read_text())
@@ -70,7 +72,7 @@ def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
 
 def test_the_pick_can_be_exported_instead(searched):
     home = ["--study", "tiny", "--home", str(searched / "runs")]
-    regsearch("export", *home, "--out", str(searched / "pick"), "--pick", "one-standard-error")
+    regsearch("export", *home, "--out", str(searched / "pick"), "--pick", "one-standard-error", "--no-register")
     pick = json.loads(regsearch("show", *home, "--json"))["confirmed"]["one_standard_error"]
     assert json.loads((searched / "pick" / "spec.json").read_text())["params"] == pick["params"]
 
@@ -79,7 +81,7 @@ def test_l1_selects_the_features_that_tell_something(tmp_path):
     """The shipped study of wide data, as a user runs it; the pick is what one selects features by."""
     home = ["--study", "wide", "--home", str(tmp_path / "runs")]
     regsearch("start", *home, "--workers=0", "--engine=stacked", "--precision=fp32")
-    regsearch("export", *home, "--out", str(tmp_path / "model"), "--pick", "one-standard-error")
+    regsearch("export", *home, "--out", str(tmp_path / "model"), "--pick", "one-standard-error", "--no-register")
     weights = load_file(tmp_path / "model" / "model.safetensors")["output.weight"]
     used = (weights != 0).any(0)
     assert used[:WIDE_INFORMATIVE].double().mean() >= 0.8
@@ -88,6 +90,34 @@ def test_l1_selects_the_features_that_tell_something(tmp_path):
     pick, baseline = (confirmed[which]["test_accuracy"] for which in ("one_standard_error", "baseline"))
     assert pick["mean"] - baseline["mean"] > 2 * ((pick["std"] ** 2 + baseline["std"] ** 2) / 5) ** 0.5
     assert confirmed["difference"]["low"] > 0
+
+
+LOAD = """
+import sys
+sys.modules["search"] = None
+import mlflow, torch
+mlflow.set_tracking_uri("sqlite:///runs/mlflow.db")
+program = torch.export.load("registered/program.pt2").module()
+x = torch.rand(5, 8, 8)
+torch.testing.assert_close(mlflow.pytorch.load_model("models:/tiny/1")(x), program(x))
+"""
+
+
+def test_the_model_is_in_mlflows_registry_and_loads_by_its_own_api(searched):
+    home = ["--study", "tiny", "--home", str(searched / "runs")]
+    told = regsearch("export", *home, "--out", str(searched / "registered"))
+    assert 'mlflow.pytorch.load_model("models:/tiny/1")' in told
+    environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    loaded = subprocess.run([sys.executable, "-c", LOAD], cwd=searched, env=environment, capture_output=True, text=True)
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_a_registry_that_is_not_there_is_told_and_the_files_are_written(searched):
+    home = ["--study", "tiny", "--home", str(searched / "runs")]
+    uri = f"http://127.0.0.1:{free_port()}"
+    told = regsearch("export", *home, "--out", str(searched / "unregistered"), "--tracking-uri", uri)
+    assert "It is not in MLflow's model registry" in told
+    assert (searched / "unregistered" / "program.pt2").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(searched):

@@ -14,6 +14,7 @@ LAYERS = [
     {"cli", "arguments"},
     {"progress", "printing"},
     {"session", "export"},
+    {"aftermath"},
     {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},

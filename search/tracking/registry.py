@@ -1,0 +1,58 @@
+"""A model in MLflow's registry, loadable by MLflow's own API, without a pickle: `mlflow.pytorch.load_model`."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_NO_NAME = re.compile(r"[/:]")
+
+
+def add_version(
+    uri: str,
+    artifact_root: Path,
+    study: str,
+    model: nn.Module,
+    example: Tensor,
+    params: Mapping[str, float],
+    metrics: Mapping[str, float],
+) -> str:
+    """Add a version to the registered model named after the study, and return its URI, `models:/NAME/VERSION`.
+
+    It gets a run of its own in the study's experiment. Raises whatever MLflow does.
+    """
+    # A server that does not answer is told of at once: nothing is lost, and the command can be repeated.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    import mlflow.pytorch
+
+    mlflow.set_tracking_uri(uri)
+    experiment = mlflow.get_experiment_by_name(study)
+    if experiment is None:
+        location = artifact_root.absolute().as_uri() if uri.startswith("sqlite:") else None
+        experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
+    tags = {"regsearch.kind": "export", "regsearch.study": study}
+    with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="export", tags=tags):
+        mlflow.log_params(dict(params))
+        mlflow.log_metrics(dict(metrics))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of MLflow about its own code and about types that it infers
+            logged = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                input_example=example.numpy(),
+                serialization_format="pt2",
+                registered_model_name=_NO_NAME.sub("_", study),
+                pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
+            )
+    return f"models:/{_NO_NAME.sub('_', study)}/{logged.registered_model_version}"
