@@ -148,7 +148,7 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
 @option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are.")
 @option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
-@click.option("--register/--no-register", default=True, help="Add it to MLflow's model registry too, or don't.")
+@option("--register/--no-register", default=True, help="Add it to MLflow's model registry too, or don't.")
 @place
 def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **given: Any) -> None:
     """Refit the winner on all data that the search saw, and write it as a program that needs PyTorch alone.
