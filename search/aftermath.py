@@ -67,13 +67,10 @@ class Aftermath:
         def keep(repeats: Repeats) -> None:
             study.keep_ablation(replace(ablation, runs=tuple(repeats.runs)))
 
-        variants = ablation.variants(winner.params)
-        confirming = Confirming(self._spec, ablation.repeats(), variants, self._artifacts / "ablation")
+        confirming = Confirming(self._spec, ablation.repeats(), ablation.variants(winner.params), folder=None)
         many = f"{len(ablation.names)} ingredients, {seeds} seeds each"
         with _trainers_needed("the winner's ingredients could not be weighed"):
-            done = self._train(confirming, seeds, f"Training trial {number} without each of {many}", keep)
-        confirming.clear()
-        return done
+            return self._train(confirming, seeds, f"Training trial {number} without each of {many}", keep)
 
     def _train(self, confirming: Confirming, seeds: int, title: str, keep: Callable[[Repeats], None]) -> bool:
         """Train what is due; return False when that was interrupted. What diverged stays due, and is let be."""

@@ -95,17 +95,8 @@ def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, *
       regsearch confirm --study digits --top 3 --seeds 10
     """
     from search.confirmation import Confirm
-    from search.session import Options, Session
-    from search.study import Study
-    from search.study.storage import open_existing
 
-    spec = Study.load(study, open_existing(storage, home)).spec
-    tracking_uri = given.pop("tracking_uri")
-    options = Options(study, home, _wishes(given), storage, tracking_uri, Confirm(top, seeds), search=False)
-    session = Session(spec, options, _STARTED)
-    session.prepare()
-    _say(session.choices)
-    _search(session, None)
+    _search(_stored(study, home, storage, given, confirm=Confirm(top, seeds)), None)
 
 
 @main.command()
@@ -120,17 +111,10 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
       regsearch explain --study digits
     """
     from search import printing
-    from search.session import Options, Session
     from search.study import Study
     from search.study.storage import open_existing
 
-    spec = Study.load(study, open_existing(storage, home)).spec
-    tracking_uri = given.pop("tracking_uri")
-    options = Options(study, home, _wishes(given), storage, tracking_uri, ablate=seeds, search=False)
-    session = Session(spec, options, _STARTED)
-    session.prepare()
-    _say(session.choices)
-    ending = _run(session, None)
+    ending = _run(_stored(study, home, storage, given, ablate=seeds), None)
     importances = Study.load(study, open_existing(storage, home)).importances()
     printing.print_explanation(ending.summary, importances, _stdout())
     _leave(ending)
@@ -231,6 +215,22 @@ def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
     name = check_study_name(given.pop("name") or spec.name)
     confirm = Confirm() if given.pop("confirm") else None
     return spec, Options(name=name, trainers=_wishes(given), confirm=confirm, **given)
+
+
+def _stored(study: str, home: Path, storage: str | None, given: dict[str, Any], **wanted: Any) -> Session:
+    """Return a stored study ready for what is wanted of it beside a search."""
+    from search.session import Options, Session
+    from search.study import Study
+    from search.study.storage import open_existing
+
+    spec = Study.load(study, open_existing(storage, home)).spec
+    tracking_uri = given.pop("tracking_uri")
+    session = Session(
+        spec, Options(study, home, _wishes(given), storage, tracking_uri, search=False, **wanted), _STARTED
+    )
+    session.prepare()
+    _say(session.choices)
+    return session
 
 
 def _wishes(given: dict[str, Any]) -> Wishes:

@@ -26,7 +26,7 @@ from search.weights import WeightStore
 
 MOST_SEEDS = 1000
 # Seeds of repeats lie above those of trials, which are their numbers.
-_FIRST_SEED = 2**40
+FIRST_SEED = 2**40
 
 Which = Literal["best", "baseline"]
 
@@ -59,8 +59,8 @@ def score_on_test(trainer: Trainer, record: TrialRecord, weights: WeightStore) -
 class Confirming:
     """The repeats of one study: those that are there, and those that are still to be run."""
 
-    def __init__(self, spec: StudySpec, repeats: Repeats, params: Mapping[int, Params], folder: Path) -> None:
-        """`params` by trial, of all that are picked; `folder` is for weights, as long as they are needed."""
+    def __init__(self, spec: StudySpec, repeats: Repeats, params: Mapping[int, Params], folder: Path | None) -> None:
+        """`params` by trial, of all that are picked; `folder` is for weights until they are scored; None: for none."""
         self._spec, self._params = spec, params
         self._weights = _All(folder)
         self.repeats = repeats
@@ -93,18 +93,13 @@ class Confirming:
         confirmation = self.conclusion()
         if confirmation is None:
             return
-        chosen = (confirmation.best, confirmation.one_standard_error, confirmation.baseline)
-        finalists = {each.trial for each in chosen if each is not None}
+        finalists = {confirmed.trial for confirmed in confirmation.chosen.values()}
         scored = [
             self._scored(trainer, run) if run.trial in finalists and run.test_loss is None else run
             for run in self.repeats.runs
         ]
         self.repeats = replace(self.repeats, runs=scored)
         save(self.repeats)
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget weights that are needed no longer."""
         self._weights.clear()
 
     def conclusion(self) -> Confirmation | None:
@@ -112,7 +107,7 @@ class Confirming:
         return conclude(self.repeats, self._params)
 
     def _assignment(self, trial: int, seed: int) -> Assignment:
-        return Assignment(trial * MOST_SEEDS + seed, _FIRST_SEED + seed, self._params[trial])
+        return Assignment(trial * MOST_SEEDS + seed, FIRST_SEED + seed, self._params[trial])
 
     def _keep(self, record: TrialRecord, save: Callable[[Repeats], None]) -> None:
         best = record.best
@@ -165,10 +160,14 @@ class _Agenda:
 
 
 class _All(WeightStore):
-    """Keeps everybody's weights, until it is cleared."""
+    """Keeps everybody's weights, until it is cleared; without a folder nobody's."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__(folder or Path())
+        self._wanted = folder is not None
 
     def wanted(self, assignment: Assignment, val_loss: float) -> bool:  # noqa: ARG002
-        return True
+        return self._wanted
 
     def clear(self) -> None:
         for path in self._folder.glob("trial-*.*"):

@@ -111,6 +111,12 @@ class Confirmation:
         """The winner: the lowest mean validation loss."""
         return self.ranking[0]
 
+    @property
+    def chosen(self) -> dict[str, Confirmed]:
+        """What there is of winner, pick and baseline, by name: those that test data is read for."""
+        named = {"best": self.best, "one_standard_error": self.one_standard_error, "baseline": self.baseline}
+        return {name: confirmed for name, confirmed in named.items() if confirmed is not None}
+
 
 @dataclass(frozen=True)
 class Picks:

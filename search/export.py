@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from search.confirm import FIRST_SEED
 from search.confirmation import METRICS, Confirmation, Estimate
 from search.crew import Crew, Wishes
 from search.errors import DataError, ExportError
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Pick = Literal["best", "one_standard_error"]
-
-_SEED = 2**40
-"""That of the first repeat of a confirmation."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def export(
 
     _check_place(out)
     trainer = _trainer(spec, wishes, fingerprint)
-    weights = trainer.refit(Assignment(choice.trial, _SEED, choice.params), choice.epochs)
+    weights = trainer.refit(Assignment(choice.trial, FIRST_SEED, choice.params), choice.epochs)
     model, example = trainer.module(weights)
     exported = Exported(choice, *trainer.test(weights), model, example)
     try:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from search.confirmation import Confirmation, Difference, Estimate
 from search.diagnosis import diagnose
-from search.records import EpochResult, Reason, Score, Summary, TrialRecord
+from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
 from search.study import mask_password
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print("No trial is complete, so there is no best configuration.")
     else:
         console.print(f"[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {summary.best.number}")
-        for name, value in summary.best.params.items():
-            console.print(f"  {name:<16}{value:.4g}", highlight=False)
+        _print_params(summary.best.params, console)
         console.print()
         console.print(_comparison(summary))
     if summary.confirmed is not None:
@@ -125,6 +124,11 @@ def _comparison(summary: Summary) -> Table:
     return table
 
 
+def _print_params(params: Params, console: Console) -> None:
+    for name, value in params.items():
+        console.print(f"  {name:<16}{value:.4g}", highlight=False)
+
+
 def print_explanation(summary: Summary, importances: Mapping[str, float], console: Console) -> None:
     """Print which parameters mattered, what each of the winner's ingredients is worth, and what the curves say."""
     if importances:
@@ -159,18 +163,13 @@ def _print_confirmation(confirmation: Confirmation, best: TrialRecord | None, co
     console.print(f"\n[bold]Confirmed[/bold] with {confirmation.best.estimates['val_loss'].n} seeds (mean ± deviation)")
     if best is not None and confirmation.best.trial != best.number:
         console.print(f"Over seeds trial {confirmation.best.trial} does best:")
-        for name, value in confirmation.best.params.items():
-            console.print(f"  {name:<16}{value:.4g}", highlight=False)
+        _print_params(confirmation.best.params, console)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
-    columns = {
-        "best": confirmation.best,
-        "one std. error": confirmation.one_standard_error,
-        "baseline": confirmation.baseline,
-    }
-    there = {name: confirmed for name, confirmed in columns.items() if confirmed is not None}
+    there = confirmation.chosen
     for name in there:
-        table.add_column(name, justify="right", style="bold" if name == "best" else None)
+        label = "one std. error" if name == "one_standard_error" else name
+        table.add_column(label, justify="right", style="bold" if name == "best" else None)
     table.add_row("trial", *(str(confirmed.trial) for confirmed in there.values()))
     for metric, (label, style) in _CONFIRMED.items():
         table.add_row(label, *(_estimate(confirmed.estimates.get(metric), style) for confirmed in there.values()))

@@ -46,9 +46,8 @@ def _record_json(record: TrialRecord | None) -> dict[str, Any] | None:
 def confirmation_json(confirmation: Confirmation) -> dict[str, Any]:
     """Return what was confirmed: configurations with mean, standard deviation and number of seeds of each metric."""
     return {
-        "best": _confirmed_json(confirmation.best),
-        "one_standard_error": _confirmed_json(confirmation.one_standard_error),
-        "baseline": _confirmed_json(confirmation.baseline),
+        **dict.fromkeys(("one_standard_error", "baseline")),
+        **{which: _confirmed_json(confirmed) for which, confirmed in confirmation.chosen.items()},
         "difference": None if confirmation.difference is None else asdict(confirmation.difference),
         "ranking": [_confirmed_json(confirmed) for confirmed in confirmation.ranking],
     }
@@ -59,9 +58,7 @@ def ablation_json(ablation: Ablation) -> dict[str, Any]:
     return {"trial": ablation.trial, "effects": {name: asdict(effect) for name, effect in ablation.effects().items()}}
 
 
-def _confirmed_json(confirmed: Confirmed | None) -> dict[str, Any] | None:
-    if confirmed is None:
-        return None
+def _confirmed_json(confirmed: Confirmed) -> dict[str, Any]:
     metrics = {name: asdict(estimate) for name, estimate in confirmed.estimates.items()}
     return {"trial": confirmed.trial, "params": dict(confirmed.params), **metrics}
 
@@ -98,15 +95,9 @@ def headline_metrics(summary: Summary) -> dict[str, float]:
 
 
 def _confirmed_metrics(confirmation: Confirmation) -> dict[str, float]:
-    chosen = {
-        "best": confirmation.best,
-        "one_standard_error": confirmation.one_standard_error,
-        "baseline": confirmation.baseline,
-    }
     metrics = {
         f"confirmed_{which}_{name}": confirmed.estimates[name].mean
-        for which, confirmed in chosen.items()
-        if confirmed is not None
+        for which, confirmed in confirmation.chosen.items()
         for name in ("val_loss", "test_accuracy", "test_loss", "ece")
         if name in confirmed.estimates
     }

@@ -663,3 +663,27 @@ def test_a_database_that_fails_while_used_is_a_storage_error(tmp_path):
         study.ask()
     study.close()
     close_storage(storage)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_a_strength_is_sampled_only_where_its_switch_is_on(sampler, tmp_path):
+    switched = {
+        "l1": {"low": 1e-7, "high": 1e-3, "log": True, "switch": True},
+        "mixup": {"low": 0.5, "high": 0.5, "switch": True},
+        "batch_norm": {"switch": True},
+    }
+    changes = {"model": {"hidden": [8, 4]}, "space": SPEC["space"] | switched, "search": {"sampler": sampler}}
+    spec = StudySpec.model_validate(SPEC | changes)
+    study = Study.open("switched", spec, InMemoryStorage(), tmp_path)
+    seen = set()
+    for number in range(40):
+        asked = study.ask()
+        params = study._study.trials[asked.number].params
+        assert params["use_l1"] == ("l1" in params) == (asked.params["l1"] != 0)
+        assert asked.params["mixup"] == 0.5 * params["use_mixup"]
+        if params["use_batch_norm"]:  # dropout acts after the last one alone
+            assert asked.params["input_dropout"] == asked.params["dropout_0"] == 0
+        seen.add((params["use_l1"], params["use_batch_norm"]))
+        study.finish(asked.number, Reason.COMPLETED, curve(1 + number % 7))
+    study.close()
+    assert len(seen) >= 3

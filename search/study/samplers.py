@@ -68,7 +68,7 @@ def _grouping_sampler(seed: int) -> BaseSampler:
     # With switches, not every trial has every parameter: those that stand together are sampled together.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+        return TPESampler(seed=seed, multivariate=True, group=True)
 
 
 def _qmc_sampler(seed: int) -> BaseSampler:

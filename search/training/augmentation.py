@@ -42,6 +42,7 @@ class Augmentation:
         """
         self._active = [slot for slot, turn in enumerate(turns) if any(map(turn.strength, AUGMENTATIONS))]
         self._all, self._fill = len(self._active) == len(turns), fill
+        self._slots = torch.tensor(self._active, dtype=torch.int64, device=device)
         if not self._active:
             return
         side = (int(shape[-2]), int(shape[-1]))
@@ -65,7 +66,7 @@ class Augmentation:
 
     def __call__(self, step: int, x: Tensor) -> Tensor:
         """Return the minibatches of a step, x [slots, batch, *shape], augmented."""
-        own = x if self._all else x[self._active]
+        own = x if self._all else x.index_select(0, self._slots)
         images = own.flatten(0, 1)
         images = (images if images.dim() == 4 else images.unsqueeze(1)) - self._fill
         if self._matrices is not None:
@@ -75,7 +76,7 @@ class Augmentation:
         if self._squares is not None:
             images = _cut(images, self._squares[:, step].flatten(0, 1))
         done = (images + self._fill).view(own.shape)
-        return done if self._all else x.index_copy(0, torch.tensor(self._active, device=x.device), done)
+        return done if self._all else x.index_copy(0, self._slots, done)
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:

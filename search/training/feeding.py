@@ -73,6 +73,8 @@ class Mixing:
     def __init__(self, turns: Sequence[Turn], steps: int, classes: int, device: torch.device) -> None:
         smoothing, alphas = ([turn.strength(name) for turn in turns] for name in ("label_smoothing", "mixup"))
         self._active, self._mixes, self._classes = any(smoothing) or any(alphas), any(alphas), classes
+        if not self._active:
+            return
         self._smoothing = torch.tensor(smoothing, device=device).view(-1, 1, 1)
         self._shares = torch.tensor(
             np.stack([_shares(turn, alpha, steps) for turn, alpha in zip(turns, alphas, strict=True)]),
