@@ -55,7 +55,7 @@ SIZES: Mapping[str, tuple[Case, ...]] = {
         Case(study="digits", mode="users", repeats=1),
     ),
     "hour": (
-        Case(study="digits", mode="users", repeats=5),
+        Case(study="digits", mode="users", repeats=9),
         Case(study="digits", mode="equal", repeats=3, trials=32, epochs=15),
         Case(study="mnist", mode="equal", repeats=3, trials=16, epochs=2),
         Case(study="mnist-cnn", mode="equal", repeats=3, trials=8, epochs=1),
