@@ -41,7 +41,9 @@ def regularizers() -> str:
 def _row(name: str, parameter: Parameter) -> str:
     cells = [
         f"`{name}`",
-        parameter.description + (" Images only." if parameter.images else ""),
+        parameter.description
+        + (" Images only." if parameter.images else "")
+        + (" Cross-entropy only." if parameter.mixes else ""),
         parameter.acts,
         f"`{parameter.formula}`",
         _values(parameter),

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.ablation import Ablation
-from search.confirm import Confirming, due_tests, score_on_test
+from search.confirm import Confirming, best_weights, due_tests
 from search.confirmation import Confirm, Confirmed, Repeats, pick
 from search.crew import Crew
 from search.errors import TrainerError
-from search.records import Assignment, TrialRecord
+from search.records import Assignment, Score, TrialRecord
 from search.runner import Watcher
 from search.spec import StudySpec
 from search.stopping import StopRequest
@@ -31,10 +31,15 @@ class Aftermath:
         self._watcher, self._stop = watcher, stop
 
     def score(self, weights: WeightStore) -> None:
-        """Read the test data for the search's best trial and its baseline, once for each. Raises TrainerError."""
+        """Read the test data, if there is any, for the search's best trial and its baseline, once for each.
+
+        In any case the best trial's weights are there afterwards. Raises TrainerError.
+        """
         with _trainers_needed("the test data could not be scored"):
             for which, record in due_tests(self._study.summary()).items():
-                self._study.record_test(which, score_on_test(self._crew.idle(), record, weights))
+                kept = best_weights(self._crew.idle(), record, weights)
+                if self._crew.has_test:
+                    self._study.record_test(which, Score(record.number, *self._crew.idle().test(kept)))
 
     def confirm(self, wanted: Confirm) -> bool:
         """Train the best configurations with several seeds and score them; return whether all of that was done.
@@ -45,12 +50,15 @@ class Aftermath:
         picks, known = pick(records, wanted.top), study.repeats()
         repeats = Repeats(picks, [] if known is None else known.runs)
         params = {record.number: record.params for record in records}
-        confirming = Confirming(self._spec, repeats, params, self._artifacts / "confirm")
+        # Weights wait for the test data: there may be none, and a cross-validated trial is trained anew for it.
+        waits = self._crew.has_test and self._spec.data.folds is None
+        confirming = Confirming(self._spec, repeats, params, self._artifacts / "confirm" if waits else None)
         title = f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each"
         with _trainers_needed("the best configurations could not be confirmed"):
             if not self._train(confirming, wanted.seeds, title, study.keep_repeats):
                 return False
-            confirming.score(self._crew.idle(), study.keep_repeats)
+            if self._crew.has_test:
+                confirming.score(self._crew.idle(), study.keep_repeats)
         return True
 
     def ablate(self, seeds: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal
 from search.confirmation import Confirmation, Repeat, Repeats, conclude
 from search.crew import Crew
 from search.pruning import NoPruner
-from search.records import Assignment, EpochResult, Params, Reason, Score, Summary, TrialRecord
+from search.records import Assignment, EpochResult, Params, Reason, Summary, TrialRecord
 from search.runner import Runner, Watcher
 from search.spec import StudySpec
 from search.stopping import StopRequest
@@ -41,11 +41,12 @@ def due_tests(summary: Summary) -> dict[Which, TrialRecord]:
     }
 
 
-def score_on_test(trainer: Trainer, record: TrialRecord, weights: WeightStore) -> Score:
-    """Return a trial's accuracy and mean loss (nats) on the test data, with the weights of its best epoch.
+def best_weights(trainer: Trainer, record: TrialRecord, weights: WeightStore) -> bytes:
+    """Return the weights of a trial's best epoch.
 
     Where they are not at hand the trial is trained once more. It depends on the study's seed and its number alone, so
     they are the same to rounding where the search trained in float32, and near to them where it trained in bfloat16.
+    A cross-validated trial, which has several models, is trained on all of its data then.
     """
     kept = weights.load(record.number)
     if kept is None:
@@ -53,7 +54,7 @@ def score_on_test(trainer: Trainer, record: TrialRecord, weights: WeightStore) -
         first = record.number if record.retry_of is None else record.retry_of
         kept = trainer.retrain(Assignment(record.number, first, record.params), record.best.epoch)
         weights.save(record.number, kept)
-    return Score(record.number, *trainer.test(kept))
+    return kept
 
 
 class Confirming:
@@ -62,7 +63,7 @@ class Confirming:
     def __init__(self, spec: StudySpec, repeats: Repeats, params: Mapping[int, Params], folder: Path | None) -> None:
         """`params` by trial, of all that are picked; `folder` is for weights until they are scored; None: for none."""
         self._spec, self._params = spec, params
-        self._weights = _All(folder)
+        self._weights = None if folder is None else _All(folder)
         self.repeats = repeats
 
     def due(self, seeds: int) -> list[Assignment]:
@@ -100,7 +101,8 @@ class Confirming:
         ]
         self.repeats = replace(self.repeats, runs=scored)
         save(self.repeats)
-        self._weights.clear()
+        if self._weights is not None:
+            self._weights.clear()
 
     def conclusion(self) -> Confirmation | None:
         """Return what the repeats say so far."""
@@ -120,7 +122,8 @@ class Confirming:
 
     def _scored(self, trainer: Trainer, run: Repeat) -> Repeat:
         assignment = self._assignment(run.trial, run.seed)
-        weights = self._weights.load(assignment.number) or trainer.retrain(assignment, run.epochs)
+        kept = None if self._weights is None else self._weights.load(assignment.number)
+        weights = kept or trainer.retrain(assignment, run.epochs)
         accuracy, loss, ece = trainer.test(weights)
         return replace(run, test_accuracy=accuracy, test_loss=loss, ece=ece)
 
@@ -160,14 +163,10 @@ class _Agenda:
 
 
 class _All(WeightStore):
-    """Keeps everybody's weights, until it is cleared; without a folder nobody's."""
-
-    def __init__(self, folder: Path | None) -> None:
-        super().__init__(folder or Path())
-        self._wanted = folder is not None
+    """Keeps everybody's weights, until it is cleared."""
 
     def wanted(self, assignment: Assignment, val_loss: float) -> bool:  # noqa: ARG002
-        return self._wanted
+        return True
 
     def clear(self) -> None:
         for path in self._folder.glob("trial-*.*"):

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.errors import KernelError
+from search.errors import KernelError, UsageError
 from search.records import Assignment
 from search.spec import StudySpec
 from search.trainers import (
+    NOTHING_OWN,
     LocalTrainer,
+    Own,
     ProcessTrainer,
     StudyData,
     Trainer,
@@ -47,11 +49,21 @@ class Wishes:
 class Crew:
     """Trainers that have been started; to be closed in the end, whatever happens."""
 
-    def __init__(self, spec: StudySpec, wishes: Wishes, stop: Callable[[], bool] = lambda: False) -> None:
-        """Decide who is needed. Raises DeviceError. `stop` is asked amid an epoch by a trainer in this process."""
-        self._spec, self._wishes, self._stop = spec, wishes, stop
+    def __init__(
+        self, spec: StudySpec, wishes: Wishes, stop: Callable[[], bool] = lambda: False, own: Own = NOTHING_OWN
+    ) -> None:
+        """Decide who is needed. Raises DeviceError, and UsageError when the spec is not enough to go by.
+
+        `stop` is asked amid an epoch by a trainer in this process.
+        """
+        if spec.is_own and own == NOTHING_OWN:
+            raise UsageError(
+                f'study "{spec.name}" was made in Python, with a model or data of its own: go on with it there'
+            )
+        self._spec, self._wishes, self._stop, self._own = spec, wishes, stop, own
         self.devices = pick_devices(wishes.device)
-        count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices)
+        models = spec.data.folds or 1
+        count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices, models)
         self.trainers: list[Trainer] = []
         self.notice: str | None = None
         """What the user should know of how the trainers work, once they are started."""
@@ -63,7 +75,8 @@ class Crew:
         in_process = self._wishes.workers == 0
         processes = [] if in_process else [ProcessTrainer() for _ in range(self._count)]
         self.trainers = list(processes)
-        prepare_files(self._spec.data.name, self._wishes.data_dir)
+        if self._own.data is None:
+            prepare_files(self._spec.data.name, self._wishes.data_dir)
         self._kernels = self._compile()
         for index, process in enumerate(processes):
             process.set_up(self._setup(index))
@@ -86,6 +99,11 @@ class Crew:
             process = self.trainers[index] = ProcessTrainer()
             process.set_up(self._setup(index))
         return self.trainers[index]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is test data."""
+        return self._own.data is None or self._own.data.has_test
 
     def idle(self) -> Trainer:
         """Return a trainer for work between searches: one whose process lives, or a new one."""
@@ -114,7 +132,7 @@ class Crew:
         return TrainerSetup(
             spec.model,
             spec.training,
-            StudyData(spec.data, wishes.data_dir, spec.search.seed),
+            self._own.data or StudyData(spec.data, wishes.data_dir, spec.search.seed),
             spec.search.seed,
             self.slots,
             Assignment(0, 0, spec.textbook()),
@@ -125,11 +143,14 @@ class Crew:
             # Several trainers share the processor: a thread each. A second one in each would wait for the other's.
             None if self._count == 1 else 1,
             -(-self._count // len(self.devices)),
+            self._own,
         )
 
 
-def plan(trials: int, workers: int | None, population: int | None, devices: Sequence[str]) -> tuple[int, int]:
-    """Return how many trainers a search gets, and how many slots each.
+def plan(
+    trials: int, workers: int | None, population: int | None, devices: Sequence[str], models: int = 1
+) -> tuple[int, int]:
+    """Return how many trainers a search gets, and how many slots each; a trial has so many models.
 
     Enough slots to be efficient, few enough for the sampler to learn from: one that is asked for all trials at once has
     seen nothing, and a quarter of them at a time is a fair bargain. A trainer for each GPU; on a processor one for each
@@ -142,5 +163,5 @@ def plan(trials: int, workers: int | None, population: int | None, devices: Sequ
         if workers is None:  # no more of them than can be filled
             count = min(count, -(-trials // population))
         return count, min(trials, population)
-    slots = min(_MOST_SLOTS[kind], -(-trials // 4))
+    slots = min(_MOST_SLOTS[kind] // models, -(-trials // 4))
     return count, max(1, slots // count)

@@ -32,6 +32,10 @@ class DataError(RegsearchError):
     """Data is missing, truncated, or not what its checksum says."""
 
 
+class ModelError(RegsearchError):
+    """A model of the user's own cannot be trained on these data."""
+
+
 class DeviceError(RegsearchError):
     """The device asked for is not there."""
 

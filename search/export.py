@@ -18,7 +18,7 @@ from search.errors import DataError, ExportError
 from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
-from search.trainers import LocalTrainer
+from search.trainers import NOTHING_OWN, LocalTrainer, Own
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,8 +70,7 @@ def export(
     from search.training.exporting import write_program
 
     _check_place(out)
-    trainer = _trainer(spec, wishes, fingerprint)
-    weights = trainer.refit(Assignment(choice.trial, FIRST_SEED, choice.params), choice.epochs)
+    trainer, weights = refit(spec, choice, fingerprint, wishes)
     model, example = trainer.module(weights)
     exported = Exported(choice, *trainer.test(weights), model, example)
     try:
@@ -83,6 +82,21 @@ def export(
     except OSError as error:
         raise ExportError(f"{out} cannot be written to: {error.strerror or error}") from error
     return exported
+
+
+def refit(
+    spec: StudySpec, choice: Choice, fingerprint: str | None, wishes: Wishes, own: Own = NOTHING_OWN
+) -> tuple[LocalTrainer, bytes]:
+    """Train what was chosen on training and validation data together; return a trainer that knows the model, and the
+    weights. `fingerprint` is that of the study's data, None where nobody can have changed it. Raises DataError.
+    """
+    crew = Crew(spec, replace(wishes, workers=0, population=1), own=own)
+    crew.start()
+    (trainer,) = crew.trainers
+    if fingerprint not in (None, *crew.get_ready()):
+        raise DataError(f"the data in {wishes.data_dir} is not what the study was started with")
+    assert isinstance(trainer, LocalTrainer)
+    return trainer, trainer.refit(Assignment(choice.trial, FIRST_SEED, choice.params), choice.epochs)
 
 
 def register(exported: Exported, study: str, uri: str, home: Path) -> str:
@@ -103,16 +117,6 @@ def _check_place(out: Path) -> None:
         raise ExportError(f"{out} is a file; name a new folder with --out")
     if out.is_dir() and any(out.iterdir()):
         raise ExportError(f"{out} is not empty; name a new folder with --out")
-
-
-def _trainer(spec: StudySpec, wishes: Wishes, fingerprint: str | None) -> LocalTrainer:
-    crew = Crew(spec, replace(wishes, workers=0, population=1))
-    crew.start()
-    (trainer,) = crew.trainers
-    if crew.get_ready() != {fingerprint}:
-        raise DataError(f"the data in {wishes.data_dir} is not what the study was started with")
-    assert isinstance(trainer, LocalTrainer)
-    return trainer
 
 
 def _spec_json(spec: StudySpec, choice: Choice) -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from search.confirmation import Confirmation, Difference, Estimate
 from search.diagnosis import diagnose
 from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
+from search.results import cocktail
 from search.study import mask_password
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def _comparison(summary: Summary) -> Table:
 def _print_params(params: Params, console: Console) -> None:
     for name, value in params.items():
         console.print(f"  {name:<16}{value:.4g}", highlight=False)
+    names = ", ".join(cocktail(params)) or "no regularization"
+    console.print(f"Cocktail: {names.replace('_', ' ')}", highlight=False)
 
 
 def print_explanation(summary: Summary, importances: Mapping[str, float], console: Console) -> None:

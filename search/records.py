@@ -49,6 +49,8 @@ class Assignment:
     """Number of the first attempt at this configuration: with the study's seed it fixes weights, order and noise."""
     params: Params
     role: Role | None = None
+    fold: int | None = None
+    """Which fold is held out, where a trial is cross-validated: inside a trainer each of its folds has a slot."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class EpochResult:
     sparsity: float
     """Share of weights (biases and normalization left out) that are exactly zero."""
     val_loss_error: float = nan
-    """Standard error of `val_loss` over the validation examples."""
+    """Standard error of `val_loss`: over the validation examples, or over the folds of a cross-validation."""
 
     @property
     def gap(self) -> float:

@@ -7,7 +7,8 @@ from typing import Any
 
 from search.ablation import Ablation
 from search.confirmation import Confirmation, Confirmed
-from search.records import Summary, TrialRecord
+from search.records import Params, Summary, TrialRecord
+from search.spec import parameter_of
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -28,12 +29,22 @@ def as_json(summary: Summary) -> dict[str, Any]:
     }
 
 
+def cocktail(params: Params) -> list[str]:
+    """Return the regularizers that a configuration has: all layers' dropout is one, L1 with decay an elastic net."""
+    on = [name for name, value in params.items() if parameter_of(name).regularizer and value != 0]
+    names = ["dropout" if name.startswith("dropout_") else name for name in on]
+    if {"weight_decay", "l1"} <= {*names}:
+        names = ["elastic_net" if name == "weight_decay" else name for name in names if name != "l1"]
+    return list(dict.fromkeys(names))
+
+
 def _record_json(record: TrialRecord | None) -> dict[str, Any] | None:
     if record is None or record.best is None:
         return None
     return {
         "trial": record.number,
         "params": dict(record.params),
+        "cocktail": cocktail(record.params),
         "val_loss": record.best.val_loss,
         "val_accuracy": record.best.val_accuracy,
         "epochs": len(record.epochs),
@@ -60,7 +71,8 @@ def ablation_json(ablation: Ablation) -> dict[str, Any]:
 
 def _confirmed_json(confirmed: Confirmed) -> dict[str, Any]:
     metrics = {name: asdict(estimate) for name, estimate in confirmed.estimates.items()}
-    return {"trial": confirmed.trial, "params": dict(confirmed.params), **metrics}
+    params = dict(confirmed.params)
+    return {"trial": confirmed.trial, "params": params, "cocktail": cocktail(params), **metrics}
 
 
 def best_toml(summary: Summary) -> str:

@@ -185,13 +185,14 @@ class Runner:
         study: Trials,
         crew: Crew,
         pruner: Pruner,
-        weights: WeightStore,
+        weights: WeightStore | None,
         watcher: Watcher,
         stop: StopRequest,
         trials: int,
         started: float | None = None,
     ) -> None:
-        """`trials` is the total that the study shall have in the end, earlier ones included.
+        """`trials` is the total that the study shall have in the end, earlier ones included. No weights are kept if
+        `weights` is None.
 
         `started` is when the program was, by the monotonic clock.
         """
@@ -319,7 +320,9 @@ class Runner:
 
     def _keep_weights(self, post: _Post, number: int, reason: Reason) -> None:
         run = post.running[number]
-        if reason in (Reason.COMPLETED, Reason.EARLY_STOPPED) and self._weights.wanted(run.assignment, min(run.losses)):
+        if self._weights is None or reason not in (Reason.COMPLETED, Reason.EARLY_STOPPED):
+            return
+        if self._weights.wanted(run.assignment, min(run.losses)):
             weights = post.trainer.best_weights(number)
             self._desk.submit("recording", self._weights.save, number, weights)
 

@@ -23,7 +23,7 @@ from search.results import best_toml, confirmation_json, headline_metrics
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
-from search.trainers import TrainerLost
+from search.trainers import NOTHING_OWN, Own, TrainerLost
 
 if TYPE_CHECKING:
     from search.confirmation import Confirm
@@ -51,6 +51,8 @@ class Options:
     """With how many seeds to train the winner without each of its ingredients; None for not at all."""
     search: bool = True
     """Whether to search, or only to confirm and ablate what was found."""
+    own: Own = NOTHING_OWN
+    """What the user brings along beside the spec."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Session:
 
     def prepare(self) -> None:
         """Check device and data, then open the study. Nothing is written before all of that is known to work."""
-        self._crew = Crew(self.spec, self.options.trainers, lambda: self._stop())
+        self._crew = Crew(self.spec, self.options.trainers, lambda: self._stop(), self.options.own)
         try:
             self._crew.start()
             # While the trainers' processes import torch and load the data, this one imports what it needs itself.
@@ -202,7 +204,8 @@ class Session:
             self._study,
             self._crew,
             make_pruner(self.spec, self._study.name),
-            weights,
+            # A trial of several folds has several models, and none to keep.
+            weights if self.spec.data.folds is None else None,
             _TrackedWatcher(watcher, tracker),
             stop,
             self.spec.search.trials,

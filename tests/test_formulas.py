@@ -7,8 +7,8 @@ from conftest import make_assignment, make_data, make_training
 from torch import nn
 
 from search.spec import ModelSpec
-from search.training.engines import _loss_gradients
 from search.training.feeding import Mixing
+from search.training.losses import LOSSES, cross_entropy_gradients, loss_gradients
 from search.training.models import model_factory
 from search.training.population import Population, Way
 from search.training.regularizers import BatchNorm, GradientNoise, NormLimits
@@ -40,7 +40,7 @@ def test_label_smoothing_is_torchs(batch):
     x, y = batch
     logits = torch.randn(SLOTS, BATCH, CLASSES, dtype=torch.float64)
     _, targets = Mixing(turns(label_smoothing=0.2), 1, CLASSES, CPU)(0, x, y)
-    ours = _loss_gradients(logits, targets.double())
+    ours = cross_entropy_gradients(logits, targets.double())
     for slot, smoothing in enumerate((0.2, 0.0)):
         expected = gradients_by_autograd(
             logits[slot], lambda leaf, slot=slot, s=smoothing: F.cross_entropy(leaf, y[slot], label_smoothing=s)
@@ -61,7 +61,7 @@ def test_mixup_is_the_papers(batch):
         logits[0],
         lambda leaf: share * F.cross_entropy(leaf, y[0]) + (1 - share) * F.cross_entropy(leaf, y[0].flip(0)),
     )
-    torch.testing.assert_close(_loss_gradients(logits, targets.double())[0], expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(cross_entropy_gradients(logits, targets.double())[0], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_mixups_shares_have_the_betas_moments():
@@ -188,3 +188,14 @@ def test_dropout_of_a_linear_model_has_no_layers():
     model = model_factory(ModelSpec(name="mlp", hidden=[]), data.shape, data.classes)()
     assert [tuple(p.shape) for p in model.parameters()] == [(3, 6), (3,)]
     assert model(data.val.x).shape == (len(data.val), 3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_loss_has_the_gradient_that_autograd_finds(name, slots):
+    logits, y = torch.randn(slots, 5, 4, requires_grad=True), torch.randint(4, (slots, 5))
+    of_torch = {"cross_entropy": nn.CrossEntropyLoss(), "multi_margin": nn.MultiMarginLoss()}[name]
+    (expected,) = torch.autograd.grad(sum(of_torch(*each) for each in zip(logits, y, strict=True)), logits)
+    torch.testing.assert_close(loss_gradients(LOSSES[name], logits, y), expected)
+    torch.testing.assert_close(loss_gradients(LOSSES[name], logits[0], y[0]), expected[0])
+    torch.testing.assert_close(LOSSES[name](logits[0], y[0]).mean(), of_torch(logits[0], y[0]))

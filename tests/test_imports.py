@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "search"
 
 # A module may import from its own layer's package and from lower layers, never from a higher one.
 LAYERS = [
-    {"cli", "arguments"},
+    {"cli", "arguments", "api"},
     {"progress", "printing"},
     {"session", "export"},
     {"aftermath"},
@@ -27,7 +27,7 @@ OWNERS = {
     "sqlalchemy": {"study"},
     "mlflow": {"tracking"},
     "click": {"cli", "arguments"},
-    "rich": {"cli", "progress", "printing"},
+    "rich": {"cli", "api", "progress", "printing"},
     "torch": {"training", "trainers"},
     "torchvision": {"training"},
     "sklearn": {"training"},

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from search.errors import KernelError
 from search.spec import TrainingSpec
-from search.training.engines import _loss_gradients
 from search.training.kernels import building
 from search.training.kernels.building import kernel_library
 from search.training.kernels.compiled import products_for
+from search.training.losses import cross_entropy_gradients
 from search.training.optimizers import Strengths, make_optimizer
 from search.training.regularizers import Dropout
 
@@ -77,14 +77,14 @@ def test_gradient_of_the_loss_is_the_one_autograd_finds(dtype, shape):
     leaf = logits.double().requires_grad_()
     losses = F.cross_entropy(leaf.flatten(0, -2), targets.flatten(), reduction="sum") / shape[-2]
     expected = torch.autograd.grad(losses, leaf)[0].to(dtype)
-    for ours in by_both(lambda: _loss_gradients(logits, targets)):
+    for ours in by_both(lambda: cross_entropy_gradients(logits, targets)):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-7)
 
 
 def test_gradient_of_the_loss_survives_large_logits_and_tells_of_broken_ones():
     logits, targets = torch.tensor([[1e4, -1e4], [float("nan"), 0.0]]), torch.tensor([1, 0])
-    for ours in by_both(lambda: _loss_gradients(logits, targets)):
+    for ours in by_both(lambda: cross_entropy_gradients(logits, targets)):
         assert ours[0].tolist() == [0.5, -0.5]
         assert ours[1].isnan().all()
 

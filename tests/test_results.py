@@ -46,6 +46,19 @@ def printed(draw) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        ({"learning_rate": 1e-3, "dropout_0": 0.1, "dropout_1": 0.2, "patience": 3}, ["dropout"]),
+        ({"dropout_0": 0.0, "weight_decay": 1e-4, "l1": 0.0}, ["weight_decay"]),
+        ({"dropout_1": 0.1, "weight_decay": 1e-4, "l1": 1e-5, "mixup": 0.2}, ["dropout", "elastic_net", "mixup"]),
+        ({"dropout_0": 0.0, "patience": 3}, []),
+    ],
+)
+def test_a_cocktail_is_told_by_its_ingredients(params, names):
+    assert results.cocktail(params) == names
+
+
 def test_json_has_the_promised_keys(summary):
     given = results.as_json(summary)
     assert set(given) == {
@@ -53,7 +66,7 @@ def test_json_has_the_promised_keys(summary):
         "one_standard_error", "confirmed", "ablation",
     }  # fmt: skip
     assert set(given["best"]) == {
-        "trial", "params", "val_loss", "val_accuracy", "epochs", "best_epoch", "gap", "sparsity"
+        "trial", "params", "cocktail", "val_loss", "val_accuracy", "epochs", "best_epoch", "gap", "sparsity"
     }  # fmt: skip
     assert (given["best"]["val_loss"], given["best"]["gap"], given["best"]["epochs"]) == (0.25, 0.125, 3)
     assert given["test"] == {"best": {"accuracy": 0.97, "loss": 0.1}}

@@ -11,6 +11,7 @@ import pytest
 from search.errors import SpecError, UsageError
 from search.spec import (
     DATASET_SHAPES,
+    OWN,
     PARAMETERS,
     PRUNER_OPTIONS,
     DatasetName,
@@ -442,7 +443,7 @@ def test_a_folder_is_not_a_study_file(tmp_path):
 
 @pytest.mark.parametrize("study", ["nowhere.toml", "no/where", "pyproject.toml/x"])
 def test_a_path_that_is_not_there(study):
-    with pytest.raises(UsageError, match=f"{study}: there is no such file; .* digits, fashion-mnist, mnist, mnist-cnn"):
+    with pytest.raises(UsageError, match=f"{study}: there is no such file; .* digits, digits-augmented, fashion-mnist"):
         load_spec(study)
 
 
@@ -588,7 +589,7 @@ def test_a_spec_is_frozen():
 
 
 def test_every_data_set_has_a_shape():
-    assert set(DATASET_SHAPES) == set(get_args(DatasetName))
+    assert {*DATASET_SHAPES, OWN} == set(get_args(DatasetName))
 
 
 def test_every_default_and_textbook_value_is_one_that_may_be_written():

@@ -1,6 +1,6 @@
 """A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion."""
 
-from search.spec.parameters import PARAMETERS, Parameter
+from search.spec.parameters import OWN, PARAMETERS, Parameter
 from search.spec.sections import (
     DATASET_SHAPES,
     MODEL_OPTIONS,
@@ -21,12 +21,13 @@ from search.spec.sections import (
     TrainingSpec,
 )
 from search.spec.space import Choices, Range, Setting, SpaceSpec, parameter_of
-from search.spec.spec import StudySpec, check_study_name, load_spec, shipped_studies, spec_differences
+from search.spec.spec import StudySpec, check_study_name, load_spec, read_spec, shipped_studies, spec_differences
 
 __all__ = [
     "DATASET_SHAPES",
     "MODEL_OPTIONS",
     "OPTIMIZER_OPTIONS",
+    "OWN",
     "PARAMETERS",
     "PRUNER_OPTIONS",
     "SCHEDULE_OPTIONS",
@@ -51,6 +52,7 @@ __all__ = [
     "check_study_name",
     "load_spec",
     "parameter_of",
+    "read_spec",
     "shipped_studies",
     "spec_differences",
 ]

@@ -12,6 +12,9 @@ from typing import Literal
 MAX_EPOCHS = 100_000
 """Limit of everything that counts epochs: more is a slip of the pen."""
 
+OWN = "own"
+"""Name of a model, of data or of a loss that a user brings along in Python; no file may say it."""
+
 Place = Literal["inputs", "layers", "loss", "gradients", "weights", "training"]
 """Where a parameter acts."""
 
@@ -35,6 +38,8 @@ class Parameter:
     """Whether a configuration lacks it when the study file does not name it."""
     images: bool = False
     """Whether it makes sense for images only."""
+    mixes: bool = False
+    """Whether it mixes classes, which only cross-entropy can take."""
     default: float = 0.0
     textbook: float
     """What a careful practitioner would try first."""
@@ -150,6 +155,7 @@ PARAMETERS: Mapping[str, Parameter] = {
         acts="loss",
         formula="(1 - e) * onehot(y) + e / classes",
         source="Szegedy et al. 2016",
+        mixes=True,
         high=1,
         high_allowed=False,
         optional=True,
@@ -160,6 +166,7 @@ PARAMETERS: Mapping[str, Parameter] = {
         acts="inputs",
         formula="m * a + (1 - m) * b, m ~ Beta(strength, strength) for each minibatch",
         source="Zhang et al. 2018",
+        mixes=True,
         high=100,
         optional=True,
         textbook=0.2,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from search.errors import did_you_mean
+from search.spec.parameters import OWN
 
 Location = tuple[int | str, ...]
 
@@ -107,7 +108,8 @@ def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
 def _must(detail: ErrorDetails, key: str) -> str:
     context = detail.get("ctx", {})
     if detail["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", context["expected"])
+        # What comes by Python is nothing that a file may say.
+        choices = [name for name in re.findall(r"'([^']*)'", context["expected"]) if name != OWN]
         return f"must be one of {', '.join(choices)}{did_you_mean(as_toml(detail['input']), choices)}"
     template = _MUST.get(detail["type"])
     return template.format(key=key, **context) if template else detail["msg"]

@@ -17,11 +17,12 @@ from pydantic import (
     model_serializer,
 )
 
-from search.spec.parameters import MAX_EPOCHS
+from search.spec.parameters import MAX_EPOCHS, OWN
 from search.spec.problems import bad_value
 
-DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "wide", "newsgroups"]
-ModelName = Literal["mlp", "cnn", "transformer"]
+DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "wide", "newsgroups", "own"]
+ModelName = Literal["mlp", "cnn", "transformer", "own"]
+LossName = Literal["cross_entropy", "multi_margin", "own"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
 L1Mode = Literal["proximal", "penalty"]
@@ -38,7 +39,11 @@ DATASET_SHAPES: Mapping[str, tuple[int, ...]] = {
 }
 """Shape of one example of each data set: images as height and width, with the number of colours in front."""
 
+DATA_OPTIONS: Mapping[str, tuple[str, ...]] = {**dict.fromkeys(DATASET_SHAPES, ()), OWN: ("shape",)}
+"""Which fields of [data] only some data sets read."""
+
 MODEL_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    OWN: ("dropouts", "architecture"),
     "mlp": (),
     "cnn": ("channels",),
     "transformer": ("patch", "width", "heads"),
@@ -105,13 +110,41 @@ class _ChoiceSection(Section):
         return {option for options in self._options[field].values() for option in options if option not in chosen}
 
 
-class DataSpec(Section):
+class DataSpec(_ChoiceSection):
     """[data]: what to learn from."""
 
+    _options = {"name": DATA_OPTIONS}
+
     name: DatasetName = Field(description="The data set.")
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        le=MAX_SIZE,
+        exclude_if=lambda folds: folds is None,
+        description="Folds of a cross-validation: each is held out once, and a trial's loss is the mean.",
+    )
     validation: float = Field(
         default=1 / 6, gt=0, lt=1, description="Share of the training data held out to choose configurations by."
     )
+    shape: Annotated[tuple[Size, ...], Field(strict=False)] = Field(
+        default=(), description="Shape of an example of data from Python."
+    )
+
+    @field_validator("validation")
+    @classmethod
+    def _nothing_else_is_held_out(cls, share: float, info: ValidationInfo) -> float:
+        if info.data.get("folds") is not None:
+            raise bad_value("has no effect with folds, which are held out in turn; remove it")
+        return share
+
+    def unread(self, field: str) -> set[str]:
+        """Return also what the choice of folds leaves unread."""
+        return super().unread(field) | ({"validation"} if self.folds is not None else set())
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example: images as height and width, with the number of colours in front."""
+        return self.shape if self.name == OWN else DATASET_SHAPES[self.name]
 
 
 class ModelSpec(_ChoiceSection):
@@ -137,10 +170,14 @@ class ModelSpec(_ChoiceSection):
         description="Units of each hidden layer: after the convolutions of `cnn`, in each block of `transformer`; none "
         "for a linear model."
     )
+    dropouts: int = Field(default=0, ge=0, le=MAX_SIZE, description="Dropout layers of a model from Python.")
+    architecture: str = Field(default="", description="What tells it from other models from Python.")
 
     @property
     def layers(self) -> int:
         """How many hidden layers there are, convolutions included: each has a dropout rate of its own."""
+        if self.name == OWN:
+            return self.dropouts
         convolutions = len(self.channels) if self.name == "cnn" else 0
         return convolutions + len(self.hidden)
 
@@ -166,6 +203,10 @@ class TrainingSpec(_ChoiceSection):
     batch_size: int = Field(default=32, ge=1, le=MAX_SIZE, description="Examples in a minibatch.")
     max_epochs: int = Field(
         default=30, ge=1, le=MAX_EPOCHS, description="Epochs after which a trial ends at the latest."
+    )
+    loss: LossName = Field(
+        default="cross_entropy",
+        description="What is minimized, and what trials are compared by: `multi_margin` is the multi-class hinge loss.",
     )
     l1_mode: L1Mode = Field(
         default="proximal", description="`proximal` shrinks weights to exact zeros, `penalty` adds L1 to the loss."

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from search.spec.parameters import PARAMETERS, Parameter
+from search.spec.parameters import OWN, PARAMETERS, Parameter
 from search.spec.problems import Findings, Location, as_toml, bad_key, bad_value, not_a_field
 
 _RANGE_KEYS = ("low", "high", "log", "switch")
 _BATCH_NORM = "batch_norm"
+_IN_OWN_MODELS = {
+    "input_dropout": "is for shipped models; begin your own with an nn.Dropout, which is dropout_0 then",
+    _BATCH_NORM: "is for shipped models; your own has the batch norms that it has",
+}
 
 
 class Range(BaseModel):
@@ -63,6 +67,8 @@ class Surroundings:
     """Name of the data set; None when that is invalid."""
     shape: tuple[int, ...]
     """Of one of its examples."""
+    loss: str | None
+    """Name of the loss; None when that is invalid."""
 
 
 class SpaceSpec(RootModel[dict[str, int | float | Range]]):
@@ -188,6 +194,12 @@ def _misfit(name: str, around: Surroundings) -> str | None:
     if parameter_of(name).images:
         if around.data is not None and len(around.shape) < 2:
             return f"needs images, and an example of {around.data} is a row of {around.shape[0]} numbers"
+    elif parameter_of(name).mixes and around.loss not in (None, "cross_entropy"):
+        return f'mixes classes, which only cross_entropy can take, and the loss is "{around.loss}"'
+    elif around.model == OWN and name in _IN_OWN_MODELS:
+        return _IN_OWN_MODELS[name]
+    elif name == "dropout" and around.model == OWN and not around.layers:
+        return "acts on the model's dropout layers, and it has none: add nn.Dropout where it may be"
     elif name in ("dropout", _BATCH_NORM) and not around.layers:
         return "acts on hidden layers, and the model has none"
     elif name == _BATCH_NORM and around.model == "transformer":

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
+from search.spec.parameters import OWN
 from search.spec.problems import Findings, as_lines, as_toml, bad_value
 from search.spec.sections import (
-    DATASET_SHAPES,
     OPTIMIZER_OPTIONS,
     DataSpec,
     ModelSpec,
@@ -51,20 +51,26 @@ class StudySpec(Section):
     @classmethod
     def _model_fits_the_data(cls, model: ModelSpec, info: ValidationInfo) -> ModelSpec:
         data = info.data.get("data")  # absent when it is invalid itself
-        if data is not None and model.name != "mlp":
-            _check_images(model, data.name)
+        if data is not None and model.name not in ("mlp", OWN):
+            _check_images(model, data)
         return model
 
     @field_validator("space", mode="before")
     @classmethod
     def _space_is_valid(cls, given: object, info: ValidationInfo) -> dict[str, Setting]:
-        model, data = info.data.get("model"), info.data.get("data")  # absent when they are invalid themselves
-        name, shape = (data.name, DATASET_SHAPES[data.name]) if data else (None, ())
-        return read_space(given, Surroundings(model.name, model.layers, name, shape) if model else None)
+        data, model, training = map(info.data.get, ("data", "model", "training"))  # absent when invalid themselves
+        name, shape = (data.name, data.example_shape) if data else (None, ())
+        loss = training.loss if training else None
+        return read_space(given, Surroundings(model.name, model.layers, name, shape, loss) if model else None)
 
     def parameters(self) -> dict[str, Setting]:
         """Return every parameter's setting, each hidden layer's dropout by itself, always in the same order."""
         return self.space.per_layer(self.model.layers)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether data, model or loss are the user's own, from Python: then the spec alone does not suffice."""
+        return OWN in (self.data.name, self.model.name, self.training.loss)
 
     @property
     def choices(self) -> Choices:
@@ -167,12 +173,20 @@ def load_spec(study: str) -> StudySpec:
     )
 
 
+def read_spec(given: object) -> StudySpec:
+    """Return the spec that a file's content, as plain values, amounts to. Raises `UsageError` that tells all."""
+    return _validated(given, "", UsageError)
+
+
 def _load_file(path: str) -> StudySpec:
     try:
         given = tomllib.loads(_read_text(path))
     except (ValueError, RecursionError) as error:  # tomllib lets through what Python says of huge numbers, deep nesting
         raise SpecError(f"{path}: not valid TOML: {error}") from error
-    return _validated({"name": Path(path).stem} | given, f"{path}: ")
+    spec = _validated({"name": Path(path).stem} | given, f"{path}: ")
+    if spec.is_own:
+        raise SpecError(f'{path}: "{OWN}" stands for what comes by Python, with search.run_search; name something else')
+    return spec
 
 
 def _read_text(path: str) -> str:
@@ -194,9 +208,9 @@ def _validated(given: object, source: str, error: type[RegsearchError] = SpecErr
         raise error("\n".join(f"{source}{line}" for line in as_lines(invalid, StudySpec))) from None
 
 
-def _check_images(model: ModelSpec, data: str) -> None:
+def _check_images(model: ModelSpec, given: DataSpec) -> None:
     """Refuse a model for images that does not fit those of a data set. Raises as validators may."""
-    shape = DATASET_SHAPES[data]
+    data, shape = given.name, given.example_shape
     findings = Findings()
     if len(shape) < 2:
         text = f"needs images, and an example of {data} is a row of {shape[0]} numbers; use mlp"

@@ -5,7 +5,9 @@ lives in the runner's own process, `ProcessTrainer` in one of its own, which end
 """
 
 from search.trainers.interface import (
+    NOTHING_OWN,
     OutOfMemory,
+    Own,
     Report,
     StudyData,
     Trainer,
@@ -18,8 +20,10 @@ from search.trainers.machine import cores, pick_devices
 from search.trainers.process import ProcessTrainer, wait_for_any
 
 __all__ = [
+    "NOTHING_OWN",
     "LocalTrainer",
     "OutOfMemory",
+    "Own",
     "ProcessTrainer",
     "Report",
     "StudyData",

@@ -6,7 +6,7 @@ the bytes of a safetensors file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,8 @@ from search.records import Assignment, EpochResult
 from search.spec import DataSpec, ModelSpec, TrainingSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from search.training.data import Dataset, Split
 
 
@@ -33,6 +35,11 @@ class TrainerStopped(Exception):
 class DataSource(Protocol):
     """Where a trainer gets its data: each loads them for itself, so that only their description travels."""
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there is test data."""
+        ...
+
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
         ...
@@ -50,6 +57,10 @@ class StudyData:
     folder: Path
     seed: int
 
+    @property
+    def has_test(self) -> bool:
+        return True
+
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
         from search.training.data import load_data
@@ -64,6 +75,19 @@ class StudyData:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What a user brings along in Python instead of naming it in a study file."""
+
+    model: Callable[[], nn.Module] | None = None
+    data: DataSource | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+NOTHING_OWN = Own()
+"""For studies whose file says it all."""
+
+
+@dataclass(frozen=True)
 class TrainerSetup:
     """All that a trainer needs to know, once."""
 
@@ -73,6 +97,7 @@ class TrainerSetup:
     seed: int
     """The study's seed."""
     slots: int
+    """Trials at once; a cross-validated one has as many models as folds."""
     probe: Assignment
     """A configuration to measure with."""
     engine: str = "auto"
@@ -84,6 +109,8 @@ class TrainerSetup:
     """Threads of torch within the trainer; None to measure whether more than one is worth it."""
     sharers: int = 1
     """Trainers on the device, this one included."""
+    own: Own = NOTHING_OWN
+    """Takes the place of what the spec's sections name."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,12 @@ from search.trainers.interface import OutOfMemory, Report, TrainerLost, TrainerS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from search.training.choosing import Chosen
     from search.training.data import Dataset, Split
+    from search.training.folding import FoldedPopulation
+    from search.training.losses import Loss
     from search.training.models import ModelFactory
-    from search.training.population import Population, Way
+    from search.training.population import Population
 
 
 class LocalTrainer:
@@ -31,7 +34,7 @@ class LocalTrainer:
         self.slots = setup.slots
         self._setup, self._should_stop = setup, should_stop
         self._orders: tuple[Sequence[Assignment], Sequence[int]] = ((), ())
-        self._population: Population | None = None
+        self._population: Population | FoldedPopulation | None = None
         self._test: Split | None = None
         self._engine = ""
         try:
@@ -49,14 +52,14 @@ class LocalTrainer:
     def get_ready(self) -> str:
         return self._data.fingerprint
 
-    def warm_up(self) -> Population:
+    def warm_up(self) -> Population | FoldedPopulation:
         """Make the population, if it is not there yet, and choose how it computes. Raises TrainerLost."""
         if self._population is None:
             try:
-                self._population, threads = make_population(replace(self._setup, slots=self.slots), self._data)
+                self._population, chosen = make_population(replace(self._setup, slots=self.slots), self._data)
             except Exception as error:
                 raise as_lost(error) from error
-            self._engine = _in_words(self._population.way, threads, self._setup.kernels is not None)
+            self._engine = _in_words(chosen, self._setup.kernels is not None)
         return self._population
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
@@ -80,13 +83,19 @@ class LocalTrainer:
     def best_weights(self, number: int) -> bytes:
         from safetensors.torch import save
 
-        return save(self.warm_up().best_weights(number))
+        from search.training.population import Population
+
+        population = self.warm_up()
+        assert isinstance(population, Population), "a trial of several folds has several models"
+        return save(population.best_weights(number))
 
     def vacate(self) -> None:
         if self._population is not None:
             self._population.free(self._population.numbers)
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
+        if self._data.folds is not None:
+            return self.refit(assignment, epochs)
         # In single precision, which is as near as can be to however it was trained first.
         alone = LocalTrainer(replace(self._setup, slots=1, engine="looped", precision="fp32"))
         alone.begin([assignment], [])
@@ -102,8 +111,10 @@ class LocalTrainer:
         from search.training.population import Population, Way
 
         setup, data = self._setup, self._data.merged
-        factory = _factory(setup, data)
-        alone = Population(factory, data, setup.training, setup.seed, 1, Way("looped"), setup.device, keep_last=True)
+        factory, loss = _factory(setup, data), setup.own.loss
+        alone = Population(
+            factory, data, setup.training, setup.seed, 1, Way("looped"), setup.device, keep_last=True, loss=loss
+        )
         alone.admit(assignment)
         for _ in range(epochs):
             alone.train_epoch(self._should_stop)
@@ -125,7 +136,7 @@ class LocalTrainer:
         try:
             if self._test is None:
                 self._test = self._setup.data.load_test()
-            return score(_factory(self._setup, self._data)(), load(weights), self._test)
+            return score(_factory(self._setup, self._data)(), load(weights), self._test, _loss(self._setup))
         except RegsearchError:
             raise
         except Exception as error:
@@ -136,13 +147,14 @@ class LocalTrainer:
 
 
 def fit(setup: TrainerSetup, data: Dataset) -> int:
-    """Return how many of the slots asked for the device's memory holds."""
+    """Return how many of the slots asked for the device's memory holds, at least 1."""
     from search.training.memory import fitting_slots
     from search.training.optimizers import MOMENTS
 
     batch = data.train.x[: setup.training.batch_size]
-    moments = MOMENTS[setup.training.optimizer]
-    return fitting_slots(_factory(setup, data)(), batch, moments, setup.slots, setup.device, setup.sharers)
+    moments, folds = MOMENTS[setup.training.optimizer], data.folds or 1
+    models = fitting_slots(_factory(setup, data)(), batch, moments, setup.slots * folds, setup.device, setup.sharers)
+    return max(1, models // folds)
 
 
 def as_lost(error: Exception) -> TrainerLost:
@@ -151,23 +163,24 @@ def as_lost(error: Exception) -> TrainerLost:
     return (OutOfMemory if "memory" in str(error) else TrainerLost)(brief(error))
 
 
-def make_population(setup: TrainerSetup, data: Dataset) -> tuple[Population, int]:
-    """Return the population, set to the best way to compute, and how many threads that takes."""
+def make_population(setup: TrainerSetup, data: Dataset) -> tuple[Population | FoldedPopulation, Chosen]:
+    """Return the population, set to the best way to compute, and what that is."""
     import torch
 
     from search.training.choosing import choose
     from search.training.engines import ENGINES, PRECISIONS
+    from search.training.folding import FoldedPopulation
     from search.training.kernels import compiled
     from search.training.population import Population
 
     compiled.use(setup.kernels)
-    factory = _factory(setup, data)
-    population = Population(factory, data, setup.training, setup.seed, setup.slots, device=setup.device)
+    factory, slots = _factory(setup, data), setup.slots * (data.folds or 1)
+    population = Population(factory, data, setup.training, setup.seed, slots, device=setup.device, loss=setup.own.loss)
     engines = list(ENGINES) if setup.engine == "auto" else [setup.engine]
     precisions = list(PRECISIONS) if setup.precision == "auto" else [setup.precision]
     threads = sorted({1, torch.get_num_threads()}) if setup.threads is None else [setup.threads]
-    _, chosen = choose(population, setup.probe, engines, precisions, threads)
-    return population, chosen
+    chosen = choose(population, setup.probe, engines, precisions, threads)
+    return population if data.folds is None else FoldedPopulation(population, data.folds), chosen
 
 
 def brief(error: BaseException) -> str:
@@ -180,10 +193,20 @@ def brief(error: BaseException) -> str:
 def _factory(setup: TrainerSetup, data: Dataset) -> ModelFactory:
     from search.training.models import model_factory
 
+    if setup.own.model is not None:
+        from search.training.own import searchable
+
+        return searchable(setup.own.model)
     return model_factory(setup.model, data.shape, data.classes, batch_norm="batch_norm" in setup.probe.params)
 
 
-def _admit(population: Population, assignments: Sequence[Assignment]) -> dict[int, str]:
+def _loss(setup: TrainerSetup) -> Loss:
+    from search.training.losses import LOSSES
+
+    return LOSSES[setup.training.loss] if setup.own.loss is None else setup.own.loss
+
+
+def _admit(population: Population | FoldedPopulation, assignments: Sequence[Assignment]) -> dict[int, str]:
     failed = {}
     for assignment in assignments:
         try:
@@ -193,6 +216,8 @@ def _admit(population: Population, assignments: Sequence[Assignment]) -> dict[in
     return failed
 
 
-def _in_words(way: Way, threads: int, compiled: bool) -> str:
-    kernels = "compiled kernels" if compiled else "torch's kernels"
-    return f"{way.engine} engine, {way.precision}, {threads} thread{'s' if threads > 1 else ''}, {kernels}"
+def _in_words(chosen: Chosen, compiled: bool) -> str:
+    way, kernels = chosen.way, "compiled kernels" if compiled else "torch's kernels"
+    threads = f"{chosen.threads} thread{'s' if chosen.threads > 1 else ''}"
+    others = "".join(f"; not {engine}: {reason}" for engine, reason in chosen.refusals.items())
+    return f"{way.engine} engine, {way.precision}, {threads}, {kernels}{others}"

@@ -5,6 +5,7 @@ The test split is never part of what a search sees: `load_data` returns training
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and validation data of a study."""
+    """Training and validation data of a study. With folds, both are all there is, and each fold holds out its own."""
 
     train: Split
     val: Split
@@ -50,6 +51,8 @@ class Dataset:
     """SHA-256 of training and validation data together, before they were split."""
     fill: Tensor = field(default_factory=lambda: torch.zeros(1, 1, 1))
     """Where there is no image, [colours or 1, 1, 1]: what augmentation puts there."""
+    held_in: Tensor | None = None
+    """The fold that holds out each example, int64 [n]; None where there are no folds."""
 
     @property
     def shape(self) -> torch.Size:
@@ -68,12 +71,35 @@ class Dataset:
     @property
     def merged(self) -> "Dataset":
         """Return training and validation data together as training data; for validation a sample of them is left."""
+        if self.held_in is not None:
+            return replace(self, val=self.train_sample, held_in=None)
         together = Split(torch.cat([self.train.x, self.val.x]), torch.cat([self.train.y, self.val.y]))
         return replace(self, train=together, val=together.take(slice(len(self.val))))
 
+    @property
+    def folds(self) -> int | None:
+        """How many folds there are, if there are any."""
+        return None if self.held_in is None else int(self.held_in.max()) + 1
+
+    def train_rows(self, fold: int | None) -> Tensor:
+        """Return which examples are trained on, int64 [n], when this fold is held out."""
+        if self.held_in is None:
+            return torch.arange(len(self.train))
+        return torch.nonzero(torch.ne(self.held_in.cpu(), -1 if fold is None else fold)).squeeze(1)
+
+    @property
+    def fewest_to_train(self) -> int:
+        """How many examples there are to train on, in the fold that has the fewest."""
+        if self.held_in is None:
+            return len(self.train)
+        return len(self.train) - int(self.held_in.bincount().max())
+
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the same data on a device."""
-        return replace(self, train=self.train.to(device), val=self.val.to(device), fill=self.fill.to(device))
+        held_in = None if self.held_in is None else self.held_in.to(device)
+        train = self.train.to(device)
+        val = train if self.val is self.train else self.val.to(device)
+        return replace(self, train=train, val=val, fill=self.fill.to(device), held_in=held_in)
 
 
 def load_data(spec: DataSpec, folder: Path, seed: int) -> Dataset:
@@ -84,14 +110,37 @@ def load_data(spec: DataSpec, folder: Path, seed: int) -> Dataset:
     source = SOURCES[spec.name]
     prepare_files(spec.name, folder)
     known = Split(*source.load(folder, True))
+    divided = divide(known, spec, seed, source.classes, lambda part: _prepared(source, part))
+    return replace(divided, fill=source.fill)
+
+
+def divide(
+    known: Split, spec: DataSpec, seed: int, classes: int, prepare: Callable[[Split], Split] = lambda part: part
+) -> Dataset:
+    """Return what a search may see as training and validation data, or as folds; each part is prepared by itself.
+
+    Raises DataError when there are too few examples for that.
+    """
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(derive_seed(seed, 0, "split")))
+    if spec.folds is not None:
+        held_in = _folds(order, known.y, spec.folds)
+        everything = prepare(known)
+        return Dataset(everything, everything, classes, fingerprint(known), held_in=held_in)
     held = round(len(known) * spec.validation)
     if not 0 < held < len(known):
         raise DataError(
             f"data.validation = {spec.validation} leaves {len(known) - held} training examples: choose another share"
         )
-    train, val = (_prepared(source, known.take(part)) for part in (order[held:], order[:held]))
-    return Dataset(train, val, source.classes, _fingerprint(known), source.fill)
+    train, val = (prepare(known.take(part)) for part in (order[held:], order[:held]))
+    return Dataset(train, val, classes, fingerprint(known))
+
+
+def _folds(order: Tensor, y: Tensor, folds: int) -> Tensor:
+    """Return the fold of each example. Each class is dealt out evenly, as scikit-learn's `StratifiedKFold` does."""
+    if folds > len(y):
+        raise DataError(f"data.folds = {folds} are more than there are examples, {len(y)}: choose fewer")
+    by_class = order[torch.argsort(y[order], stable=True)]
+    return torch.empty_like(by_class).scatter_(0, by_class, torch.arange(len(y)) % folds)
 
 
 def load_test(spec: DataSpec, folder: Path) -> Split:
@@ -105,7 +154,8 @@ def _prepared(source: Source, split: Split) -> Split:
     return Split(source.inputs(split.x), split.y)
 
 
-def _fingerprint(split: Split) -> str:
+def fingerprint(split: Split) -> str:
+    """Return the SHA-256 (hex) of examples."""
     digest = hashlib.sha256(split.x.contiguous().numpy().data)
     digest.update(split.y.numpy().data)
     return digest.hexdigest()

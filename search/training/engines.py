@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from search.training.kernels.compiled import compiled_for, suspended
+from search.training.kernels.compiled import suspended
 from search.training.layout import Layout
+from search.training.losses import CROSS_ENTROPY, Loss, loss_gradients
 from search.training.stacking import Places, stacked_twin
 
 Buffers = Mapping[str, Tensor]
@@ -44,11 +45,13 @@ class Models:
     buffers: Buffers
     example: Tensor
     """A few inputs, [batch, ...]."""
+    loss: Loss = CROSS_ENTROPY
 
     @cached_property
     def twin(self) -> nn.Module | None:
-        """The template's twin for many slots, if it has one."""
-        return stacked_twin(self.template, self.example)
+        """The template's twin for many slots, if it has one: where some parameters are not trained it has none."""
+        all_trained = all(parameter.requires_grad for parameter in self.template.parameters())
+        return stacked_twin(self.template, self.example) if all_trained else None
 
 
 class Leaves:
@@ -61,6 +64,7 @@ class Leaves:
         views = models.layout.views(self._rows if self._copy is None else self._copy)
         self.parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
         self.buffers = {name: buffer[slots] for name, buffer in models.buffers.items()}
+        self._loss = models.loss
 
     def refresh(self) -> None:
         """Bring a copy up to date: one pass over the parameters."""
@@ -72,10 +76,12 @@ class Leaves:
         return x if self._copy is None or not x.is_floating_point() else x.to(self._copy.dtype)
 
     def gradients(self, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
-        """Return the gradients of each slot's mean cross-entropy by each parameter."""
+        """Return the gradients of each slot's mean loss by each parameter; 0 where the model does not use it."""
         # Slots share nothing, so what flows back from all of them together is each slot's own gradient.
-        root = _Root.apply(logits, _loss_gradients(logits, targets))
-        return torch.autograd.grad(root, list(self.parameters.values()))
+        root = _Root.apply(logits, loss_gradients(self._loss, logits, targets))
+        parameters = list(self.parameters.values())
+        found = torch.autograd.grad(root, parameters, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
 class _Root(torch.autograd.Function):
@@ -92,25 +98,6 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_one: Tensor) -> tuple[Tensor, None]:
         return ctx.gradients, None
-
-
-def _loss_gradients(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the derivative of each slot's mean cross-entropy by its logits: softmax minus targets, which are classes
-    [slots, batch] or shares of them [slots, batch, classes]; for a single slot without the first dimension.
-
-    Written down, since nobody asks for the loss itself in training, and finding this from it takes four times as long.
-    """
-    shares = targets.dim() == logits.dim()
-    kernels = None if shares else compiled_for(logits)
-    if kernels is not None:
-        return kernels.loss_gradients(logits.detach(), targets)
-    flat = logits.detach().flatten(0, -2)
-    gradients = flat.softmax(1, dtype=torch.promote_types(flat.dtype, torch.float32))
-    if shares:
-        gradients -= targets.flatten(0, -2)
-    else:
-        gradients.scatter_add_(1, targets.view(-1, 1), gradients.new_full((1, 1), -1.0).expand(len(flat), 1))
-    return (gradients / logits.shape[-2]).to(logits.dtype).view_as(logits)
 
 
 class Engine(ABC):

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.training.data import Split
+from search.training.losses import CROSS_ENTROPY, Loss
 
 # Activations of one part, all slots together: 2**21 numbers are 8 MiB a layer, small enough for caches to help and
 # large enough for matrix products to be efficient. A network of convolutions is four times slower in large parts.
@@ -21,20 +21,28 @@ def parts(split: Split, slots: int, widest: int) -> Iterator[Split]:
         yield split.take(slice(start, start + size))
 
 
-def score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each slot's summed cross-entropy (nats, float64), that of its squares, and its right answers, [slots].
+def score_examples(loss: Loss, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each slot and example (float64), and whether its answer is right, [slots, batch].
 
     Shapes: logits [slots, batch, classes], targets [batch].
     """
     expected = targets.expand(logits.shape[:2])
-    losses = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none").view(expected.shape).double()
-    return losses.sum(1), losses.square().sum(1), (logits.argmax(2) == targets).sum(1)
+    losses = loss(logits.flatten(0, 1), expected.flatten()).view(expected.shape).double()
+    return losses, logits.argmax(2) == targets
 
 
-def standard_error(mean: Tensor, mean_square: Tensor, count: int) -> Tensor:
+def score_logits(loss: Loss, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each slot's summed loss (float64), that of its squares, and its right answers, [slots].
+
+    Shapes: logits [slots, batch, classes], targets [batch].
+    """
+    losses, right = score_examples(loss, logits, targets)
+    return losses.sum(1), losses.square().sum(1), right.sum(1)
+
+
+def standard_error(mean: Tensor, mean_square: Tensor, count: int | Tensor) -> Tensor:
     """Return the standard error of a mean over `count` examples; nan for one."""
-    variance = (mean_square - mean.square()).clamp(min=0) * (count / (count - 1) if count > 1 else torch.nan)
-    return (variance / count).sqrt()
+    return ((mean_square - mean.square()).clamp(min=0) / (count - 1)).sqrt()
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
@@ -70,12 +78,14 @@ def widest_activation(model: nn.Module, examples: Tensor) -> int:
 
 
 @torch.no_grad()
-def score(model: nn.Module, weights: dict[str, Tensor], split: Split) -> tuple[float, float, float]:
-    """Return accuracy, mean loss (nats) and calibration error of one model with the given state on a split."""
+def score(
+    model: nn.Module, weights: dict[str, Tensor], split: Split, loss: Loss = CROSS_ENTROPY
+) -> tuple[float, float, float]:
+    """Return accuracy, mean loss and calibration error of one model with the given state on a split."""
     model.load_state_dict(weights)
     model.eval()
     widest = widest_activation(model, split.x[:8])
     logits = torch.cat([model(part.x) for part in parts(split, 1, widest)])
-    loss, _, hits = (total.item() for total in score_logits(logits[None], split.y))
+    total, _, hits = (each.item() for each in score_logits(loss, logits[None], split.y))
     confidence, answer = logits.softmax(1).max(1)
-    return hits / len(split), loss / len(split), calibration_error(confidence, answer == split.y)
+    return hits / len(split), total / len(split), calibration_error(confidence, answer == split.y)

@@ -23,10 +23,12 @@ class Feed:
 
     def __init__(self, data: Dataset, batch_size: int) -> None:
         self._data = data
-        self._batch = min(batch_size, len(data.train))
-        self.steps = len(data.train) // self._batch
+        self._batch = min(batch_size, data.fewest_to_train)
+        self.steps = data.fewest_to_train // self._batch
         """In an epoch."""
         self._inputs: dict[torch.dtype, Tensor] = {data.train.x.dtype: data.train.x}
+        self._rows: dict[int | None, Tensor] = {}
+        """What there is to train on, by the fold that is held out."""
 
     def prepare(self, compute: torch.dtype | None, only: bool = False) -> None:
         """Have the inputs in the type that is computed in, None for their own: cast once, not at every step.
@@ -43,10 +45,13 @@ class Feed:
     def batches(self, turns: Sequence[Turn], compute: torch.dtype | None) -> Iterator[Batch]:
         """Yield the minibatches of an epoch of some slots."""
         device, shape = self._data.train.x.device, self._data.shape
-        size = self.steps * self._batch
-        orders = [batch_order(t.study_seed, t.seed, t.epoch, len(self._data.train))[:size] for t in turns]
         slots = len(turns)
-        order = torch.stack(orders).view(slots, self.steps, self._batch).transpose(0, 1).reshape(self.steps, -1)
+        order = (
+            torch.stack([self._order(turn) for turn in turns])
+            .view(slots, self.steps, self._batch)
+            .transpose(0, 1)
+            .reshape(self.steps, -1)
+        )
         augmentation = Augmentation(turns, self.steps, self._batch, shape, self._data.fill, device)
         mixing = Mixing(turns, self.steps, self._data.classes, device)
         kind = self._kind(compute)
@@ -57,6 +62,14 @@ class Feed:
             if augmentation:
                 x = augmentation(step, x).to(kind)
             yield mixing(step, x, y) if mixing else (x, y)
+
+    def _order(self, turn: Turn) -> Tensor:
+        """Return which examples a trial learns from in an epoch, one minibatch after the other."""
+        if turn.fold not in self._rows:
+            self._rows[turn.fold] = self._data.train_rows(turn.fold)
+        rows = self._rows[turn.fold]
+        order = batch_order(turn.study_seed, turn.seed, turn.epoch, len(rows))
+        return rows[order[: self.steps * self._batch]]
 
     def _kind(self, compute: torch.dtype | None) -> torch.dtype:
         own = self._data.train.x.dtype

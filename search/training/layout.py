@@ -1,7 +1,7 @@
 """How a model's parameters lie in one row of numbers, so that a population is a matrix [slots, parameters].
 
 Weights come first, then what is never decayed, thresholded or counted in the sparsity: biases and the parameters of
-normalization layers.
+normalization layers. Parameters that need no gradient are not trained, and in no row.
 """
 
 from dataclasses import dataclass
@@ -58,11 +58,11 @@ class Layout:
 def layout_of(model: nn.Module) -> Layout:
     """Return the layout that fits a model and every other one of the same shape."""
     exempt = _exempt(model)
-    named = sorted(model.named_parameters(), key=lambda item: item[0] in exempt)
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    named = sorted(trained, key=lambda item: item[0] in exempt)
     weights = sum(p.numel() for name, p in named if name not in exempt)
-    of_units = frozenset(
-        f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules() if isinstance(module, _UNITS)
-    )
+    units = (f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules() if isinstance(module, _UNITS))
+    of_units = frozenset(units) & {name for name, _ in named}
     return Layout(tuple(name for name, _ in named), tuple(p.shape for _, p in named), weights, of_units)
 
 

@@ -46,11 +46,16 @@ class RegularizedNet(nn.Module):
 class ChannelDropout(Dropout):
     """Dropout of whole channels (Tompson et al. 2015), as `nn.Dropout2d`: neighbouring pixels replace single ones."""
 
+    def __init__(self, parameter: str, extent: int = 2) -> None:
+        """`extent` is how many dimensions a channel has."""
+        super().__init__(parameter)
+        self._extent = extent
+
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` [..., channels, height, width] with channels dropped and the rest scaled up."""
+        """Return `x` [..., channels, *extent] with channels dropped and the rest scaled up."""
         if not self.training:
             return x
-        return x * super().forward(x.new_ones((*x.shape[:-2], 1, 1)))
+        return x * super().forward(x.new_ones((*x.shape[: -self._extent], *[1] * self._extent)))
 
 
 class MaxPool(nn.Module):
@@ -223,6 +228,10 @@ MODELS: dict[str, Callable[[ModelSpec, Shape, int, bool], nn.Module]] = {
     "cnn": _cnn,
     "transformer": _transformer,
 }
+
+
+SHIPPED = frozenset({RegularizedNet, ConvNet, Transformer})
+"""The kinds of models that are known from the inside."""
 
 
 def model_factory(spec: ModelSpec, shape: Shape, classes: int, batch_norm: bool = False) -> ModelFactory:

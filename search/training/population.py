@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,17 @@ from torch import Tensor, nn
 from search.records import Assignment, EpochResult
 from search.spec import TrainingSpec
 from search.training.averaging import Averages
-from search.training.data import Dataset, Split
+from search.training.data import Dataset
 from search.training.engines import ENGINES, PRECISIONS, Engine, Models
-from search.training.evaluation import parts, score_logits, standard_error, widest_activation
+from search.training.evaluation import widest_activation
 from search.training.feeding import Feed
 from search.training.layout import layout_of
+from search.training.losses import LOSSES, Loss
 from search.training.models import ModelFactory
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
 from search.training.regularizers import GradientNoise, NormLimits, configure
 from search.training.schedules import make_schedule
+from search.training.scoring import Scoring
 from search.training.seeds import derive_seed
 from search.training.turns import Turn
 
@@ -84,15 +86,21 @@ class Population:
         way: Way = Way(),
         device: torch.device | str = "cpu",
         keep_last: bool = False,
+        loss: Loss | None = None,
     ) -> None:
-        """`keep_last` takes the last epoch's weights for a trial's best, where nothing is held out to tell."""
-        template = factory()
+        """`keep_last` takes the last epoch's weights for a trial's best, where nothing is held out to tell.
+
+        `loss` takes the place of the one that the training section names.
+        """
+        with torch.random.fork_rng(devices=[]):
+            # What of a model is not trained is the template's own: the same in every trainer.
+            torch.manual_seed(derive_seed(study_seed, 0, "template"))
+            template = factory()
         self.slots = slots
         self._keep_last = keep_last
         self._factory, self._training, self._seed = factory, training, study_seed
         self._device = torch.device(device)
         self._data = data.to(self._device)
-        self._train_sample = self._data.train_sample
         self._layout = layout_of(template)
         dtype = next(template.parameters()).dtype
         self._rows = torch.zeros(slots, self._layout.size, device=self._device, dtype=dtype)
@@ -111,8 +119,9 @@ class Population:
         self._feed = Feed(self._data, training.batch_size)
         example = self._data.train.x[:8]
         self._engines: dict[Way, Engine] = {}
-        self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example)
-        self._widest = widest_activation(self._models.template, example)
+        loss = LOSSES[training.loss] if loss is None else loss
+        self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example, loss)
+        self._scoring = Scoring(self._data, loss, widest_activation(self._models.template, example))
         self.go(way)
 
     def go(self, way: Way) -> None:
@@ -129,6 +138,11 @@ class Population:
         self.go(way)
         self._engines = {way: self._engine}
         self._feed.prepare(self._compute, only=True)
+
+    @property
+    def folds(self) -> int | None:
+        """How many folds the data has, if it has any."""
+        return self._data.folds
 
     @property
     def numbers(self) -> list[int]:
@@ -194,8 +208,13 @@ class Population:
         """Return the state of a trial's module at its best epoch, on the CPU, as its `state_dict` would."""
         slot = self._slot(number)
         state = self._layout.views(self._best_rows[slot]) | {k: v[slot] for k, v in self._best_buffers.items()}
-        names = self._models.template.state_dict()
-        return {name: state[name].detach().to("cpu", copy=True) for name in names}
+        template = self._models.template
+        # What is not trained is the template's own; tied weights have several names, of which the first is known.
+        first = {id(tensor): name for name, tensor in chain(template.named_parameters(), template.named_buffers())}
+        whole = template.state_dict(keep_vars=True)
+        return {
+            name: state.get(first[id(tensor)], tensor).detach().to("cpu", copy=True) for name, tensor in whole.items()
+        }
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -234,7 +253,7 @@ class Population:
 
     def _turns(self, rows: slice) -> list[Turn]:
         own = ((occupant, occupant.assignment) for occupant in self._occupants[rows])
-        return [Turn(self._seed, trial.seed, occupant.epoch + 1, trial.params) for occupant, trial in own]
+        return [Turn(self._seed, trial.seed, occupant.epoch + 1, trial.params, trial.fold) for occupant, trial in own]
 
     def _steps(self, rows: slice) -> Iterator[_Step]:
         """Yield what each step of an epoch takes; all must be taken."""
@@ -262,10 +281,8 @@ class Population:
 
     @torch.no_grad()
     def _results(self) -> dict[int, EpochResult]:
-        # The training loss is there for the gap, and may be as inexact as training is.
-        train_loss, _, _ = self._evaluate(self._train_sample, exact=False)
-        val_loss, squares, val_accuracy = self._evaluate(self._data.val, exact=True)
-        error = standard_error(val_loss, squares, len(self._data.val))
+        folds = [occupant.assignment.fold for occupant in self._occupants]
+        train_loss, val_loss, val_accuracy, error = self._scoring.scores(self._engine, self._chunks(), folds)
         weights = self._rows[: len(self._occupants), : self._layout.weights]
         sparsity = (weights == 0).double().mean(1)
         # The one place in an epoch where the host waits for the device.
@@ -273,16 +290,6 @@ class Population:
         for occupant in self._occupants:
             occupant.epoch += 1
         return {o.assignment.number: EpochResult(o.epoch, *row) for o, row in zip(self._occupants, table, strict=True)}
-
-    def _evaluate(self, split: Split, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each slot's means of loss, squared loss and right answers, float64 [slots]."""
-        totals = []
-        for rows in self._chunks():
-            pieces = parts(split, rows.stop - rows.start, self._widest)
-            scores = (score_logits(self._engine.logits(rows, part.x, exact), part.y) for part in pieces)
-            totals.append(torch.stack([torch.stack(score) for score in scores]).sum(0))
-        loss, squares, hits = torch.cat(totals, dim=1) / len(split)
-        return loss, squares, hits
 
     def _keep_best(self, results: dict[int, EpochResult]) -> None:
         improved = []

@@ -6,6 +6,7 @@ stacks their rates. Decay and L1 act in the optimizer (see `optimizers`), by the
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +96,8 @@ class BatchNorm(nn.Module):
     """
 
     on: Tensor
-    running_mean: Tensor
-    running_var: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
 
     def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -108,23 +109,37 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` [batch, features, ...] or [slots, batch, features, ...], normalized where the switch is on."""
-        kind = self.running_mean.dtype
-        # Many slots are to torch one batch of many features.
-        merged = x.to(kind) if self.on.dim() == 0 else x.to(kind).transpose(0, 1).flatten(1, 2)
-        normal = F.batch_norm(
-            merged,
-            self.running_mean.view(-1),
-            self.running_var.view(-1),
-            self.weight.to(kind).reshape(-1),
-            self.bias.to(kind).reshape(-1),
-            self.training,
-            self._momentum,
-            self._eps,
-        )
-        if self.on.dim() == 0:
-            return torch.where(self.on != 0, normal.to(x.dtype), x)
-        apart = normal.view(len(normal), len(self.on), *x.shape[2:]).transpose(0, 1).to(x.dtype)
-        return torch.where((self.on != 0).view(-1, *[1] * (x.dim() - 1)), apart, x)
+        normal = normalize_batch(self, x, self._momentum, self._eps)
+        on = self.on != 0
+        return torch.where(on if on.dim() == 0 else on.view(-1, *[1] * (x.dim() - 1)), normal, x)
+
+
+class Normalization(Protocol):
+    """What batch normalization has: parameters and running statistics, [features] or [slots, features]."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    training: bool
+
+
+def normalize_batch(layer: Normalization, x: Tensor, momentum: float, eps: float) -> Tensor:
+    """Return `x` [batch, features, ...], or [slots, batch, features, ...] if the layer has slots too, normalized.
+
+    Computed in the type of the running statistics, which are updated in training.
+    """
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert variance is not None
+    # Many slots are to torch one batch of many features.
+    merged = x.to(mean.dtype) if mean.dim() == 1 else x.to(mean.dtype).transpose(0, 1).flatten(1, 2)
+    weight, bias = (parameter.to(mean.dtype).reshape(-1) for parameter in (layer.weight, layer.bias))
+    statistics = (mean.view(-1), variance.view(-1))
+    normal = F.batch_norm(merged, *statistics, weight, bias, layer.training, momentum, eps).to(x.dtype)
+    if mean.dim() == 1:
+        return normal
+    return normal.view(len(normal), len(mean), *x.shape[2:]).transpose(0, 1)
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,9 @@
 
 `vmap` can stack any module, but goes through its rules at every operation, which for small layers costs as much as the
 arithmetic. Here each layer that knows how to work on [slots, batch, ...] takes the place of the ordinary one, and the
-model's own `forward` runs as it is. That is right as long as everything between the layers works element by element,
-which cannot be told from outside: so the twin of an example batch is compared with the model itself before it is used.
-Models that have no twin are left to `vmap` or to the looped engine (see `engines`).
+model's own `forward` runs as it is. That is right as long as everything between the layers works element by element and
+does not depend on the numbers: so a user's model must let itself be traced, and twin and model are compared on examples
+before the twin is used. Models that have no twin are left to `vmap` or to the looped engine (see `engines`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Tracer
 
 from search.training.kernels.compiled import products_for
-from search.training.models import Patches, Positions
-from search.training.regularizers import BatchNorm, Dropout
+from search.training.models import SHIPPED, Patches, Positions
+from search.training.regularizers import BatchNorm, Dropout, normalize_batch
 
 
 class _Affine(torch.autograd.Function):
@@ -71,6 +72,18 @@ class StackedLayerNorm(nn.LayerNorm):
         return normal * self.weight.view(own) + self.bias.view(own)
 
 
+class StackedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """`nn.BatchNorm1d`, `2d` or `3d` with parameters and statistics [slots, features]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each slot's inputs [slots, batch, features, ...] by its own minibatch or running statistics."""
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return normalize_batch(self, x, self.momentum, self.eps)
+
+
 def _stacked_linear(layer: nn.Module) -> nn.Module:
     layer.__class__ = StackedLinear
     return layer
@@ -78,6 +91,11 @@ def _stacked_linear(layer: nn.Module) -> nn.Module:
 
 def _stacked_layer_norm(layer: nn.Module) -> nn.Module:
     layer.__class__ = StackedLayerNorm
+    return layer
+
+
+def _stacked_batch_norm(layer: nn.Module) -> nn.Module:
+    layer.__class__ = StackedBatchNorm
     return layer
 
 
@@ -95,6 +113,9 @@ STACKED: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     nn.Linear: _stacked_linear,
     nn.Flatten: _stacked_flatten,
     nn.LayerNorm: _stacked_layer_norm,
+    nn.BatchNorm1d: _stacked_batch_norm,
+    nn.BatchNorm2d: _stacked_batch_norm,
+    nn.BatchNorm3d: _stacked_batch_norm,
     BatchNorm: _as_it_is,
     Dropout: _as_it_is,
     Patches: _as_it_is,
@@ -111,19 +132,43 @@ STACKED: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
 def stacked_twin(template: nn.Module, example: Tensor) -> nn.Module | None:
     """Return the twin of a model, or None when it has none.
 
-    `example` [batch, ...] is a batch of inputs to compare both on. The twin's parameters and buffers are to be replaced
-    by ones with a leading dimension of slots before it is called.
+    `example` [batch, ...] has two inputs or more to compare both on. The twin's parameters and buffers are to be
+    replaced by ones with a leading dimension of slots before it is called.
     """
-    if any(type(layer) not in STACKED for layer in template.modules() if _is_leaf(layer)):
+    if not all(_is_known(layer) for layer in template.modules() if _is_leaf(layer)):
+        return None
+    if type(template) not in SHIPPED and not _is_traceable(template):
         return None
     twin = _convert(copy.deepcopy(template))
     return twin if _agree(template, twin, example) else None
 
 
+def _is_traceable(template: nn.Module) -> bool:
+    """Return whether the steps of a forward pass are the same whatever the numbers are."""
+    try:
+        _Tracer().trace(template)
+    except Exception:  # whatever a user's code does with what is no tensor yet
+        return False
+    return True
+
+
+class _Tracer(Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return type(m) in STACKED
+
+
 def _is_leaf(layer: nn.Module) -> bool:
-    """Return whether a module computes by itself; what has parameters of its own beside children must be known too."""
+    """Return whether a module computes by itself; what has its own parameters beside children must be known too."""
     own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
     return bool(own) or not list(layer.children())
+
+
+def _is_known(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not (
+        layer.affine and layer.track_running_stats and layer.momentum
+    ):
+        return False
+    return type(layer) in STACKED
 
 
 def _convert(layer: nn.Module) -> nn.Module:
@@ -145,11 +190,14 @@ def _agree(template: nn.Module, twin: nn.Module, example: Tensor) -> bool:
             elif isinstance(layer, BatchNorm):
                 layer.on.fill_(slot == 0)
     trial = copy.deepcopy(twin).train()
+    first, second = example.tensor_split(2)[:2]
+    size = min(len(first), len(second))
+    first, second = first[:size], second[:size]
     states = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in models]
     Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
     try:
-        ours = trial(torch.stack([example, example.flip(0)]))
-        expected = torch.stack([models[0](example), models[1](example.flip(0))])
+        ours = trial(torch.stack([first, second]))
+        expected = torch.stack([models[0](first), models[1](second)])
         return ours.shape == expected.shape and torch.allclose(ours, expected, rtol=1e-3, atol=1e-5)
     except (RuntimeError, ValueError, IndexError, TypeError):  # shapes that the forward pass did not expect
         return False
@@ -159,13 +207,19 @@ class Places:
     """Where a module keeps its parameters and buffers, so that others can be put there without copying."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        self._places: dict[str, list[tuple[dict[str, Any], str]]] = {}
+        # A tensor that stands in several places, as tied weights do, goes by the name of the first.
+        names: dict[int, str] = {}
         for prefix, owner in module.named_modules():
             for place in (owner._parameters, owner._buffers):
-                self._places |= {f"{prefix}.{name}".lstrip("."): (place, name) for name in place}
+                for last, tensor in place.items():
+                    if tensor is None:
+                        continue
+                    name = names.setdefault(id(tensor), f"{prefix}.{last}".lstrip("."))
+                    self._places.setdefault(name, []).append((place, last))
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
         """Put these tensors in, by name."""
         for name, tensor in tensors.items():
-            place, last = self._places[name]
-            place[last] = tensor
+            for place, last in self._places[name]:
+                place[last] = tensor

@@ -18,6 +18,8 @@ class Turn:
     epoch: int
     """1 for the first."""
     params: Params
+    fold: int | None = None
+    """The fold that is held out, if there are folds."""
 
     def strength(self, name: str) -> float:
         """Return a regularizer's strength: 0 when it is off."""

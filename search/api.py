@@ -1,0 +1,231 @@
+"""The Python API: a search for a model or data of one's own, in the caller's process, and what it found.
+
+    from search import Data, Range, run_search
+
+    found = run_search(make_model, Data(train=(x, y), test=(x_test, y_test)), name="mine")
+    print(found)
+    model = found.model()
+
+The same as `regsearch start` with a study file, with these in the place of names. What is found lies in the same home,
+for `regsearch show`, optuna-dashboard and MLflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.confirmation import Confirm
+from search.crew import Wishes
+from search.errors import UsageError
+from search.places import default_data_dir
+from search.records import Params, Summary
+from search.session import Ending, Options, Session
+from search.spec import OWN, Range, Setting, StudySpec, check_study_name, read_spec
+from search.stopping import StopRequest
+from search.trainers import Own
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from search.training.own import Examples
+
+_USUAL: Mapping[str, Setting] = {
+    "weight_decay": Range(low=1e-6, high=1e-1, log=True),
+    "l1": Range(low=1e-7, high=1e-3, log=True),
+    "patience": Range(low=2, high=10),
+}
+_CONFIRM = Confirm()
+_DROPOUT = Range(low=0.0, high=0.6)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples of one's own: inputs [n, ...] and classes [n] from 0, a pair of tensors or arrays, or a torch data set.
+
+    Inputs are given to the model as they are.
+    """
+
+    train: Examples
+    """To train on; where neither `validation` examples nor `folds` are given, part of them is held out."""
+    validation: Examples | float | None = None
+    """To choose configurations by, or the share of `train` that is held out for that; 1/6 unless given."""
+    folds: int | None = None
+    """For a cross-validation in so many folds instead."""
+    test: Examples | None = None
+    """For the final score, and nothing else."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found. As text it is what `regsearch show` prints."""
+
+    summary: Summary
+    """The study at a glance: best trial, baseline, confirmation."""
+    _spec: StudySpec = field(repr=False)
+    _wishes: Wishes = field(repr=False)
+    _own: Own = field(repr=False)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from search.printing import print_summary
+
+        text = io.StringIO()
+        print_summary(self.summary, Console(file=text, width=80, highlight=False))
+        return text.getvalue()
+
+    @property
+    def params(self) -> Params:
+        """The winner's configuration: the confirmed one, or else that of the search's best trial. May raise
+        ExportError, when no trial is complete.
+        """
+        from search.export import choose
+
+        return choose(self.summary).params
+
+    def model(self) -> nn.Module:
+        """Return the winner, trained on training and validation data together, in evaluation mode, on the CPU.
+
+        A model of one's own comes as its factory makes it, with the dropout rates that were found. Raises ExportError
+        when no trial is complete.
+        """
+        from search.export import choose, refit
+
+        choice = choose(self.summary)
+        trainer, weights = refit(self._spec, choice, None, self._wishes, self._own)
+        if self._own.model is None:
+            return trainer.module(weights)[0]
+        from search.training.own import finished
+
+        return finished(self._own.model, choice.params, weights)
+
+
+def run_search(
+    model: Callable[[], nn.Module] | Mapping[str, Any],
+    data: Data | str,
+    *,
+    name: str,
+    space: Mapping[str, Setting | Mapping[str, Any]] | None = None,
+    training: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    home: str | Path = "runs",
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+    population: int | None = None,
+    workers: int | None = 0,
+    confirm: Confirm | None = _CONFIRM,
+    timeout: float | None = None,
+    quiet: bool = False,
+) -> Found:
+    """Search, confirm, and return what was found; called again it goes on where it was cut off.
+
+    `model` makes a fresh model, returning logits [batch, classes]; each of its `nn.Dropout` layers, in the order of
+    `model.modules()`, is `dropout_0`, `dropout_1`, ... in `space`. Or it is the [model] section of a study file. `data`
+    are one's own, or the name of a data set. `space`, `training` and `search` are those sections; without `space`
+    dropout, weight decay, L1 and patience are searched, and dropout that it does not name stays as the model has it.
+    `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n]. All else is as in
+    `regsearch start`; `workers` 0 trains in this process, more need a factory that can be pickled.
+
+    Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
+    """
+    started = time.monotonic()
+    sections = {"name": check_study_name(name), "training": dict(training or {}), "search": dict(search or {})}
+    spec, own = _specify(model, data, space, sections, loss)
+    if workers != 0:
+        _check_portable(own)
+    wishes = Wishes(
+        default_data_dir() if data_dir is None else Path(data_dir).absolute(),
+        device,
+        engine,
+        precision,
+        population=population,
+        workers=workers,
+    )
+    options = Options(name, Path(home).absolute(), wishes, storage, tracking_uri, confirm, own=own)
+    ending = _run(Session(spec, options, started), timeout, quiet)
+    if ending.interrupted_by is not None:
+        raise KeyboardInterrupt
+    return Found(ending.summary, spec, wishes, own)
+
+
+def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
+    from rich.console import Console
+
+    from search.progress import make_progress
+
+    console = Console(quiet=quiet, highlight=False)
+    session.prepare()
+    console.print(session.choices, markup=False, soft_wrap=True)
+    stop = StopRequest(timeout)
+    with ExitStack() as stack, make_progress(console, session, stop) as progress:
+        if threading.current_thread() is threading.main_thread():  # no other hears signals
+            stack.enter_context(stop)
+        return session.run(progress, stop)
+
+
+def _specify(
+    model: Callable[[], nn.Module] | Mapping[str, Any],
+    data: Data | str,
+    space: Mapping[str, Setting | Mapping[str, Any]] | None,
+    sections: Mapping[str, Any],
+    loss: Callable[[Tensor, Tensor], Tensor] | None,
+) -> tuple[StudySpec, Own]:
+    """Return the study as a spec, and what a spec cannot hold. `sections` are those that need no reading."""
+    from search.training import own
+    from search.training.losses import CROSS_ENTROPY, LOSSES
+
+    given = dict(sections)
+    if loss is not None:
+        given["training"] = {**given["training"], "loss": OWN}
+    examples = own.known_examples(data) if isinstance(data, str) else own.OwnExamples.read(data)
+    given["data"] = examples.section
+    if isinstance(model, Mapping):
+        given["model"] = dict(model)
+        given["space"] = _space(space, layers=len(model.get("hidden", ())))
+        return (spec := read_spec(given)), Own(None, examples.source(spec), loss)
+    named = LOSSES.get(given["training"].get("loss", ""), CROSS_ENTROPY)  # a wrong name is told with the spec
+    fresh = own.check_model(model, examples, loss or named)
+    rates = own.dropout_rates(fresh)
+    given["model"] = {"name": OWN, "hidden": [], "dropouts": len(rates), "architecture": _digest(fresh)}
+    given["space"] = _space(space, len(rates), rates)
+    return (spec := read_spec(given)), Own(model, examples.source(spec), loss)
+
+
+def _space(
+    space: Mapping[str, Setting | Mapping[str, Any]] | None, layers: int, rates: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Return what is searched for a model with so many dropout layers: rates that nobody speaks of are constants."""
+    if space is None:
+        return {**_USUAL, **({"dropout": _DROPOUT} if layers else {})}
+    constant = {} if "dropout" in space else {f"dropout_{index}": rate for index, rate in enumerate(rates)}
+    return {**constant, **space}
+
+
+def _digest(model: nn.Module) -> str:
+    """Return what tells models of different layers or sizes apart."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return hashlib.sha256(f"{model}{shapes}".encode()).hexdigest()[:16]
+
+
+def _check_portable(own: Own) -> None:
+    try:
+        pickle.dumps((own.model, own.loss))
+    except Exception as error:  # whatever a user's objects raise
+        raise UsageError(
+            f"the model or the loss cannot be sent to other processes ({error}): define them by name at the top of a "
+            "module, or train in this process: workers=0"
+        ) from error

@@ -1,0 +1,244 @@
+"""What users bring along in Python: their model with its dropout made searchable, their data as splits, both checked.
+
+Nothing here is for models and data sets that a study names; those are known to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
+
+from search.errors import DataError, ModelError, UsageError, did_you_mean
+from search.records import Params
+from search.spec import DATASET_SHAPES, OWN, DataSpec, StudySpec
+from search.training.data import Dataset, Split, divide, fingerprint
+from search.training.losses import Loss
+from search.training.models import ChannelDropout, ModelFactory
+from search.training.regularizers import Dropout
+from search.training.sources import SOURCES
+
+Examples = tuple[object, object] | TorchDataset[Any]
+"""Inputs and classes, as tensors or what `torch.as_tensor` takes; or a data set whose items are such pairs."""
+
+
+class Given(Protocol):
+    """What is read of `search.Data`."""
+
+    @property
+    def train(self) -> Examples: ...
+
+    @property
+    def validation(self) -> Examples | float | None: ...
+
+    @property
+    def folds(self) -> int | None: ...
+
+    @property
+    def test(self) -> Examples | None: ...
+
+
+_SEARCHED: dict[type[nn.Module], Callable[[str], Dropout]] = {
+    nn.Dropout: Dropout,
+    nn.Dropout1d: lambda name: ChannelDropout(name, extent=1),
+    nn.Dropout2d: lambda name: ChannelDropout(name, extent=2),
+    nn.Dropout3d: lambda name: ChannelDropout(name, extent=3),
+}
+"""What takes the place of torch's layers, by exact type."""
+
+
+def dropout_rates(model: nn.Module) -> list[float]:
+    """Return the rates of a model's dropout layers, in the order in which they are `dropout_0`, `dropout_1`, ..."""
+    return [layer.p for layer in model.modules() if type(layer) in _SEARCHED]  # type: ignore[misc]
+
+
+def finished(factory: ModelFactory, params: Params, weights: bytes) -> nn.Module:
+    """Return the user's own model with the dropout rates of a configuration and these weights, in evaluation mode."""
+    model = factory()
+    layers = [layer for layer in model.modules() if type(layer) in _SEARCHED]
+    for index, layer in enumerate(layers):
+        layer.p = params[f"dropout_{index}"]  # type: ignore[assignment]
+    model.load_state_dict(load(weights))
+    return model.eval()
+
+
+def searchable(factory: ModelFactory) -> ModelFactory:
+    """Return a factory of the same models in which every dropout layer has a rate for each trial."""
+
+    def make() -> nn.Module:
+        model = factory()
+        layers = [layer for layer in model.modules() if type(layer) in _SEARCHED]
+        # By the layer, since one may stand in several places.
+        replaced = {layer: _SEARCHED[type(layer)](f"dropout_{index}") for index, layer in enumerate(layers)}
+        return _replace(model, replaced)
+
+    return make
+
+
+def _replace(model: nn.Module, replaced: dict[nn.Module, Dropout]) -> nn.Module:
+    if model in replaced:
+        return replaced[model]
+    for owner in list(model.modules()):
+        for name, child in list(owner._modules.items()):
+            if child in replaced:
+                owner._modules[name] = replaced[child]
+    return model
+
+
+def as_split(examples: Examples, what: str) -> Split:
+    """Return examples as tensors, float64 as float32. Raises DataError, which calls them `what`."""
+    if isinstance(examples, TorchDataset):
+        items = [examples[index] for index in range(len(examples))]  # type: ignore[arg-type]
+        if not items:
+            raise DataError(f"{what}: the data set is empty")
+        inputs, classes = zip(*items, strict=True)
+        examples = (torch.stack([torch.as_tensor(x) for x in inputs]), torch.as_tensor(classes))
+    try:
+        x, y = (torch.as_tensor(part).detach().cpu() for part in examples)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{what}: must be inputs and classes, a pair of tensors, or a torch data set: {error}"
+        ) from None
+    return _checked(Split(x.float() if x.dtype == torch.float64 else x, y), what)
+
+
+def _checked(split: Split, what: str) -> Split:
+    x, y = split.x, split.y
+    if x.dim() < 2 or len(x) < 2:
+        raise DataError(f"{what}: inputs must be [examples, ...] with two examples at least, not {list(x.shape)}")
+    if y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        raise DataError(f"{what}: classes must be whole numbers [examples], not {list(y.shape)} of {y.dtype}")
+    if len(x) != len(y):
+        raise DataError(f"{what}: there are {len(x)} inputs and {len(y)} classes")
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise DataError(f"{what}: inputs must be finite, and some are nan or infinite")
+    if int(y.min()) < 0:
+        raise DataError(f"{what}: classes must be numbered from 0, and one is {int(y.min())}")
+    return Split(x, y.long())
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """The user's examples as a trainer's source of data; see `trainers.DataSource`."""
+
+    spec: DataSpec
+    seed: int
+    classes: int
+    known: Split
+    val: Split | None = None
+    """Where it is None, part of `known` is held out."""
+    test: Split | None = None
+
+    @property
+    def has_test(self) -> bool:
+        return self.test is not None
+
+    def load(self) -> Dataset:
+        """Return training and validation data. Raises DataError."""
+        if self.val is None:
+            return divide(self.known, self.spec, self.seed, self.classes)
+        return Dataset(self.known, self.val, self.classes, fingerprint(self.known) + fingerprint(self.val))
+
+    def load_test(self) -> Split:
+        """Return the test data."""
+        assert self.test is not None, "asked for only where there is some"
+        return self.test
+
+
+@dataclass(frozen=True)
+class OwnExamples:
+    """The user's examples, read and checked."""
+
+    section: dict[str, Any]
+    """[data] of the study's spec."""
+    train: Split
+    val: Split | None = None
+    test: Split | None = None
+
+    @staticmethod
+    def read(data: Given) -> OwnExamples:
+        """Return examples as tensors. Raises DataError."""
+        train = as_split(data.train, "train")
+        share, val = None, None
+        if isinstance(data.validation, float):
+            share = data.validation
+        elif data.validation is not None:
+            val = as_split(data.validation, "validation")
+            share = len(val) / (len(train) + len(val))
+        test = None if data.test is None else as_split(data.test, "test")
+        section: dict[str, Any] = {"name": OWN, "shape": list(train.x.shape[1:])}
+        if data.folds is not None:
+            section["folds"] = data.folds
+        if share is not None:
+            section["validation"] = share
+        for what, split in (("validation", val), ("test", test)):
+            if split is not None and split.x.shape[1:] != train.x.shape[1:]:
+                shapes = f"{list(split.x.shape[1:])}, those of train {list(train.x.shape[1:])}"
+                raise DataError(f"{what}: examples have shape {shapes}")
+        return OwnExamples(section, train, val, test)
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return 1 + max(int(split.y.max()) for split in (self.train, self.val, self.test) if split is not None)
+
+    def source(self, spec: StudySpec) -> OwnData:
+        """Return them as what trainers load."""
+        return OwnData(spec.data, spec.search.seed, self.classes, self.train, self.val, self.test)
+
+
+@dataclass(frozen=True)
+class NamedExamples:
+    """What is known of a data set by its name."""
+
+    section: dict[str, Any]
+    train: Split
+    """Stands for its examples."""
+    classes: int
+
+    def source(self, spec: StudySpec) -> None:
+        """Return None: trainers load it by its name."""
+
+
+def known_examples(name: str) -> NamedExamples:
+    """Return a data set's examples as far as a model can be checked by them. Raises UsageError."""
+    if name not in SOURCES:
+        raise UsageError(f'there is no data set "{name}"{did_you_mean(name, SOURCES)}; there are {", ".join(SOURCES)}')
+    blank = Split(torch.zeros(2, *DATASET_SHAPES[name]), torch.zeros(2, dtype=torch.int64))
+    return NamedExamples({"name": name}, blank, SOURCES[name].classes)
+
+
+def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples, loss: Loss) -> nn.Module:
+    """Return a fresh model. Raises ModelError when it cannot be trained on such examples."""
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the factory must return an nn.Module, and returned a {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError("the model has no parameters to train")
+    batch = examples.train.take(slice(2))
+    try:
+        with torch.no_grad():
+            logits = model.eval()(batch.x)
+    except Exception as error:
+        raise ModelError(f"the model fails on inputs {list(batch.x.shape)}: {type(error).__name__}: {error}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model must return logits [batch, classes], and returned {got} for a batch of 2")
+    if logits.shape[1] < examples.classes:
+        raise ModelError(f"the model returns {logits.shape[1]} logits, and there are {examples.classes} classes")
+    _check_loss(loss, logits, batch.y)
+    return model
+
+
+def _check_loss(loss: Loss, logits: Tensor, classes: Tensor) -> None:
+    losses = loss(logits, classes)
+    if not isinstance(losses, Tensor) or losses.shape != classes.shape:
+        got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ModelError(
+            f'the loss must return a number for each example, as torch\'s do with reduction="none", and returned {got}'
+        )

@@ -1,0 +1,401 @@
+"""Bring your own: any module and any tensors through the Python API, every dropout layer searchable, stacked or not."""
+
+import signal
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_assignment, make_data, make_training, regsearch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from search import Confirm, Data, Range, run_search
+from search.errors import DataError, ModelError, RegsearchError, SpecMismatchError, UsageError
+from search.training.choosing import choose
+from search.training.data import Split
+from search.training.engines import TwinEngine, VmappedEngine
+from search.training.models import ChannelDropout
+from search.training.own import OwnExamples, as_split, check_model, dropout_rates, searchable
+from search.training.population import Population, Way
+from search.training.regularizers import Dropout
+
+STRENGTHS = [{"dropout_0": 0.5, "l1": 1e-3}, {"dropout_1": 0.3, "weight_decay": 0.1}, {"learning_rate": 3e-3}]
+
+
+def plain():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 5), nn.Dropout(0.2), nn.Linear(5, 3))
+
+
+def normalized():
+    return nn.Sequential(
+        *(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)),
+        *(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(5, 3)),
+    )
+
+
+class Convolutional(nn.Module):
+    """What has no twin: `vmap` must take it, running statistics included."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv1d(1, 4, 3, padding=1), nn.BatchNorm1d(4)
+        self.dropout, self.output = nn.Dropout1d(0.3), nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.dropout(F.relu(self.norm(self.convolution(x.unsqueeze(1)))))
+        return self.output(x.flatten(1))
+
+
+class Tied(nn.Module):
+    """One weight in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x):
+        return self.output(self.dropout(torch.tanh(self.second(self.dropout(torch.tanh(self.first(x)))))))
+
+
+class Frozen(nn.Module):
+    """A part that is not to be trained, and one that is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Linear(6, 8).requires_grad_(False)
+        with torch.no_grad():
+            self.features.weight.fill_(0.1)
+        self.unused, self.output = nn.Linear(2, 2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.output(F.relu(self.features(x)))
+
+
+class Branching(nn.Module):
+    """Looks at the numbers to decide what to do: no engine can stack that."""
+
+    def __init__(self):
+        super().__init__()
+        self.small, self.large = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.small(x) if x.abs().mean() < 0.1 else self.large(x)
+
+
+class Noisy(nn.Module):
+    """Draws from torch's generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.output(F.dropout(x, 0.1, self.training))
+
+
+def assignments():
+    return [make_assignment(number, **strengths) for number, strengths in enumerate(STRENGTHS)]
+
+
+def trained(factory, engine, epochs=3):
+    people = Population(searchable(factory), make_data(), make_training(), 7, 3, Way(engine))
+    for assignment in assignments():
+        people.admit(assignment)
+    rows = [people.train_epoch() for _ in range(epochs)]
+    return people, rows, [people.best_weights(number) for number in range(3)]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("factory", "engine"),
+    [
+        (plain, TwinEngine),
+        (normalized, TwinEngine),
+        (Convolutional, VmappedEngine),
+        (Tied, TwinEngine),
+        (Frozen, VmappedEngine),
+    ],
+)
+def test_stacked_equals_looped(factory, engine):
+    people, rows, weights = trained(factory, "stacked")
+    assert isinstance(people._engine, engine)
+    _, expected_rows, expected = trained(factory, "looped")
+    for ours, theirs in zip(rows, expected_rows, strict=True):
+        for number in ours:
+            assert ours[number].val_loss == pytest.approx(theirs[number].val_loss, rel=1e-9)
+    for ours, theirs in zip(weights, expected, strict=True):
+        assert ours.keys() == theirs.keys() == factory().state_dict().keys()
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_an_own_model_without_dropout_trains_as_with_torch(engine):
+    data, assignment = make_data(), make_assignment(0, weight_decay=0.1)
+    people = Population(searchable(Tied), data, make_training(batch_size=70), 7, 1, Way(engine))
+    people.admit(assignment)
+    model = deepcopy(people._fresh_model(assignment))
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    weights = [p for name, p in model.named_parameters() if not name.endswith("bias")]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    for _ in range(4):  # whole batches: their order does not matter
+        optimizer.zero_grad()
+        F.cross_entropy(model(data.train.x), data.train.y).backward()
+        optimizer.step()
+        rows = people.train_epoch()
+    assert rows[0].val_loss == pytest.approx(F.cross_entropy(model(data.val.x), data.val.y).item(), rel=1e-9)
+
+
+def test_every_dropout_layer_has_a_rate():
+    shared = nn.Dropout(0.1)
+
+    def make():
+        torch.manual_seed(0)
+        return nn.Sequential(shared, nn.Linear(6, 8), nn.Sequential(nn.Dropout(0.4), nn.Dropout2d(0.2)), shared)
+
+    assert dropout_rates(make()) == [0.1, 0.4, 0.2]
+    model = searchable(make)()
+    assert [layer.parameter for layer in model.modules() if isinstance(layer, Dropout)] == [
+        "dropout_0",
+        "dropout_1",
+        "dropout_2",
+    ]
+    assert model[0] is model[3]
+    assert isinstance(model[2][1], ChannelDropout)
+    assert isinstance(searchable(lambda: nn.Dropout(0.5))(), Dropout)
+
+
+def test_what_is_frozen_stays_as_it_is():
+    _, _, weights = trained(Frozen, "looped")
+    for state in weights:
+        assert bool((state["features.weight"] == 0.1).all())
+    assert not torch.equal(weights[0]["output.weight"], weights[1]["output.weight"])
+
+
+@pytest.mark.parametrize("factory", [Branching, Noisy])
+def test_a_model_that_cannot_be_stacked_is_left_to_the_looped_engine(factory):
+    people = Population(searchable(factory), make_data(), make_training(), 7, 3)
+    chosen = choose(people, make_assignment(0), ["stacked", "looped"], ["fp32", "bf16"], [1], seconds=0.01)
+    assert chosen.way.engine == "looped"
+    assert "vmap" in chosen.refusals["stacked"]
+    people.admit(make_assignment(0))
+    assert people.train_epoch()[0].epoch == 1
+
+
+def test_a_model_that_nothing_can_train_says_why():
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = nn.Linear(6, 3)
+
+        def forward(self, x):
+            if self.training:
+                raise ValueError("not like that")
+            return self.output(x)
+
+    people = Population(Failing, make_data(), make_training(), 7, 2)
+    with pytest.raises(ValueError, match="not like that"):
+        choose(people, make_assignment(0), ["stacked", "looped"], ["fp32"], [1])
+
+
+# Through the API
+
+
+def examples(count=120):
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(count) % 3
+    return torch.randn(3, 6, generator=generator)[y] + 0.7 * torch.randn(count, 6, generator=generator), y
+
+
+SMALL = {
+    "training": {"max_epochs": 3, "batch_size": 16},
+    "search": {"trials": 4, "pruner": {"name": "none"}},
+    "confirm": Confirm(top=1, seeds=2),
+    "quiet": True,
+}
+
+
+def find(tmp_path, model=normalized, data=None, **options):
+    data = Data(train=examples(), test=examples(60)) if data is None else data
+    return run_search(model, data, **{"name": "mine", "home": tmp_path / "runs", **SMALL, **options})
+
+
+def test_a_search_for_a_model_of_ones_own(tmp_path):
+    space = {"learning_rate": 1e-2, "dropout": Range(low=0.0, high=0.3), "l1": 0.0, "weight_decay": 1e-3}
+    found = find(tmp_path, space=space, training={"max_epochs": 8, "batch_size": 8})
+    assert set(found.params) >= {"dropout_0", "dropout_1", "weight_decay", "l1", "patience"}
+    assert "Confirmed" in str(found)
+    assert found.summary.confirmed.difference is not None
+    model = found.model()
+    assert type(model) is nn.Sequential
+    assert dropout_rates(model) == [found.params["dropout_0"], found.params["dropout_1"]]
+    x, y = examples(60)
+    assert (model(x).argmax(1) == y).float().mean() > 0.5
+    assert "dropout_1" in regsearch("show", "--study", "mine", "--home", str(tmp_path / "runs"))
+
+
+def test_the_same_call_goes_on_and_another_model_is_refused(tmp_path):
+    find(tmp_path, confirm=None)
+    more = {**SMALL["search"], "trials": 6}
+    assert find(tmp_path, confirm=None, search=more).summary.trials["complete"] == 6
+    with pytest.raises(SpecMismatchError, match=r"model\.architecture"):
+        find(tmp_path, model=plain)
+
+
+def test_rates_that_are_not_searched_stay_as_the_model_has_them(tmp_path):
+    found = find(tmp_path, space={"dropout_1": Range(low=0.0, high=0.3), "l1": {"low": 1e-6, "high": 1e-3}})
+    assert found.params["dropout_0"] == 0.5
+    assert found.params["dropout_1"] <= 0.3
+
+
+def test_a_torch_data_set_given_validation_data_and_no_test_data(tmp_path):
+    x, y = examples()
+    data = Data(train=TensorDataset(x[:90], y[:90]), validation=(x[90:].numpy(), y[90:].tolist()))
+    found = find(tmp_path, data=data)
+    assert found.summary.best is not None
+    assert not found.summary.test
+    assert found.summary.confirmed.difference is None
+    assert (tmp_path / "runs" / "artifacts" / "mine" / "best.safetensors").exists()
+    assert found.model()(x[:2]).shape == (2, 3)
+
+
+def test_own_data_for_a_shipped_model_and_a_data_set_for_an_own_model(tmp_path):
+    found = find(tmp_path, model={"name": "mlp", "hidden": [8]}, confirm=None)
+    assert found.model()(examples()[0]).shape == (120, 3)
+
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    found = find(tmp_path, model=make, data="digits", name="digits-mine", confirm=None)
+    assert found.summary.test["best"].accuracy > 0.2
+
+
+def test_a_loss_of_ones_own(tmp_path):
+    def loss(logits, classes):
+        return F.cross_entropy(logits, classes, reduction="none") * 2
+
+    doubled, once = find(tmp_path, loss=loss, confirm=None), find(tmp_path, name="once", confirm=None)
+    ours, theirs = doubled.summary.baseline.best.val_loss, once.summary.baseline.best.val_loss
+    assert ours == pytest.approx(2 * theirs, rel=0.2)  # Adam does not mind the factor
+
+
+def test_several_processes(tmp_path):
+    found = find(tmp_path, workers=2, confirm=None)
+    assert found.summary.trials["complete"] == 4
+    with pytest.raises(UsageError, match="cannot be sent to other processes"):
+        find(tmp_path, model=lambda: plain(), workers=2, name="other")
+
+
+def test_ctrl_c_leaves_things_tidy(tmp_path):
+    calls = []
+
+    def loss(logits, classes):
+        calls.append(1)
+        if len(calls) == 30:
+            signal.raise_signal(signal.SIGINT)
+        return F.cross_entropy(logits, classes, reduction="none")
+
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, loss=loss, confirm=None)
+    assert find(tmp_path, loss=loss, confirm=None).summary.trials["complete"] == 4
+
+
+def test_the_command_line_leaves_such_studies_to_python(tmp_path):
+    find(tmp_path, confirm=None)
+    for command in ("confirm", "explain"):
+        told = regsearch(command, "--study", "mine", "--home", str(tmp_path / "runs"), code=2)
+        assert "was made in Python" in told
+
+
+class NotForEverybody(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.layer, self.outputs = nn.Linear(6, 3), outputs
+
+    def forward(self, x):
+        return self.outputs(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [
+        (lambda: "no", "must return an nn.Module, and returned a str"),
+        (nn.Identity, "no parameters to train"),
+        (lambda: nn.Linear(5, 3), r"fails on inputs \[2, 6\]: RuntimeError"),
+        (lambda: nn.Linear(6, 2), "returns 2 logits, and there are 3 classes"),
+        (lambda: NotForEverybody(lambda x: (x, x)), r"must return logits \[batch, classes\], and returned tuple"),
+        (lambda: NotForEverybody(lambda x: x.sum(1)), r"and returned \[2\] for a batch of 2"),
+    ],
+)
+def test_models_that_cannot_be(factory, told):
+    with pytest.raises(ModelError, match=told):
+        check_model(factory, OwnExamples.read(Data(train=examples())), nn.CrossEntropyLoss(reduction="none"))
+
+
+def test_losses_that_cannot_be():
+    with pytest.raises(ModelError, match=r'reduction="none", and returned \[\]'):
+        check_model(plain, OwnExamples.read(Data(train=examples())), nn.CrossEntropyLoss())
+
+
+X, Y = examples()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((X, Y.float()), r"train: classes must be whole numbers \[examples\], not \[120\] of torch.float32"),
+        ((X[:, 0], Y), r"train: inputs must be \[examples, ...\]"),
+        ((X[:5], Y), "train: there are 5 inputs and 120 classes"),
+        ((X * torch.nan, Y), "some are nan"),
+        ((X, Y - 1), "numbered from 0, and one is -1"),
+        ("nonsense", "must be inputs and classes"),
+        (TensorDataset(X[:0], Y[:0]), "is empty"),
+    ],
+)
+def test_data_that_cannot_be(given, told):
+    with pytest.raises(DataError, match=told):
+        as_split(given, "train")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model": Branching, "space": {"dropout": Range(low=0.0, high=0.5)}}, "it has none: add nn.Dropout"),
+        ({"space": {"input_dropout": 0.1}}, "begin your own with an nn.Dropout"),
+        ({"space": {"batch_norm": {"switch": True}}}, "the batch norms that it has"),
+        ({"space": {"rotation": 5.0, "l1": Range(low=0.0, high=1.0)}}, "needs images"),
+        ({"space": {"dropout_7": 0.5}}, "gives only dropout_0, dropout_1"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none"), "space": {"mixup": 0.2}}, 'the loss is "own"'),
+        ({"training": {"loss": "multi_margin"}, "space": {"label_smoothing": 0.1}}, 'the loss is "multi_margin"'),
+        ({"training": {"loss": "hinge"}}, "training.loss"),
+        ({"data": Data(train=examples(), folds=500)}, "data.folds = 500 are more than there are examples, 120"),
+        ({"data": Data(train=examples(), folds=3, validation=0.2)}, "has no effect with folds"),
+        ({"data": "digit"}, 'did you mean "digits"'),
+        ({"data": Data(train=examples(), test=(X[:, :5], Y))}, "test: examples have shape"),
+        ({"name": "../mine"}, "path separator"),
+    ],
+)
+def test_searches_that_cannot_be(tmp_path, options, told):
+    with pytest.raises(RegsearchError, match=told):
+        find(tmp_path, **options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_file_may_name_what_comes_from_python(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(
+        '[data]\nname = "own"\n[model]\nname = "mlp"\nhidden = [3]\n[space]\nl1 = { low = 0.0, high = 0.1 }\n'
+    )
+    told = regsearch("start", "--study", str(path), code=1)
+    assert "run_search" in told
+
+
+def test_inputs_keep_their_type():
+    assert as_split((X.double(), Y), "train").x.dtype == torch.float32
+    assert as_split((torch.zeros(4, 2, dtype=torch.int64), Y[:4]), "train").x.dtype == torch.int64
+    assert isinstance(as_split((X.numpy(), Y.numpy()), "train"), Split)
