@@ -126,8 +126,9 @@ def _comparison(summary: Summary) -> Table:
 
 
 def _print_params(params: Params, console: Console) -> None:
+    width = max(map(len, params), default=0) + 2
     for name, value in params.items():
-        console.print(f"  {name:<16}{value:.4g}", highlight=False)
+        console.print(f"  {name:<{width}}{value:.4g}", highlight=False)
     names = ", ".join(cocktail(params)) or "no regularization"
     console.print(f"Cocktail: {names.replace('_', ' ')}", highlight=False)
 
