@@ -47,7 +47,7 @@ class Aftermath:
         Raises TrainerError.
         """
         study, records = self._study, self._study.records()
-        picks, known = pick(records, wanted.top), study.repeats()
+        picks, known = pick(records, wanted.top, self._spec.search.objectives), study.repeats()
         repeats = Repeats(picks, [] if known is None else known.runs)
         params = {record.number: record.params for record in records}
         # Weights wait for the test data: there may be none, and a cross-validated trial is trained anew for it.

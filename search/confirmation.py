@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from search.pareto import pareto_front
 from search.records import Params, Role, TrialRecord
 
 _CONFIDENCE = 0.95
@@ -155,12 +156,17 @@ class Repeats:
         return sorted((run for run in self.runs if run.trial == trial), key=lambda run: run.seed)
 
 
-def pick(records: Sequence[TrialRecord], top: int) -> Picks:
-    """Return which of a study's trials to confirm: the `top` best, the one-standard-error pick, the baseline."""
+def pick(records: Sequence[TrialRecord], top: int, objectives: Sequence[str]) -> Picks:
+    """Return which of a study's trials to confirm: the `top` best, the one-standard-error pick, the baseline.
+
+    With several objectives, the best are those of the Pareto front, the lowest loss first.
+    """
     baseline = next((r.number for r in records if r.role is Role.BASELINE and r.state == "complete"), None)
-    ranked = [record.number for record in ranked_by_loss(records) if record.number != baseline]
+    ranked = ranked_by_loss(records)
+    candidates = pareto_front(ranked, objectives) if len(objectives) > 1 else ranked
+    best = [record.number for record in candidates if record.number != baseline][:top]
     simplest = one_standard_error(records)
-    return Picks(ranked[:top], None if simplest is None else simplest.number, baseline)
+    return Picks(best, None if simplest is None else simplest.number, baseline)
 
 
 def ranked_by_loss(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -32,6 +32,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         _print_params(summary.best.params, console)
         console.print()
         console.print(_comparison(summary))
+    if summary.pareto:
+        _print_front(summary, console)
     if summary.confirmed is not None:
         _print_confirmation(summary.confirmed, summary.best, console)
     console.print(f"\n{_ends(summary)}", highlight=False)
@@ -125,6 +127,21 @@ def _comparison(summary: Summary) -> Table:
     return table
 
 
+def _print_front(summary: Summary, console: Console) -> None:
+    """Print the trials that no other one beats, a line each."""
+    console.print(f"\n[bold]Pareto front[/bold] of {', '.join(summary.objectives)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("trial", *_FRONT):
+        table.add_column(heading, justify="right")
+    for record in summary.pareto:
+        cells = _cells(record, None)
+        table.add_row(str(record.number), *(cells[label] for label in _FRONT))
+    console.print(table)
+
+
+_FRONT = ("validation loss", "sparsity", "best epoch")
+
+
 def _print_params(params: Params, console: Console) -> None:
     width = max(map(len, params), default=0) + 2
     for name, value in params.items():
@@ -136,7 +153,8 @@ def _print_params(params: Params, console: Console) -> None:
 def print_explanation(summary: Summary, importances: Mapping[str, float], console: Console) -> None:
     """Print which parameters mattered, what each of the winner's ingredients is worth, and what the curves say."""
     if importances:
-        console.print("[bold]Importance[/bold] of each parameter for the loss, in all trials")
+        goal = "Pareto front" if summary.pareto else "loss"
+        console.print(f"[bold]Importance[/bold] of each parameter for the {goal}, in all trials")
         ranked = sorted(importances.items(), key=lambda item: -item[1])
         for name, share in ranked:
             console.print(f"  {name:<18}{share:6.1%}  {'█' * round(_BAR * share)}", highlight=False)

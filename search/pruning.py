@@ -1,4 +1,4 @@
-"""Who is pruned: epoch scores of all trials so far in, trial numbers out. No storage, no Optuna, no torch.
+"""Who is pruned: the epochs of all trials so far in, trial numbers out. No storage, no Optuna, no torch.
 
 The default is asynchronous successive halving, which compares a trial with everything that has come as far as it has,
 finished or not: trials that start together can be pruned (Optuna's median pruner compares with completed trials only).
@@ -11,7 +11,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from search.records import Reason, TrialRecord
+from search.pareto import Point, costs, fronts
+from search.records import EpochResult, Reason, TrialRecord, best_epoch
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 class Pruner(Protocol):
     """Sees all trials of a study, epoch by epoch; remembers what it must."""
 
-    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
+    def epoch_ended(self, curves: Mapping[int, Sequence[EpochResult]]) -> set[int]:
         """Return the numbers of the trials to prune, of those that have just finished an epoch together.
 
-        `curves` has each trial's validation losses so far, by trial number; index 0 is epoch 1.
+        `curves` has each trial's epochs so far, by trial number; index 0 is epoch 1.
         """
         ...
 
@@ -35,7 +36,7 @@ class Pruner(Protocol):
 class NoPruner:
     """Prunes nothing."""
 
-    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:  # noqa: ARG002
+    def epoch_ended(self, curves: Mapping[int, Sequence[EpochResult]]) -> set[int]:  # noqa: ARG002
         """Return the empty set."""
         return set()
 
@@ -50,15 +51,20 @@ class SuccessiveHalving:
     lowest validation loss up to there, since the best epoch's weights are what is kept. It goes on if it is in the
     best `1 / reduction_factor` (rounded up, so at least one; ties go on) of all scores seen at that rung by now.
     Unlike in the paper nobody is paused and promoted later: a slot is refilled with a new trial instead.
+
+    Where sparsity counts too, a score is on which Pareto front of lowest loss and sparsity of that epoch the trial
+    lies, among all at the rung, and then its loss (Schmucker et al. 2021, "Multi-objective Asynchronous Successive
+    Halving").
     """
 
-    def __init__(self, min_epochs: int, reduction_factor: int, max_epochs: int) -> None:
+    def __init__(self, min_epochs: int, reduction_factor: int, max_epochs: int, sparsity: bool = False) -> None:
+        """`sparsity`: whether it is an objective beside the loss."""
         self.rungs = tuple(_rungs(min_epochs, reduction_factor, max_epochs))
         """Epochs at which trials are judged, ascending."""
         self._reduction_factor = reduction_factor
-        self._scores = {rung: _Scores() for rung in self.rungs}
+        self._scores = {rung: _Fronts() if sparsity else _Losses() for rung in self.rungs}
 
-    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
+    def epoch_ended(self, curves: Mapping[int, Sequence[EpochResult]]) -> set[int]:
         """Return who is pruned; trials that reach a rung in the same call are all scored before any is judged."""
         reached = [(number, rung) for number in sorted(curves) for rung in self._record(number, curves[number])]
         return {number for number, rung in reached if not self._goes_on(number, rung)}
@@ -69,13 +75,13 @@ class SuccessiveHalving:
             for scores in self._scores.values():
                 scores.forget(record.number)
         else:
-            self._record(record.number, [row.val_loss for row in record.epochs])
+            self._record(record.number, record.epochs)
 
-    def _record(self, number: int, curve: Sequence[float]) -> list[int]:
+    def _record(self, number: int, epochs: Sequence[EpochResult]) -> list[int]:
         """Score the trial at the rungs that it has newly reached, and return those."""
-        new = [rung for rung in self.rungs if rung <= len(curve) and number not in self._scores[rung]]
+        new = [rung for rung in self.rungs if rung <= len(epochs) and number not in self._scores[rung]]
         for rung in new:
-            self._scores[rung].add(number, _lowest(curve[:rung]))
+            self._scores[rung].add(number, best_epoch(epochs[:rung]))
         return new
 
     def _goes_on(self, number: int, rung: int) -> bool:
@@ -83,8 +89,8 @@ class SuccessiveHalving:
         return scores.is_among_best(number, math.ceil(len(scores) / self._reduction_factor))
 
 
-class _Scores:
-    """The scores of all trials at one rung, kept in order: sorting them for each trial would cost more with each."""
+class _Losses:
+    """The losses of all trials at one rung, kept in order: sorting them for each trial would cost more with each."""
 
     def __init__(self) -> None:
         self._by_trial: dict[int, float] = {}
@@ -96,17 +102,55 @@ class _Scores:
     def __contains__(self, number: int) -> bool:
         return number in self._by_trial
 
-    def add(self, number: int, score: float) -> None:
-        self._by_trial[number] = score
-        insort(self._ascending, score)
+    def add(self, number: int, best: EpochResult | None) -> None:
+        self._by_trial[number] = loss = math.inf if best is None else best.val_loss
+        insort(self._ascending, loss)
 
     def forget(self, number: int) -> None:
         if number in self._by_trial:
             del self._ascending[bisect_left(self._ascending, self._by_trial.pop(number))]
 
     def is_among_best(self, number: int, places: int) -> bool:
-        """Return whether a trial has one of the lowest scores, or the same as one of them."""
+        """Return whether a trial has one of the lowest losses, or the same as one of them."""
         return self._by_trial[number] <= self._ascending[places - 1]
+
+
+class _Fronts:
+    """Losses and sparsities of all trials at one rung. The earlier of two fronts is better, then the lower loss.
+
+    A newcomer may put others on a later front, so that all are ranked anew when somebody has come.
+    """
+
+    def __init__(self) -> None:
+        self._by_trial: dict[int, Point] = {}
+        self._scores: dict[int, tuple[int, float]] = {}
+        self._ascending: list[tuple[int, float]] = []
+        """The scores in order; empty when they are out of date."""
+
+    def __len__(self) -> int:
+        return len(self._by_trial)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_trial
+
+    def add(self, number: int, best: EpochResult | None) -> None:
+        self._by_trial[number] = (math.inf, 0.0) if best is None else costs(best, ("val_loss", "sparsity"))
+        self._ascending = []
+
+    def forget(self, number: int) -> None:
+        self._by_trial.pop(number, None)
+        self._ascending = []
+
+    def is_among_best(self, number: int, places: int) -> bool:
+        """Return whether a trial has one of the first scores, or the same as one of them."""
+        if not self._ascending:
+            self._rank()
+        return self._scores[number] <= self._ascending[places - 1]
+
+    def _rank(self) -> None:
+        numbers, points = self._by_trial.keys(), list(self._by_trial.values())
+        scores = [(front, point[0]) for front, point in zip(fronts(points), points, strict=True)]
+        self._scores, self._ascending = dict(zip(numbers, scores, strict=True)), sorted(scores)
 
 
 def make_pruner(spec: "StudySpec", name: str | None = None) -> Pruner:
@@ -118,7 +162,9 @@ def make_pruner(spec: "StudySpec", name: str | None = None) -> Pruner:
     if pruner.name == "none":
         return NoPruner()
     if pruner.name == "halving":
-        return SuccessiveHalving(pruner.min_epochs, pruner.reduction_factor, spec.training.max_epochs)
+        # Epochs as an objective take no part: all that are compared have trained for the same number of them.
+        sparsity = "sparsity" in spec.search.objectives
+        return SuccessiveHalving(pruner.min_epochs, pruner.reduction_factor, spec.training.max_epochs, sparsity)
     from search.study.mirror import OptunaPruner, optuna_pruner  # Optuna takes a second to import
 
     return OptunaPruner(optuna_pruner(spec), name or spec.name)
@@ -129,7 +175,3 @@ def _rungs(min_epochs: int, reduction_factor: int, max_epochs: int) -> Iterator[
     while rung < max_epochs:
         yield rung
         rung *= reduction_factor
-
-
-def _lowest(losses: Sequence[float]) -> float:
-    return min((loss for loss in losses if not math.isnan(loss)), default=math.inf)

@@ -7,7 +7,7 @@ no penalty), taken in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -74,6 +74,11 @@ class EpochResult:
         return self.val_loss - self.train_loss
 
 
+def best_epoch(epochs: Sequence[EpochResult]) -> EpochResult | None:
+    """Return the epoch with the lowest validation loss, the first of several; None when no loss is a number."""
+    return min((row for row in epochs if row.val_loss == row.val_loss), key=lambda row: row.val_loss, default=None)
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A finished trial, complete: everything that MLflow or a report needs can be had from it."""
@@ -92,8 +97,7 @@ class TrialRecord:
     @property
     def best(self) -> EpochResult | None:
         """The epoch with the lowest validation loss, whose weights were kept; None when no epoch was finished."""
-        finite = [row for row in self.epochs if row.val_loss == row.val_loss]
-        return min(finite, key=lambda row: row.val_loss) if finite else None
+        return best_epoch(self.epochs)
 
     @property
     def state(self) -> str:
@@ -162,3 +166,6 @@ class Summary:
     """What each of the winner's ingredients is worth; None as long as nobody has asked."""
     confirmed: Confirmation | None = None
     """What the best configurations reach with other seeds; None as long as nobody has tried."""
+    objectives: Sequence[str] = ("val_loss",)
+    pareto: Sequence[TrialRecord] = ()
+    """With several objectives, the complete trials that no other one beats, the lowest validation loss first."""

@@ -26,6 +26,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "one_standard_error": _record_json(summary.one_standard_error),
         "ablation": None if summary.ablation is None else ablation_json(summary.ablation),
         "confirmed": None if summary.confirmed is None else confirmation_json(summary.confirmed),
+        "objectives": list(summary.objectives),
+        "pareto": [_record_json(record) for record in summary.pareto],
     }
 
 

@@ -86,10 +86,6 @@ class _Running:
     epochs: list[EpochResult] = field(default_factory=list)
     started: datetime = field(default_factory=datetime.now)
 
-    @property
-    def losses(self) -> list[float]:
-        return [row.val_loss for row in self.epochs]
-
     def epochs_without_improvement(self) -> int:
         least, best, best_epoch = self.assignment.params.get("min_improvement", 0.0), inf, 0
         for row in self.epochs:
@@ -296,9 +292,9 @@ class Runner:
     def _prune(self, post: _Post) -> set[int]:
         return self._pruner.epoch_ended(
             {
-                number: run.losses
+                number: run.epochs
                 for number, run in post.running.items()
-                if run.assignment.role is not Role.BASELINE and run.epochs and isfinite(run.losses[-1])
+                if run.assignment.role is not Role.BASELINE and run.epochs and isfinite(run.epochs[-1].val_loss)
             }
         )
 
@@ -322,7 +318,7 @@ class Runner:
         run = post.running[number]
         if self._weights is None or reason not in (Reason.COMPLETED, Reason.EARLY_STOPPED):
             return
-        if self._weights.wanted(run.assignment, min(run.losses)):
+        if self._weights.wanted(run.assignment, min(row.val_loss for row in run.epochs)):
             weights = post.trainer.best_weights(number)
             self._desk.submit("recording", self._weights.save, number, weights)
 

@@ -118,9 +118,21 @@ def test_the_best_few_the_pick_and_the_baseline_are_confirmed():
         trial(3, 0.4, train_loss=0.1),
         trial(4, 0.59, train_loss=0.55),
     ]
-    assert pick(records, 2) == Picks([2, 3], 4, 0)
-    assert pick(records, 2).trials == [2, 3, 4, 0]
-    assert pick(records[:1], 5) == Picks([], None, 0)
+    assert pick(records, 2, ("val_loss",)) == Picks([2, 3], 4, 0)
+    assert pick(records, 2, ("val_loss",)).trials == [2, 3, 4, 0]
+    assert pick(records[:1], 5, ("val_loss",)) == Picks([], None, 0)
+
+
+def test_with_several_objectives_the_front_is_confirmed_the_lowest_loss_first():
+    records = [
+        trial(0, 0.25, epochs=2, role=Role.BASELINE),
+        trial(1, 0.5, epochs=1),
+        trial(2, 0.3, epochs=3),
+        trial(3, 0.2, epochs=7),
+        trial(4, 0.1, epochs=9),
+    ]
+    assert pick(records, 5, ("val_loss", "epochs")).top == [4, 3, 1]
+    assert pick(records, 2, ("val_loss", "epochs")).top == [4, 3]
 
 
 def test_the_winner_has_the_lowest_mean_and_is_compared_with_the_baseline_by_seed():

@@ -18,7 +18,7 @@ LAYERS = [
     {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
-    {"stopping", "spec", "places", "confirmation", "ablation", "diagnosis"},
+    {"stopping", "spec", "places", "confirmation", "ablation", "diagnosis", "pareto"},
     {"records"},
     {"errors"},
 ]

@@ -2,6 +2,7 @@
 
 import io
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,13 +64,48 @@ def test_json_has_the_promised_keys(summary):
     given = results.as_json(summary)
     assert set(given) == {
         "study", "trials", "reasons", "best", "baseline", "test", "trial_epochs", "wall_seconds", "time",
-        "one_standard_error", "confirmed", "ablation",
+        "one_standard_error", "confirmed", "ablation", "objectives", "pareto",
     }  # fmt: skip
     assert set(given["best"]) == {
         "trial", "params", "cocktail", "val_loss", "val_accuracy", "epochs", "best_epoch", "gap", "sparsity"
     }  # fmt: skip
     assert (given["best"]["val_loss"], given["best"]["gap"], given["best"]["epochs"]) == (0.25, 0.125, 3)
     assert given["test"] == {"best": {"accuracy": 0.97, "loss": 0.1}}
+    assert (given["objectives"], given["pareto"]) == (["val_loss"], [])
+
+
+@pytest.fixture
+def summary_of_several(summary) -> Summary:
+    front = [record(3, [0.5, 0.25, 0.375]), record(12, [0.5])]
+    return replace(summary, objectives=("val_loss", "sparsity", "epochs"), pareto=front)
+
+
+def test_json_has_the_front_of_several_objectives(summary_of_several):
+    given = results.as_json(summary_of_several)
+    assert given["objectives"] == ["val_loss", "sparsity", "epochs"]
+    assert given["pareto"][0] == given["best"]
+    assert [(each["trial"], each["best_epoch"]) for each in given["pareto"]] == [(3, 2), (12, 1)]
+
+
+def test_the_front_of_several_objectives_is_printed_a_line_a_trial(summary, summary_of_several):
+    text = printed(lambda console: printing.print_summary(summary_of_several, console))
+    lines = text[text.index("Pareto front") :].splitlines()
+    assert lines[0] == "Pareto front of val_loss, sparsity, epochs"
+    assert lines[1].split() == ["trial", "validation", "loss", "sparsity", "best", "epoch"]
+    assert [line.split() for line in lines[2:4]] == [
+        ["3", "0.2500", "25.0%", "2", "of", "3"],
+        ["12", "0.5000", "25.0%", "1", "of", "1"],
+    ]
+    assert all(len(line) <= 80 for line in lines)
+    assert "Pareto front" not in printed(lambda console: printing.print_summary(summary, console))
+
+
+def test_importances_tell_for_what(summary, summary_of_several):
+    def told(of: Summary) -> str:
+        return printed(lambda console: printing.print_explanation(of, {"l1": 1.0}, console)).splitlines()[0]
+
+    assert told(summary) == "Importance of each parameter for the loss, in all trials"
+    assert told(summary_of_several) == "Importance of each parameter for the Pareto front, in all trials"
 
 
 def test_json_of_an_empty_study():

@@ -47,24 +47,36 @@ def storage():
     return storage
 
 
+@pytest.fixture
+def storage_of_several():
+    """With a study of two objectives, the lowest of the first and the highest of the second."""
+    storage = InMemoryStorage()
+    optuna.create_study(study_name="s", storage=storage, directions=DIRECTIONS)
+    return storage
+
+
+DIRECTIONS = ["minimize", "maximize"]
+
+
 def sampling(storage, sampler, recent=None, promising_from=None) -> Sampling:
     return Sampling("s", storage, sampler, NopPruner(), CHOICES, recent, promising_from)
 
 
-def finished(number: int, params: dict, value: float | None, steps: int = 0) -> FrozenTrial:
-    """Return a complete trial, or with `steps` a pruned one."""
+def finished(number: int, params: dict, *values: float, steps: int = 0) -> FrozenTrial:
+    """Return a complete trial, or with `steps` a pruned one of such losses."""
     return FrozenTrial(
         number=number,
         trial_id=number,
         state=TrialState.PRUNED if steps else TrialState.COMPLETE,
-        value=value,
+        value=None,
+        values=values if steps == 0 or len(values) == 1 else None,
         datetime_start=datetime.now(),
         datetime_complete=datetime.now(),
         params=params,
         distributions=SPACE,
         user_attrs={},
         system_attrs={},
-        intermediate_values=dict.fromkeys(range(1, steps + 1), value),
+        intermediate_values=dict.fromkeys(range(1, steps + 1), values[0]),
     )
 
 
@@ -72,8 +84,7 @@ def objective(params: dict) -> float:
     return params["x"] ** 2 + params["y"] + 0.01 * params["n"]
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(
+every_sampler = pytest.mark.parametrize(
     ("make", "trials"),
     [
         (lambda: TPESampler(seed=3), 80),
@@ -83,6 +94,10 @@ def objective(params: dict) -> float:
     ],
     ids=["tpe", "random", "qmc", "gp"],
 )
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@every_sampler
 def test_the_draws_are_those_of_an_optuna_study(storage, make, trials):
     """Four trials at a time, ending in a shuffled order: complete, pruned and failed."""
     plain, ours = optuna.create_study(sampler=make()), sampling(storage, make(), recent=300)
@@ -103,11 +118,69 @@ def test_the_draws_are_those_of_an_optuna_study(storage, make, trials):
             for step in range(1, steps + 1):
                 trial.report(objective(params), step)
             plain.tell(trial, state=TrialState.PRUNED)
-            ours.learn(finished(trial.number, params, objective(params), steps))
+            ours.learn(finished(trial.number, params, objective(params), steps=steps))
         else:
             plain.tell(trial, objective(params))
             ours.learn(finished(trial.number, params, objective(params)))
     assert draws == trials
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@every_sampler
+def test_with_several_objectives_too_the_draws_are_those_of_an_optuna_study(storage_of_several, make, trials):
+    """Complete and failed ones; of pruned trials Optuna's TPE would ask for the one direction that there is not."""
+    plain = optuna.create_study(sampler=make(), directions=DIRECTIONS)
+    ours, chance, running = sampling(storage_of_several, make(), recent=300), random.Random(0), []
+    for number in range(trials):
+        running.append((plain.ask(SPACE), ours.suggest(number)))
+        assert running[-1][1] == running[-1][0].params
+        if len(running) < 4:
+            continue
+        trial, params = running.pop(chance.randrange(4))
+        if chance.random() < 0.2:
+            plain.tell(trial, state=TrialState.FAIL)
+        else:
+            plain.tell(trial, [objective(params), params["x"]])
+        ours.learn(plain.trials[trial.number])
+
+
+def test_with_several_objectives_tpe_learns_from_pruned_trials_how_far_they_came(storage_of_several):
+    asked, recorder = sampling(storage_of_several, TPESampler(seed=0)), Recorder()
+    shown = sampling(storage_of_several, recorder, recent=2)
+    for number in range(40):
+        params = asked.suggest(number)
+        trial = finished(number, params, objective(params), 0.0, steps=number % 4)
+        for each in (asked, shown):
+            each.learn(trial)
+    shown.suggest(40)
+    assert recorder.numbers(TrialState.COMPLETE) == [number for number in range(40) if number % 4 == 0]
+    furthest = [number for number in range(40) if number % 4 == 3]
+    then_the_first = [2, 6, 10, 14, 18]
+    the_last_two = [38, 39]
+    assert recorder.numbers(TrialState.PRUNED) == sorted({*furthest, *then_the_first, *the_last_two})
+
+
+def test_with_several_objectives_fronts_are_shown_whole(storage_of_several):
+    recorder, params = Recorder(), {"x": 0.0, "y": 0.1, "n": 1}
+    asked = sampling(storage_of_several, recorder, recent=1)
+    order = random.Random(0).sample(range(60), 60)
+    for number, place in enumerate(order):
+        # Front k has the places 20k to 20k + 19: more of the second objective for more of the first.
+        front, step = divmod(place, 20)
+        asked.learn(finished(number, params, front + step / 100, step / 100))
+        if number % 10 == 9:  # what is not among the best by then is forgotten
+            asked.suggest(60)
+    expected = {number for number, place in enumerate(order) if place < 40} | {59}
+    assert recorder.numbers(TrialState.COMPLETE) == sorted(expected)
+
+
+def test_with_several_objectives_a_running_trial_is_worth_what_its_best_epoch_is(storage_of_several):
+    ours = sampling(storage_of_several, RandomSampler(seed=0), promising_from=1)
+    ours.suggest(0)
+    for epoch, (loss, sparsity) in enumerate([(0.9, 0.1), (0.5, 0.3), (0.5, 0.8), (0.7, 0.9), (float("nan"), 1.0)], 1):
+        ours.follow(0, epoch, [loss, sparsity])
+    (promised,) = ours._memory.get_all_trials(0)
+    assert (promised.state, promised.values) == (TrialState.COMPLETE, [0.5, 0.3])
 
 
 def test_running_trials_are_shown_with_their_parameters(storage):
@@ -129,8 +202,8 @@ def test_running_trials_that_have_come_far_are_shown_as_complete_with_their_best
     for number in (0, 1):
         ours.suggest(number)
     for epoch, loss in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.7)):
-        ours.follow(0, epoch, loss)
-    ours.follow(1, 2, 0.4)
+        ours.follow(0, epoch, [loss])
+    ours.follow(1, 2, [0.4])
     far, near = ours._memory.get_all_trials(0)
     assert (far.state, far.value) == (TrialState.COMPLETE, 0.5)
     assert near.state == TrialState.RUNNING
@@ -153,7 +226,7 @@ def test_pruned_trials_are_among_the_best_where_complete_ones_are_few(storage):
     asked, params = sampling(storage, recorder, recent=2), {"x": 0.0, "y": 0.1, "n": 1}
     for number in range(40):
         steps = number % 4
-        asked.learn(finished(number, params, 1.0 - number / 100, steps))
+        asked.learn(finished(number, params, 1.0 - number / 100, steps=steps))
     asked.suggest(40)
     complete = [number for number in range(40) if number % 4 == 0]
     furthest = [number for number in range(40) if number % 4 == 3]

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from click.testing import CliRunner, Result
 from conftest import SPEC
@@ -58,6 +59,13 @@ trials = 16
 sampler = "random"
 pruner = { name = "halving", min_epochs = 2 }
 """
+
+SPARSE = (
+    SPEC.replace("max_epochs = 4", "max_epochs = 8")
+    .replace("l1 = { low = 1e-7, high = 1e-3, log = true }", "l1 = { low = 1e-3, high = 3.0, log = true }")
+    .replace("trials = 6", 'trials = 16\nobjectives = ["val_loss", "sparsity"]\npruner = { min_epochs = 2 }')
+)
+"""A search for networks that are good and sparse."""
 
 TRIAL_LINE = re.compile(r"^\[ *\d+/\d+\] trial \d+ ", re.MULTILINE)
 ESCAPE = "\x1b"
@@ -754,6 +762,47 @@ def test_every_pruner_completes_a_search(here, pruner):
     assert_exact(here, 12)
     pruned = here.summary().trials["pruned"]
     assert pruned == 0 if pruner == "none" else pruned > 0
+
+
+def test_a_search_with_several_objectives_finds_a_front(here):
+    here.write(SPARSE)
+    result = start_here(here, population="4")
+    assert result.exit_code == 0, result.output
+    assert_exact(here, 16)
+    assert here.summary().trials["pruned"] > 0
+    shown = here.show()
+    assert shown["objectives"] == ["val_loss", "sparsity"]
+    assert_front(here, shown["pareto"])
+    assert shown["pareto"][0] == shown["best"]
+    assert shown["pareto"][-1]["sparsity"] > 0.1
+    assert "Pareto front of val_loss, sparsity" in result.stdout
+    front = {each["trial"] for each in shown["pareto"]}
+    assert {each["trial"] for each in shown["confirmed"]["ranking"]} <= front
+
+    assert start_here(here, population="4", trials="20").exit_code == 0
+    assert_exact(here, 20)
+    assert_front(here, here.show()["pareto"])
+    here.write(SPARSE.replace('["val_loss", "sparsity"]', '["val_loss", "epochs"]'))
+    refused = start_here(here)
+    assert refused.exit_code == 1
+    assert 'search.objectives: stored ["val_loss", "sparsity"], given ["val_loss", "epochs"]' in refused.stderr
+
+
+def assert_front(place: Place, told: list[dict]) -> None:
+    """Check a front of two objectives: the sparsest of the trials with so low a loss, from the lowest loss on."""
+    complete = [record for record in place.records() if record.state == "complete"]
+    ranked = sorted(complete, key=lambda record: (record.best.val_loss, -record.best.sparsity))
+    sparsest, front = -1.0, []
+    for record in ranked:
+        if record.best.sparsity > sparsest:
+            sparsest = record.best.sparsity
+            front.append(record.number)
+    assert [each["trial"] for each in told] == front
+    storage = open_storage(None, place.home)
+    stored = optuna.load_study(study_name="tiny", storage=storage)
+    close_storage(storage)
+    assert [direction.name for direction in stored.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert {trial.number for trial in stored.best_trials} == set(front)
 
 
 @pytest.mark.parametrize("engine", ["looped", "auto"])

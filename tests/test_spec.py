@@ -346,6 +346,32 @@ BAD = [
     ({"search__seed": "-1"}, ["search.seed = -1: must be at least 0"]),
     ({"search__seed": "9223372036854775808"}, ["search.seed = 9223372036854775808: must be below 9223372036854775808"]),
     ({"search__sampler": '"tep"'}, ['search.sampler = "tep": must be one of', 'did you mean "tpe"?']),
+    (
+        {"search__objectives": '"val_loss"'},
+        ['search.objectives = "val_loss": must be a list, as in ["val_loss", "sparsity"]'],
+    ),
+    ({"search__objectives": "[]"}, ['search.objectives = []: must begin with "val_loss"']),
+    (
+        {"search__objectives": '["sparsity", "val_loss"]'},
+        ['search.objectives = ["sparsity", "val_loss"]: must begin with "val_loss", as in ["val_loss", "sparsity"]'],
+    ),
+    (
+        {"search__objectives": '["val_loss", "epochs", "epochs"]'},
+        ['search.objectives = ["val_loss", "epochs", "epochs"]: must name none of them twice'],
+    ),
+    (
+        {"search__objectives": '["val_loss", "sparsty"]'},
+        [
+            'search.objectives[1] = "sparsty": must be one of val_loss, sparsity, epochs',
+            'did you mean "sparsity"?',
+        ],
+    ),
+    (
+        {"search__objectives": '["val_loss", "epochs"]', "search__pruner__name": '"median"'},
+        [
+            'search.pruner.name = "median": compares trials by a single objective; with several use halving or none',
+        ],
+    ),
     ({"search__pruner__name": '"medain"'}, ['search.pruner.name = "medain":', 'did you mean "median"?']),
     ({"search__pruner__min_epoch": "1"}, ['search.pruner.min_epoch is not a field; did you mean "min_epochs"?']),
     ({"search__pruner__reduction_factor": "1"}, ["search.pruner.reduction_factor = 1: must be at least 2"]),
@@ -463,6 +489,20 @@ def test_a_study_loads_from_any_folder_under_any_file_name(tmp_path, monkeypatch
     assert load_spec("digits").data.name == "digits"
 
 
+def test_several_objectives_are_part_of_the_spec_and_a_single_one_leaves_it_as_it_was(read):
+    lone = read()
+    assert lone.search.objectives == ("val_loss",)
+    assert read(search__objectives='["val_loss"]').digest == lone.digest
+    assert set(json.loads(lone.to_json())["search"]) == {"trials", "seed", "sampler", "pruner"}
+    several = read(search__objectives='["val_loss", "epochs", "sparsity"]')
+    assert several.search.objectives == ("val_loss", "epochs", "sparsity")
+    assert StudySpec.from_json(several.to_json()) == several
+    assert several.digest != lone.digest
+    assert several.with_overrides(trials=3, pruner="none").search.objectives == several.search.objectives
+    with pytest.raises(UsageError, match=r'pruner\.name = "hyperband": compares trials by a single objective'):
+        several.with_overrides(pruner="hyperband")
+
+
 @pytest.mark.parametrize("name", shipped_studies())
 def test_json_round_trip_is_exact(name):
     spec = load_spec(name)
@@ -511,6 +551,10 @@ def test_what_may_change_on_resume_makes_no_difference(read):
         (
             {"search__seed": "7", "data__name": '"mnist"'},
             ['data.name: stored "digits", given "mnist"', "search.seed: stored 0, given 7"],
+        ),
+        (
+            {"search__objectives": '["val_loss", "sparsity"]'},
+            ['search.objectives: stored nothing, given ["val_loss", "sparsity"]'],
         ),
         (
             {"search__pruner__name": '"none"'},

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from search.spec.parameters import MAX_EPOCHS, OWN
-from search.spec.problems import bad_value
+from search.spec.problems import Findings, bad_value
 
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "wide", "newsgroups", "own"]
 ModelName = Literal["mlp", "cnn", "transformer", "own"]
@@ -28,6 +28,7 @@ ScheduleName = Literal["constant", "cosine", "plateau"]
 L1Mode = Literal["proximal", "penalty"]
 SamplerName = Literal["tpe", "random", "qmc", "gp"]
 PrunerName = Literal["halving", "median", "percentile", "hyperband", "none"]
+ObjectiveName = Literal["val_loss", "sparsity", "epochs"]
 
 DATASET_SHAPES: Mapping[str, tuple[int, ...]] = {
     "digits": (8, 8),
@@ -238,10 +239,49 @@ class PrunerSpec(_ChoiceSection):
     percentile: float = Field(default=25.0, gt=0, lt=100, description="Share of trials, in percent, that are kept.")
 
 
+_ONE_OBJECTIVE: tuple[ObjectiveName, ...] = ("val_loss",)
+_SEVERAL_OBJECTIVES = '["val_loss", "sparsity"]'
+_PRUNERS_BY_SEVERAL = ("halving", "none")  # the others are Optuna's, which know one number
+
+
 class SearchSpec(Section):
     """[search]: how much to search, and how."""
 
     trials: int = Field(default=64, ge=1, le=10_000_000, description="How many trials end the search.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Fixes the split, the sampler and every trial.")
     sampler: SamplerName = Field(default="tpe", description="Who chooses the configurations.")
+    objectives: Annotated[tuple[ObjectiveName, ...], Field(strict=False)] = Field(
+        default=_ONE_OBJECTIVE,
+        # Specs of versions that knew no other stay what they were.
+        exclude_if=lambda objectives: objectives == _ONE_OBJECTIVE,
+        description="What to look for: the lowest `val_loss`, and beside it the highest `sparsity` or the fewest "
+        "`epochs`, both of the best epoch. With several of them there is a Pareto front to be found.",
+    )
     pruner: PrunerSpec = PrunerSpec()
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _objectives_are_a_list(cls, given: object) -> object:
+        if not isinstance(given, list | tuple):
+            raise bad_value(f"must be a list, as in {_SEVERAL_OBJECTIVES}")
+        return given
+
+    @field_validator("objectives")
+    @classmethod
+    def _the_loss_comes_first(cls, objectives: tuple[ObjectiveName, ...]) -> tuple[ObjectiveName, ...]:
+        if objectives[:1] != _ONE_OBJECTIVE:
+            raise bad_value(f'must begin with "val_loss", as in {_SEVERAL_OBJECTIVES}')
+        if len(set(objectives)) < len(objectives):
+            raise bad_value("must name none of them twice")
+        return objectives
+
+    @field_validator("pruner")
+    @classmethod
+    def _pruner_fits_the_objectives(cls, pruner: PrunerSpec, info: ValidationInfo) -> PrunerSpec:
+        several = len(info.data.get("objectives", ())) > 1  # absent when they are invalid themselves
+        findings = Findings()
+        if several and pruner.name not in _PRUNERS_BY_SEVERAL:
+            text = f"compares trials by a single objective; with several use {' or '.join(_PRUNERS_BY_SEVERAL)}"
+            findings.add(bad_value(text), ("name",), pruner.name)
+        findings.raise_any()
+        return pruner

@@ -79,12 +79,15 @@ class Ledger:
             for number, (step, value) in values.items():
                 self._storage.set_trial_intermediate_value(self._ids[number], step, float(value))
 
-    def finish(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> FrozenTrial:
+    def finish(
+        self, number: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+    ) -> FrozenTrial:
         """End a running trial and return it as it is stored; the attributes are written before the state."""
         trial_id = self._ids[number]
+        told = None if values is None else [float(value) for value in values]
         with one_commit(self._storage):
             self._set_attributes(trial_id, attributes)
-            self._storage.set_trial_state_values(trial_id, state, None if value is None else [float(value)])
+            self._storage.set_trial_state_values(trial_id, state, told)
         del self._ids[number]
         return self._storage.get_trial(trial_id)
 

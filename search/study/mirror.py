@@ -13,7 +13,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
-from search.records import Reason, TrialRecord
+from search.records import EpochResult, Reason, TrialRecord
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -51,7 +51,7 @@ class OptunaPruner:
         self._epochs_seen: dict[int, int] = {}
         self._trials = 0
 
-    def epoch_ended(self, curves: Mapping[int, Sequence[float]]) -> set[int]:
+    def epoch_ended(self, curves: Mapping[int, Sequence[EpochResult]]) -> set[int]:
         """Return who is pruned by Optuna's rule, asked for one trial after another in order of number."""
         return {number for number in sorted(curves) if self._follow(number, curves[number])}
 
@@ -60,7 +60,7 @@ class OptunaPruner:
         seen = record.number in self._epochs_seen
         if record.reason is Reason.INTERRUPTED and not seen:
             return
-        self._follow(record.number, [row.val_loss for row in record.epochs])
+        self._follow(record.number, record.epochs)
         best = record.best
         if record.state == "complete" and best is not None:
             self._storage.set_trial_state_values(self._trial_id(record.number), TrialState.COMPLETE, [best.val_loss])
@@ -68,12 +68,12 @@ class OptunaPruner:
             state = TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL
             self._storage.set_trial_state_values(self._trial_id(record.number), state)
 
-    def _follow(self, number: int, curve: Sequence[float]) -> bool:
+    def _follow(self, number: int, epochs: Sequence[EpochResult]) -> bool:
         """Report the epochs that are new and return what the pruner says after the last of them."""
         trial_id = self._trial_id(number)
         prune = False
-        for epoch in range(self._epochs_seen.setdefault(number, 0) + 1, len(curve) + 1):
-            self._storage.set_trial_intermediate_value(trial_id, epoch, curve[epoch - 1])
+        for epoch in range(self._epochs_seen.setdefault(number, 0) + 1, len(epochs) + 1):
+            self._storage.set_trial_intermediate_value(trial_id, epoch, epochs[epoch - 1].val_loss)
             prune = self._pruner.prune(self._study, self._storage.get_trial(trial_id))
             self._epochs_seen[number] = epoch
         return prune

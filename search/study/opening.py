@@ -16,12 +16,12 @@ from optuna.study import StudyDirection
 
 from search import __version__
 from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError, did_you_mean
+from search.pareto import MAXIMIZED
 from search.spec import StudySpec, spec_differences
 from search.study.storage import describe_storage
 
 _SPEC = "spec"
 _VERSION = "regsearch"
-_METRIC_NAMES = ["val_loss"]
 
 
 def our_study_names(storage: BaseStorage) -> list[str]:
@@ -48,23 +48,29 @@ def create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna
         study = optuna.load_study(study_name=name, storage=storage)
         _check_spec(study, spec, storage)
     else:
-        study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+        study = optuna.create_study(study_name=name, storage=storage, directions=_directions(spec))
     # Everything below is also what a process killed just after the creation has left to do.
     for key, value in ((_SPEC, spec.to_json()), (_VERSION, __version__)):
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
-    if study.metric_names != _METRIC_NAMES:
+    names: list[str] = list(spec.search.objectives)
+    if study.metric_names != names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(_METRIC_NAMES)
+            study.set_metric_names(names)
     return study
+
+
+def _directions(spec: StudySpec) -> list[StudyDirection]:
+    minimize, maximize = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+    return [maximize if name in MAXIMIZED else minimize for name in spec.search.objectives]
 
 
 def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> None:
     attributes = study.user_attrs
     if _SPEC not in attributes:
         # An empty study may be ours: killed between the creation and the first attribute.
-        if attributes or study.trials or study.directions != [StudyDirection.MINIMIZE]:
+        if attributes or study.trials or study.directions != _directions(spec):
             raise _not_ours(study.study_name, storage)
         return
     differences = spec_differences(StudySpec.from_json(attributes[_SPEC]), spec)

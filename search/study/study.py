@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ablation import Ablation
 from search.confirmation import Repeats
+from search.pareto import values
 from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TimeSpent, TrialRecord
 from search.spec import StudySpec
 from search.study.ledger import Ledger
@@ -127,7 +128,7 @@ class Study:
         self._must_be_open()
         self._ledger.report({number: (result.epoch, result.val_loss) for number, result in results.items()})
         for number, result in results.items():
-            self._sampling.follow(number, result.epoch, result.val_loss)
+            self._sampling.follow(number, result.epoch, self._promise(result))
 
     @_guarded
     def finish(
@@ -137,7 +138,8 @@ class Study:
         self._must_be_open()
         now = datetime.now(UTC)
         draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error)
-        told = self._ledger.finish(number, _STATES[draft.state], _objective(draft), end_attributes(draft))
+        objectives = self.spec.search.objectives
+        told = self._ledger.finish(number, _STATES[draft.state], _values(draft, objectives), end_attributes(draft))
         self._sampling.learn(told)
         if reason is Reason.INTERRUPTED:
             self._enqueue(retry_attributes(told))
@@ -189,7 +191,8 @@ class Study:
     def importances(self) -> dict[str, float]:
         """Return how much of the difference between good trials and others each parameter explains, shares of 1.
 
-        By Watanabe et al. 2023 (PED-ANOVA). Empty where there are too few complete trials to tell.
+        By Watanabe et al. 2023 (PED-ANOVA). With several objectives the good ones are those on the first Pareto fronts.
+        Empty where there are too few complete trials to tell.
         """
         complete = [trial for trial in self._trials((TrialState.COMPLETE,)) if trial.params]
         return optuna.importance.get_param_importances(self._study) if len(complete) >= _FEWEST_TO_COMPARE else {}
@@ -222,6 +225,11 @@ class Study:
         switches = self._choices.switches
         positions = {name: params[name] for name in switches if name in params}
         return len(positions) == len(switches) and params.keys() == {*switches, *self._choices.ranges(positions)}
+
+    def _promise(self, result: EpochResult) -> Sequence[float]:
+        """Return what a running trial is worth after an epoch, even if it gets no better."""
+        # It may yet need all epochs: one that has only begun shall not look like one that learned fast.
+        return values(replace(result, epoch=self.spec.training.max_epochs), self.spec.search.objectives)
 
     def _ask_sampler(self) -> Assignment:
         expected = self._ledger.next_number
@@ -291,14 +299,17 @@ class Study:
                 self._enqueue({ROLE: role.value, CONFIG: config})
 
 
-def _objective(record: TrialRecord) -> float | None:
-    """Return a trial's value in Optuna: its best epoch's loss, or if it was pruned the last one, as Optuna has it."""
+def _values(record: TrialRecord, objectives: Sequence[str]) -> Sequence[float] | None:
+    """Return a trial's values in Optuna: its best epoch's, or if it was pruned, as Optuna has it, the last loss alone.
+
+    Where there are several objectives, a loss alone is no value, and a pruned trial has none.
+    """
     if record.state == "complete":
         assert record.best is not None, "a trial without a finite loss is not complete"
-        return record.best.val_loss
-    if record.state == "pruned" and record.epochs and not isnan(record.epochs[-1].val_loss):
-        return record.epochs[-1].val_loss
-    return None
+        return values(record.best, objectives)
+    if record.state != "pruned" or len(objectives) > 1 or not record.epochs or isnan(record.epochs[-1].val_loss):
+        return None
+    return [record.epochs[-1].val_loss]
 
 
 def list_studies(storage: BaseStorage) -> list[Summary]:
@@ -324,6 +335,7 @@ def _summarize(study: optuna.Study) -> Summary:
         study.get_trials(deepcopy=False),
         test,
         attributes.get(_WALL_SECONDS, 0.0),
+        study.metric_names or ["val_loss"],  # none where the study's creation was cut short
         _to_repeats(attributes.get(_FACT + _REPEATS)),
     )
     if _FACT + _ABLATION in attributes:

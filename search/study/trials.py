@@ -13,7 +13,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.confirmation import Repeats, conclude, one_standard_error
+from search.confirmation import Repeats, conclude, one_standard_error, ranked_by_loss
+from search.pareto import pareto_front
 from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
 
 CONFIG = "config"
@@ -121,6 +122,7 @@ def summarize(
     trials: Sequence[FrozenTrial],
     test: Mapping[str, Score],
     wall_seconds: float,
+    objectives: Sequence[str],
     repeats: Repeats | None = None,
 ) -> Summary:
     """Count and choose: the study at a glance."""
@@ -138,6 +140,8 @@ def summarize(
         wall_seconds=wall_seconds,
         one_standard_error=one_standard_error(records),
         confirmed=None if repeats is None else conclude(repeats, {record.number: record.params for record in records}),
+        objectives=tuple(objectives),
+        pareto=pareto_front(ranked_by_loss(records), objectives) if len(objectives) > 1 else (),
     )
 
 
