@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,12 @@ from search.errors import UsageError
 from search.places import default_data_dir
 from search.records import Params, Summary
 from search.session import Ending, Options, Session
-from search.spec import OWN, Range, Setting, StudySpec, check_study_name, read_spec
+from search.spec import OWN, ModelSpec, Range, Setting, StudySpec, check_study_name, read_spec
 from search.stopping import StopRequest
 from search.trainers import Own
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor, nn
 
     from search.training.own import Examples
@@ -71,17 +72,12 @@ class Found:
     summary: Summary
     """The study at a glance: best trial, baseline, confirmation."""
     _spec: StudySpec = field(repr=False)
-    _wishes: Wishes = field(repr=False)
-    _own: Own = field(repr=False)
+    _options: Options = field(repr=False)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
         from search.printing import print_summary
 
-        text = io.StringIO()
-        print_summary(self.summary, Console(file=text, width=80, highlight=False))
-        return text.getvalue()
+        return _text(lambda console: print_summary(self.summary, console))
 
     @property
     def params(self) -> Params:
@@ -99,14 +95,33 @@ class Found:
         when no trial is complete.
         """
         from search.export import choose, refit
+        from search.training.own import finished, torch_left_alone
 
-        choice = choose(self.summary)
-        trainer, weights = refit(self._spec, choice, None, self._wishes, self._own)
-        if self._own.model is None:
+        choice, own = choose(self.summary), self._options.own
+        with torch_left_alone():
+            trainer, weights = refit(self._spec, choice, None, self._options.trainers, own)
+        if own.model is None:
             return trainer.module(weights)[0]
-        from search.training.own import finished
+        return finished(own.model, choice.params, weights)
 
-        return finished(self._own.model, choice.params, weights)
+    def explain(self, seeds: int = 5) -> str:
+        """Train the winner without each of its ingredients, and return what `regsearch explain` prints."""
+        from search.printing import print_explanation
+        from search.study import Study
+        from search.study.storage import open_existing
+
+        options = replace(self._options, search=False, confirm=None, ablate=seeds)
+        ending = _run(Session(self._spec, options), None, quiet=True)
+        stored = Study.load(options.name, open_existing(options.storage, options.home))
+        return _text(lambda console: print_explanation(ending.summary, stored.importances(), console))
+
+
+def _text(draw: Callable[[Console], None]) -> str:
+    from rich.console import Console
+
+    text = io.StringIO()
+    draw(Console(file=text, width=80, highlight=False))
+    return text.getvalue()
 
 
 def run_search(
@@ -137,12 +152,15 @@ def run_search(
     `model.modules()`, is `dropout_0`, `dropout_1`, ... in `space`. Or it is the [model] section of a study file. `data`
     are one's own, or the name of a data set. `space`, `training` and `search` are those sections; without `space`
     dropout, weight decay, L1 and patience are searched, and dropout that it does not name stays as the model has it.
-    `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n]. All else is as in
+    `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n], by itself: trials are trained
+    together, and an example of one is no other's. All else is as in
     `regsearch start`; `workers` 0 trains in this process, more need a factory that can be pickled.
 
     Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
     """
     started = time.monotonic()
+    if not isinstance(data, Data | str):
+        raise UsageError(f"data must be search.Data(train=...) or a data set's name, not a {type(data).__name__}")
     sections = {"name": check_study_name(name), "training": dict(training or {}), "search": dict(search or {})}
     spec, own = _specify(model, data, space, sections, loss)
     if workers != 0:
@@ -156,25 +174,30 @@ def run_search(
         workers=workers,
     )
     options = Options(name, Path(home).absolute(), wishes, storage, tracking_uri, confirm, own=own)
-    ending = _run(Session(spec, options, started), timeout, quiet)
-    if ending.interrupted_by is not None:
-        raise KeyboardInterrupt
-    return Found(ending.summary, spec, wishes, own)
+    return Found(_run(Session(spec, options, started), timeout, quiet).summary, spec, options)
 
 
 def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
+    """Run a session and leave everything as it was. Raises KeyboardInterrupt when it was interrupted."""
     from rich.console import Console
 
     from search.progress import make_progress
+    from search.training.own import torch_left_alone
 
-    console = Console(quiet=quiet, highlight=False)
-    session.prepare()
-    console.print(session.choices, markup=False, soft_wrap=True)
+    console = Console(stderr=True, quiet=quiet, highlight=False)
     stop = StopRequest(timeout)
-    with ExitStack() as stack, make_progress(console, session, stop) as progress:
+    with ExitStack() as stack:
+        stack.enter_context(torch_left_alone())
+        session.prepare()
+        stack.callback(session.close)
+        console.print(session.choices, markup=False, soft_wrap=True)
         if threading.current_thread() is threading.main_thread():  # no other hears signals
             stack.enter_context(stop)
-        return session.run(progress, stop)
+        with make_progress(console, session, stop) as progress:
+            ending = session.run(progress, stop)
+    if ending.interrupted_by is not None:
+        raise KeyboardInterrupt
+    return ending
 
 
 def _specify(
@@ -186,23 +209,31 @@ def _specify(
 ) -> tuple[StudySpec, Own]:
     """Return the study as a spec, and what a spec cannot hold. `sections` are those that need no reading."""
     from search.training import own
-    from search.training.losses import CROSS_ENTROPY, LOSSES
 
     given = dict(sections)
-    if loss is not None:
-        given["training"] = {**given["training"], "loss": OWN}
+    if OWN in (given["training"].get("loss"), model.get("name") if isinstance(model, Mapping) else None):
+        raise UsageError(f'"{OWN}" is no name to give: pass the model or the loss itself')
     examples = own.known_examples(data) if isinstance(data, str) else own.OwnExamples.read(data)
     given["data"] = examples.section
     if isinstance(model, Mapping):
-        given["model"] = dict(model)
-        given["space"] = _space(space, layers=len(model.get("hidden", ())))
-        return (spec := read_spec(given)), Own(None, examples.source(spec), loss)
-    named = LOSSES.get(given["training"].get("loss", ""), CROSS_ENTROPY)  # a wrong name is told with the spec
-    fresh = own.check_model(model, examples, loss or named)
-    rates = own.dropout_rates(fresh)
-    given["model"] = {"name": OWN, "hidden": [], "dropouts": len(rates), "architecture": _digest(fresh)}
-    given["space"] = _space(space, len(rates), rates)
-    return (spec := read_spec(given)), Own(model, examples.source(spec), loss)
+        logits, given["model"], given["space"] = examples.classes, dict(model), _space(space, _layers(model))
+    else:
+        fresh, logits = own.check_model(model, examples)
+        rates = own.dropout_rates(fresh)
+        given["model"] = {"name": OWN, "hidden": [], "dropouts": len(rates), "architecture": _digest(fresh)}
+        given["space"] = _space(space, len(rates), rates)
+    if loss is not None:
+        given["training"] = {**given["training"], "loss": OWN, "loss_digest": own.check_loss(loss, logits)}
+    spec = read_spec(given)
+    return spec, Own(None if isinstance(model, Mapping) else model, examples.source(spec, logits), loss)
+
+
+def _layers(model: Mapping[str, Any]) -> int:
+    """Return how many dropout layers a shipped model has."""
+    try:
+        return ModelSpec.model_validate(dict(model)).layers
+    except ValueError:  # what is wrong with it is told with the rest of the spec
+        return 0
 
 
 def _space(

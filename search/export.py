@@ -138,7 +138,7 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
         "| --- | --: |",
         *(f"| {name} | {value:.4g} |" for name, value in choice.params.items()),
         "",
-        f"On the test data this very model has accuracy {exported.accuracy:.2%}, loss {exported.loss:.4f} nats, "
+        f"On the test data this very model has accuracy {exported.accuracy:.2%}, loss {exported.loss:.4f}, "
         f"calibration error {exported.ece:.2%}.",
         "",
         *_confirmed(summary.confirmed, choice.trial),

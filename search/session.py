@@ -157,6 +157,11 @@ class Session:
         outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
         return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None)
 
+    def close(self) -> None:
+        """End what is still at work and let others run the study; harmless when `run` has done so."""
+        self._crew.close()
+        self._study.close()
+
     def _check_fingerprints(self, fingerprints: set[str]) -> None:
         """A study's trials must all have seen the same data."""
         stored = self._study.fact("data_fingerprint")

@@ -8,17 +8,21 @@ import torch
 import torch.nn.functional as F
 from conftest import make_assignment, make_data, make_training, regsearch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from search import Confirm, Data, Range, run_search
 from search.errors import DataError, ModelError, RegsearchError, SpecMismatchError, UsageError
 from search.training.choosing import choose
 from search.training.data import Split
 from search.training.engines import TwinEngine, VmappedEngine
+from search.training.kernels import compiled
+from search.training.layout import layout_of
+from search.training.memory import is_out_of_memory
 from search.training.models import ChannelDropout
-from search.training.own import OwnExamples, as_split, check_model, dropout_rates, searchable
+from search.training.own import OwnExamples, as_split, check_loss, check_model, dropout_rates, searchable
 from search.training.population import Population, Way
 from search.training.regularizers import Dropout
+from search.training.stacking import stacked_twin
 
 STRENGTHS = [{"dropout_0": 0.5, "l1": 1e-3}, {"dropout_1": 0.3, "weight_decay": 0.1}, {"learning_rate": 3e-3}]
 
@@ -130,6 +134,73 @@ def test_stacked_equals_looped(factory, engine):
         assert ours.keys() == theirs.keys() == factory().state_dict().keys()
         for name in ours:
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-9)
+
+
+class OtherInEvaluation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return x if self.training else x.log_softmax(1)
+
+
+class ZeroHead(nn.Module):
+    """Mixes what would be slots, behind a layer whose weights begin at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        x = F.relu(self.layer(x))
+        return self.head(x - x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("factory", [OtherInEvaluation, ZeroHead, Branching])
+def test_what_would_mix_slots_has_no_twin(factory):
+    assert stacked_twin(searchable(factory)(), torch.randn(8, 6)) is None
+
+
+def odd_layer_norms():
+    return nn.Sequential(
+        *(nn.Linear(6, 8), nn.LayerNorm(8, bias=False), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 3))
+    )
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("factory", [OtherInEvaluation, ZeroHead, odd_layer_norms])
+def test_without_a_twin_vmap_does_as_well(factory):
+    _, rows, _ = trained(factory, "stacked")
+    _, expected, _ = trained(factory, "looped")
+    for number in range(3):
+        assert rows[-1][number].val_loss == pytest.approx(expected[-1][number].val_loss, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:dropout2d")
+def test_dropout_of_channels_is_torchs():
+    x = torch.ones(4, 50, 7)
+    for layer, shape in ((nn.Dropout2d(0.5), (4, 50, 1)), (nn.Dropout1d(0.5), (4, 50, 1))):
+        ours = searchable(lambda layer=layer: deepcopy(layer))().train()
+        ours.configure(0.5, 3)
+        for dropped in (ours(x), layer(x)):
+            assert torch.equal(dropped, dropped[..., :1].expand_as(x))
+            assert 0.2 < (dropped[..., 0] == 0).float().mean() < 0.8
+            assert dropped.unique().tolist() == [0.0, 2.0]
+            assert dropped[..., :1].shape == shape
+
+
+def test_biases_by_any_name_are_not_regularized():
+    recurrent, attention = nn.GRU(3, 4), nn.MultiheadAttention(4, 2)
+    assert layout_of(recurrent).weights == 4 * 3 * (3 + 4)
+    assert layout_of(attention).weights == 4 * 4 * 4
+
+
+def test_memory_format_is_not_memory():
+    assert not is_out_of_memory(RuntimeError("is_contiguous inside of vmap for memory_format other than"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
 
 
 @pytest.mark.usefixtures("double")
@@ -275,6 +346,51 @@ def test_own_data_for_a_shipped_model_and_a_data_set_for_an_own_model(tmp_path):
     assert found.summary.test["best"].accuracy > 0.2
 
 
+def test_more_logits_than_classes_can_be_smoothed(tmp_path):
+    def make():
+        return nn.Linear(6, 5)
+
+    space = {"label_smoothing": Range(low=0.05, high=0.2), "mixup": 0.3}
+    assert find(tmp_path, model=make, space=space, confirm=None).summary.best is not None
+
+
+def test_labels_that_are_a_column_of_a_table(tmp_path):
+    x, y = examples()
+    table = torch.column_stack([y, y]).numpy()
+    assert find(tmp_path, data=Data(train=(x.numpy(), table[:, 1])), confirm=None).summary.best is not None
+
+
+def test_inputs_that_are_whole_numbers(tmp_path):
+    assert find(tmp_path, model=Tokens, data=WORDS, confirm=None).model()(WORDS.train[0]).shape == (90, 3)
+
+
+def test_folds_with_too_little_time(tmp_path):
+    data = Data(train=examples(), folds=3, test=examples(60))
+    found = find(tmp_path, data=data, timeout=1.0, search={"trials": 500, "pruner": {"name": "none"}})
+    assert found.summary.trials["complete"] < 500
+
+
+def test_what_each_ingredient_is_worth(tmp_path):
+    told = find(tmp_path, confirm=None).explain(seeds=2)
+    assert "Without each ingredient" in told
+    assert "What the curves say" in told
+
+
+def test_torch_is_left_as_it_was(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    find(tmp_path, confirm=None).model()
+    assert torch.get_num_threads() == 2
+    assert compiled._active is None
+    torch.set_num_threads(threads)
+
+
+def test_another_loss_is_another_study(tmp_path):
+    find(tmp_path, loss=nn.CrossEntropyLoss(reduction="none"), confirm=None)
+    with pytest.raises(SpecMismatchError, match="loss_digest"):
+        find(tmp_path, loss=nn.MultiMarginLoss(reduction="none"), confirm=None)
+
+
 def test_a_loss_of_ones_own(tmp_path):
     def loss(logits, classes):
         return F.cross_entropy(logits, classes, reduction="none") * 2
@@ -321,11 +437,16 @@ class NotForEverybody(nn.Module):
         return self.outputs(self.layer(x))
 
 
+ONE = nn.Linear(6, 3)
+
+
 @pytest.mark.parametrize(
     ("factory", "told"),
     [
         (lambda: "no", "must return an nn.Module, and returned a str"),
         (nn.Identity, "no parameters to train"),
+        (lambda: nn.LazyLinear(3), "lazy layers"),
+        (lambda: ONE, "must make a fresh model at each call"),
         (lambda: nn.Linear(5, 3), r"fails on inputs \[2, 6\]: RuntimeError"),
         (lambda: nn.Linear(6, 2), "returns 2 logits, and there are 3 classes"),
         (lambda: NotForEverybody(lambda x: (x, x)), r"must return logits \[batch, classes\], and returned tuple"),
@@ -334,12 +455,31 @@ class NotForEverybody(nn.Module):
 )
 def test_models_that_cannot_be(factory, told):
     with pytest.raises(ModelError, match=told):
-        check_model(factory, OwnExamples.read(Data(train=examples())), nn.CrossEntropyLoss(reduction="none"))
+        check_model(factory, OwnExamples.read(Data(train=examples())))
 
 
-def test_losses_that_cannot_be():
-    with pytest.raises(ModelError, match=r'reduction="none", and returned \[\]'):
-        check_model(plain, OwnExamples.read(Data(train=examples())), nn.CrossEntropyLoss())
+def hardest(logits, classes):
+    losses = F.cross_entropy(logits, classes, reduction="none")
+    return losses * (losses > losses.median())
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (nn.CrossEntropyLoss(), r'reduction="none", and returned \[\]'),
+        (lambda logits, classes: 1.0, 'reduction="none", and returned float'),
+        (lambda logits: logits, r"the loss fails on logits \[6, 3\]: TypeError"),
+        (hardest, "must not depend on the others in its minibatch"),
+    ],
+)
+def test_losses_that_cannot_be(loss, told):
+    with pytest.raises(ModelError, match=told):
+        check_loss(loss, classes=3)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield from zip(*examples(), strict=True)
 
 
 X, Y = examples()
@@ -354,12 +494,27 @@ X, Y = examples()
         ((X * torch.nan, Y), "some are nan"),
         ((X, Y - 1), "numbered from 0, and one is -1"),
         ("nonsense", "must be inputs and classes"),
-        (TensorDataset(X[:0], Y[:0]), "is empty"),
+        (TensorDataset(X[:0], Y[:0]), "must be inputs and classes"),
+        (Endless(), "must be inputs and classes.*TypeError"),
     ],
 )
 def test_data_that_cannot_be(given, told):
     with pytest.raises(DataError, match=told):
         as_split(given, "train")
+
+
+class Tokens(nn.Module):
+    """Words by their numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.output = nn.Embedding(10, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.output(self.embedding(x).mean(1))
+
+
+WORDS = Data(train=(torch.randint(10, (90, 4), generator=torch.Generator().manual_seed(0)), Y[:90]))
 
 
 @pytest.mark.parametrize(
@@ -376,7 +531,16 @@ def test_data_that_cannot_be(given, told):
         ({"data": Data(train=examples(), folds=500)}, "data.folds = 500 are more than there are examples, 120"),
         ({"data": Data(train=examples(), folds=3, validation=0.2)}, "has no effect with folds"),
         ({"data": "digit"}, 'did you mean "digits"'),
-        ({"data": Data(train=examples(), test=(X[:, :5], Y))}, "test: examples have shape"),
+        ({"data": Data(train=examples(), test=(X[:, :5], Y))}, r"test: examples are \[5\] of torch.float32, and those"),
+        ({"data": Data(train=examples(), test=(X.byte(), Y))}, r"test: examples are \[6\] of torch.uint8, and those"),
+        ({"data": examples()}, "must be search.Data"),
+        ({"training": {"loss": "own"}}, "pass the model or the loss itself"),
+        ({"model": {"name": "mlp", "hidden": 8}}, r"model.hidden"),
+        ({"model": {"name": "mlp", "hidden": [8]}, "loss": nn.CrossEntropyLoss()}, 'reduction="none"'),
+        (
+            {"model": Tokens, "data": WORDS, "space": {"mixup": 0.2, "l1": Range(low=0.0, high=1.0)}},
+            "space.mixup: needs",
+        ),
         ({"name": "../mine"}, "path separator"),
     ],
 )

@@ -344,7 +344,7 @@ def test_the_best_is_confirmed_over_seeds_beside_the_baseline(finished):
     assert set(confirmed) == {"best", "one_standard_error", "baseline", "difference", "ranking"}
     for which in ("best", "one_standard_error", "baseline"):
         told = confirmed[which]
-        assert set(told) == {"trial", "params", *METRICS}
+        assert set(told) == {"trial", "params", "cocktail", *METRICS}
         assert all(set(told[metric]) == {"mean", "std", "n"} and told[metric]["n"] == 5 for metric in METRICS)
     assert confirmed["baseline"]["trial"] == 0
     assert set(confirmed["difference"]) == {"mean", "low", "high", "n"}

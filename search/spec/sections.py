@@ -61,6 +61,9 @@ SCHEDULE_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Which fields of [training] only some schedules read."""
 
+LOSS_OPTIONS: Mapping[str, tuple[str, ...]] = {"cross_entropy": (), "multi_margin": (), OWN: ("loss_digest",)}
+"""Which fields of [training] only some losses read."""
+
 PRUNER_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "halving": ("min_epochs", "reduction_factor"),
     "median": ("min_epochs", "startup_trials"),
@@ -186,7 +189,7 @@ class ModelSpec(_ChoiceSection):
 class TrainingSpec(_ChoiceSection):
     """[training]: how every trial is trained."""
 
-    _options = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS}
+    _options = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS, "loss": LOSS_OPTIONS}
 
     optimizer: OptimizerName = Field(
         default="adamw", description="`adam` adds decay to the gradient, `adamw` decouples it."
@@ -209,6 +212,7 @@ class TrainingSpec(_ChoiceSection):
         default="cross_entropy",
         description="What is minimized, and what trials are compared by: `multi_margin` is the multi-class hinge loss.",
     )
+    loss_digest: str = Field(default="", description="What tells a loss from Python from others.")
     l1_mode: L1Mode = Field(
         default="proximal", description="`proximal` shrinks weights to exact zeros, `penalty` adds L1 to the loss."
     )

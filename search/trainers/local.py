@@ -117,7 +117,7 @@ class LocalTrainer:
         )
         alone.admit(assignment)
         for _ in range(epochs):
-            alone.train_epoch(self._should_stop)
+            alone.train_epoch()
         return save(alone.best_weights(assignment.number))
 
     def module(self, weights: bytes) -> tuple[nn.Module, Tensor]:
@@ -159,8 +159,9 @@ def fit(setup: TrainerSetup, data: Dataset) -> int:
 
 def as_lost(error: Exception) -> TrainerLost:
     """Return how an error that ends a trainer is told to the runner."""
-    # CUDA has a type of its own for it; the processor's allocator only says so.
-    return (OutOfMemory if "memory" in str(error) else TrainerLost)(brief(error))
+    from search.training.memory import is_out_of_memory
+
+    return (OutOfMemory if is_out_of_memory(error) else TrainerLost)(brief(error))
 
 
 def make_population(setup: TrainerSetup, data: Dataset) -> tuple[Population | FoldedPopulation, Chosen]:
@@ -201,9 +202,9 @@ def _factory(setup: TrainerSetup, data: Dataset) -> ModelFactory:
 
 
 def _loss(setup: TrainerSetup) -> Loss:
-    from search.training.losses import LOSSES
+    from search.training.losses import LOSSES, on_device
 
-    return LOSSES[setup.training.loss] if setup.own.loss is None else setup.own.loss
+    return LOSSES[setup.training.loss] if setup.own.loss is None else on_device(setup.own.loss, "cpu")
 
 
 def _admit(population: Population | FoldedPopulation, assignments: Sequence[Assignment]) -> dict[int, str]:

@@ -8,6 +8,7 @@ from itertools import product
 import torch
 
 from search.records import Assignment
+from search.training.memory import is_out_of_memory
 from search.training.population import Population, Way
 
 Choice = tuple[Way, int]
@@ -78,7 +79,7 @@ def _glance(population: Population, choices: Sequence[Choice]) -> tuple[dict[Cho
         try:
             costs[choice] = _cost(population, choice, choices, warm_up=2)
         except Exception as error:
-            if "memory" in str(error):  # with fewer slots it may work
+            if is_out_of_memory(error):  # with fewer slots it may work
                 raise
             failures[choice] = error
     if not costs:

@@ -128,9 +128,8 @@ def divide(
         return Dataset(everything, everything, classes, fingerprint(known), held_in=held_in)
     held = round(len(known) * spec.validation)
     if not 0 < held < len(known):
-        raise DataError(
-            f"data.validation = {spec.validation} leaves {len(known) - held} training examples: choose another share"
-        )
+        what = f"{len(known) - held} examples to train on and {held} to validate with"
+        raise DataError(f"data.validation = {spec.validation} leaves {what}: choose another share")
     train, val = (prepare(known.take(part)) for part in (order[held:], order[:held]))
     return Dataset(train, val, classes, fingerprint(known))
 

@@ -67,7 +67,9 @@ def layout_of(model: nn.Module) -> Layout:
 
 
 def _exempt(model: nn.Module) -> set[str]:
-    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    # Recurrent layers call theirs bias_ih_l0, attention in_proj_bias.
+    last = ((name, name.rpartition(".")[2]) for name, _ in model.named_parameters())
+    names = {name for name, own in last if own.startswith("bias") or own.endswith("bias")}
     for prefix, module in model.named_modules():
         if isinstance(module, _NORMALIZATION):
             names |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}

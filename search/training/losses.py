@@ -4,12 +4,13 @@ Cross-entropy's derivative is written down and takes shares of classes too, whic
 of every other loss comes from autograd.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from search.training.kernels.compiled import compiled_for
 
@@ -22,6 +23,11 @@ LOSSES: Mapping[str, Loss] = {
     "cross_entropy": CROSS_ENTROPY,
     "multi_margin": partial(F.multi_margin_loss, reduction="none"),
 }
+
+
+def on_device(loss: Loss, device: torch.device | str) -> Loss:
+    """Return a user's loss with what it holds, such as weights of classes, on a device."""
+    return copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss
 
 
 def loss_gradients(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:

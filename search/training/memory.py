@@ -10,8 +10,16 @@ _SHARE = 0.5
 """Of the memory that is free: libraries and other programs need some, and an estimate is one."""
 # Rows of a slot: parameters, best epoch's weights, gradients and their concatenation, a copy to compute in.
 _ROWS = 5
+_FULL = ("out of memory", "allocate memory", "not enough memory")
 # An activation is kept for the backward pass, has a gradient, and dropout makes a mask and a product of it.
 _COPIES = 4
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error means that a device's memory is full, and fewer slots may do."""
+    # CUDA has a type of its own for it; the processor's allocator only says so.
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(phrase in told for phrase in _FULL)
 
 
 def fitting_slots(template: nn.Module, batch: Tensor, moments: int, slots: int, device: str, sharers: int = 1) -> int:

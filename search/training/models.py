@@ -55,7 +55,9 @@ class ChannelDropout(Dropout):
         """Return `x` [..., channels, *extent] with channels dropped and the rest scaled up."""
         if not self.training:
             return x
-        return x * super().forward(x.new_ones((*x.shape[: -self._extent], *[1] * self._extent)))
+        # As in torch, what has fewer dimensions has channels without one: [batch, channels, length] for `nn.Dropout2d`.
+        extent = min(self._extent, x.dim() - 2)
+        return x * super().forward(x.new_ones((*x.shape[: x.dim() - extent], *[1] * extent)))
 
 
 class MaxPool(nn.Module):

@@ -5,20 +5,24 @@ Nothing here is for models and data sets that a study names; those are known to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset as TorchDataset
 
 from search.errors import DataError, ModelError, UsageError, did_you_mean
 from search.records import Params
-from search.spec import DATASET_SHAPES, OWN, DataSpec, StudySpec
+from search.spec import DATASET_SHAPES, OWN, DataSpec, StudySpec, parameter_of
 from search.training.data import Dataset, Split, divide, fingerprint
-from search.training.losses import Loss
+from search.training.kernels import compiled
+from search.training.losses import Loss, on_device
 from search.training.models import ChannelDropout, ModelFactory
 from search.training.regularizers import Dropout
 from search.training.sources import SOURCES
@@ -50,6 +54,17 @@ _SEARCHED: dict[type[nn.Module], Callable[[str], Dropout]] = {
     nn.Dropout3d: lambda name: ChannelDropout(name, extent=3),
 }
 """What takes the place of torch's layers, by exact type."""
+
+
+@contextmanager
+def torch_left_alone() -> Iterator[None]:
+    """Leave torch's threads and operations as they were, in the process of somebody who has other plans for them."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        compiled.use(None)
 
 
 def dropout_rates(model: nn.Module) -> list[float]:
@@ -92,19 +107,20 @@ def _replace(model: nn.Module, replaced: dict[nn.Module, Dropout]) -> nn.Module:
 
 def as_split(examples: Examples, what: str) -> Split:
     """Return examples as tensors, float64 as float32. Raises DataError, which calls them `what`."""
-    if isinstance(examples, TorchDataset):
-        items = [examples[index] for index in range(len(examples))]  # type: ignore[arg-type]
-        if not items:
-            raise DataError(f"{what}: the data set is empty")
-        inputs, classes = zip(*items, strict=True)
-        examples = (torch.stack([torch.as_tensor(x) for x in inputs]), torch.as_tensor(classes))
     try:
-        x, y = (torch.as_tensor(part).detach().cpu() for part in examples)
-    except (TypeError, ValueError) as error:
+        pair = _pair(examples) if isinstance(examples, TorchDataset) else examples
+        x, y = (torch.as_tensor(part).detach().cpu().contiguous() for part in pair)
+    except Exception as error:  # whatever a user's data set may raise
+        told = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"{what}: must be inputs and classes, a pair of tensors, or a torch data set: {error}"
-        ) from None
+            f"{what}: must be inputs and classes, a pair of tensors or arrays, or a torch data set of pairs ({told})"
+        ) from error
     return _checked(Split(x.float() if x.dtype == torch.float64 else x, y), what)
+
+
+def _pair(examples: TorchDataset[Any]) -> tuple[object, object]:
+    inputs, classes = zip(*(examples[index] for index in range(len(examples))), strict=True)  # type: ignore[arg-type]
+    return torch.stack([torch.as_tensor(x) for x in inputs]), torch.as_tensor(classes)
 
 
 def _checked(split: Split, what: str) -> Split:
@@ -177,9 +193,8 @@ class OwnExamples:
         if share is not None:
             section["validation"] = share
         for what, split in (("validation", val), ("test", test)):
-            if split is not None and split.x.shape[1:] != train.x.shape[1:]:
-                shapes = f"{list(split.x.shape[1:])}, those of train {list(train.x.shape[1:])}"
-                raise DataError(f"{what}: examples have shape {shapes}")
+            if split is not None and _kind(split) != _kind(train):
+                raise DataError(f"{what}: examples are {_kind(split)}, and those of train {_kind(train)}")
         return OwnExamples(section, train, val, test)
 
     @property
@@ -187,9 +202,11 @@ class OwnExamples:
         """How many classes there are."""
         return 1 + max(int(split.y.max()) for split in (self.train, self.val, self.test) if split is not None)
 
-    def source(self, spec: StudySpec) -> OwnData:
-        """Return them as what trainers load."""
-        return OwnData(spec.data, spec.search.seed, self.classes, self.train, self.val, self.test)
+    def source(self, spec: StudySpec, logits: int) -> OwnData:
+        """Return them as what trainers load, for a model of so many logits; raises UsageError when they do not fit."""
+        if not self.train.x.is_floating_point():
+            _refuse_mixtures(spec, self.train.x.dtype)
+        return OwnData(spec.data, spec.search.seed, logits, self.train, self.val, self.test)
 
 
 @dataclass(frozen=True)
@@ -201,7 +218,7 @@ class NamedExamples:
     """Stands for its examples."""
     classes: int
 
-    def source(self, spec: StudySpec) -> None:
+    def source(self, spec: StudySpec, logits: int) -> None:
         """Return None: trainers load it by its name."""
 
 
@@ -213,13 +230,28 @@ def known_examples(name: str) -> NamedExamples:
     return NamedExamples({"name": name}, blank, SOURCES[name].classes)
 
 
-def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples, loss: Loss) -> nn.Module:
-    """Return a fresh model. Raises ModelError when it cannot be trained on such examples."""
-    model = factory()
+def _kind(split: Split) -> str:
+    return f"{list(split.x.shape[1:])} of {split.x.dtype}"
+
+
+def _refuse_mixtures(spec: StudySpec, kind: torch.dtype) -> None:
+    """Raise UsageError where inputs that are whole numbers would have to be mixed or moved."""
+    for name, setting in spec.parameters().items():
+        if setting != 0 and (name == "mixup" or parameter_of(name).images):
+            raise UsageError(f"space.{name}: needs inputs of a floating-point type, and they are {kind}")
+
+
+def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) -> tuple[nn.Module, int]:
+    """Return a fresh model and how many logits it has. Raises ModelError when it cannot be trained on such examples."""
+    model, other = factory(), factory()
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory must return an nn.Module, and returned a {type(model).__name__}")
+    if any(map(is_lazy, model.parameters())):
+        raise ModelError("the model has lazy layers, whose sizes are not known yet: give their sizes")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("the model has no parameters to train")
+    if {*map(id, _trained(model))} & {*map(id, _trained(other))}:
+        raise ModelError("the factory must make a fresh model at each call, and returned the same parameters again")
     batch = examples.train.take(slice(2))
     try:
         with torch.no_grad():
@@ -229,16 +261,31 @@ def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples, lo
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"the model must return logits [batch, classes], and returned {got} for a batch of 2")
-    if logits.shape[1] < examples.classes:
-        raise ModelError(f"the model returns {logits.shape[1]} logits, and there are {examples.classes} classes")
-    _check_loss(loss, logits, batch.y)
-    return model
+    count = logits.shape[1]
+    if count < examples.classes or (count > examples.classes and isinstance(examples, NamedExamples)):
+        raise ModelError(f"the model returns {count} logits, and there are {examples.classes} classes")
+    return model, count
 
 
-def _check_loss(loss: Loss, logits: Tensor, classes: Tensor) -> None:
-    losses = loss(logits, classes)
-    if not isinstance(losses, Tensor) or losses.shape != classes.shape:
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def check_loss(loss: Loss, classes: int) -> str:
+    """Return a digest of what a user's loss computes. Raises ModelError when nothing can be trained by it."""
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(6, classes, generator=generator), torch.arange(6) % classes
+    loss = on_device(loss, "cpu")
+    try:
+        losses = loss(logits, y)
+        alone = [loss(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))]
+    except Exception as error:
+        raise ModelError(f"the loss fails on logits {list(logits.shape)}: {type(error).__name__}: {error}") from error
+    if not isinstance(losses, Tensor) or losses.shape != y.shape:
         got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ModelError(
             f'the loss must return a number for each example, as torch\'s do with reduction="none", and returned {got}'
         )
+    if not torch.allclose(losses, torch.cat(alone), rtol=1e-4, atol=1e-6):
+        raise ModelError("the loss of an example must not depend on the others in its minibatch")
+    return hashlib.sha256(repr([f"{value:.4g}" for value in losses.tolist()]).encode()).hexdigest()[:16]

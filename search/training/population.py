@@ -27,7 +27,7 @@ from search.training.engines import ENGINES, PRECISIONS, Engine, Models
 from search.training.evaluation import widest_activation
 from search.training.feeding import Feed
 from search.training.layout import layout_of
-from search.training.losses import LOSSES, Loss
+from search.training.losses import LOSSES, Loss, on_device
 from search.training.models import ModelFactory
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
 from search.training.regularizers import GradientNoise, NormLimits, configure
@@ -119,7 +119,7 @@ class Population:
         self._feed = Feed(self._data, training.batch_size)
         example = self._data.train.x[:8]
         self._engines: dict[Way, Engine] = {}
-        loss = LOSSES[training.loss] if loss is None else loss
+        loss = LOSSES[training.loss] if loss is None else on_device(loss, self._device)
         self._models = Models(template.to(self._device), self._layout, self._rows, self._buffers, example, loss)
         self._scoring = Scoring(self._data, loss, widest_activation(self._models.template, example))
         self.go(way)

@@ -146,7 +146,8 @@ def stacked_twin(template: nn.Module, example: Tensor) -> nn.Module | None:
 def _is_traceable(template: nn.Module) -> bool:
     """Return whether the steps of a forward pass are the same whatever the numbers are."""
     try:
-        _Tracer().trace(template)
+        for training in (True, False):
+            _Tracer().trace(copy.deepcopy(template).train(training))
     except Exception:  # whatever a user's code does with what is no tensor yet
         return False
     return True
@@ -164,11 +165,13 @@ def _is_leaf(layer: nn.Module) -> bool:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not (
-        layer.affine and layer.track_running_stats and layer.momentum
-    ):
-        return False
-    return type(layer) in STACKED
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        usual = bool(layer.affine and layer.track_running_stats and layer.momentum)
+    elif isinstance(layer, nn.LayerNorm):
+        usual = layer.weight is not None and layer.bias is not None and len(layer.normalized_shape) == 1
+    else:
+        usual = True
+    return usual and type(layer) in STACKED
 
 
 def _convert(layer: nn.Module) -> nn.Module:
@@ -179,28 +182,46 @@ def _convert(layer: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _agree(template: nn.Module, twin: nn.Module, example: Tensor) -> bool:
-    """Return whether both compute the same, also with dropout at work, for two slots of different weights."""
-    models = [copy.deepcopy(template).train() for _ in range(2)]
-    for slot, model in enumerate(models):
-        for tensor in model.parameters():
-            tensor.mul_(1 + slot)
-        for layer in model.modules():
-            if isinstance(layer, Dropout):
-                layer.configure(0.25 * (1 + slot), 1 + slot)
-            elif isinstance(layer, BatchNorm):
-                layer.on.fill_(slot == 0)
-    trial = copy.deepcopy(twin).train()
-    first, second = example.tensor_split(2)[:2]
-    size = min(len(first), len(second))
-    first, second = first[:size], second[:size]
-    states = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in models]
-    Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
+    """Return whether both compute the same, in training and evaluation, for two slots that have nothing in common."""
+    half = len(example) // 2
+    generator = torch.Generator().manual_seed(0)
     try:
-        ours = trial(torch.stack([first, second]))
-        expected = torch.stack([models[0](first), models[1](second)])
-        return ours.shape == expected.shape and torch.allclose(ours, expected, rtol=1e-3, atol=1e-5)
-    except (RuntimeError, ValueError, IndexError, TypeError):  # shapes that the forward pass did not expect
+        models = [_disturbed(template, slot, generator) for slot in range(2)]
+        inputs = [_plus_noise(part, generator) for part in (example[:half], example[half : 2 * half])]
+        trial = copy.deepcopy(twin)
+        states = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in models]
+        Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
+        return half > 0 and all(_is_same(trial, models, inputs, training) for training in (True, False))
+    except Exception:  # whatever a forward pass that is not made for slots may raise: the twin is not needed
         return False
+
+
+def _is_same(trial: nn.Module, models: list[nn.Module], inputs: list[Tensor], training: bool) -> bool:
+    ours = trial.train(training)(torch.stack(inputs))
+    expected = torch.stack([model.train(training)(x) for model, x in zip(models, inputs, strict=True)])
+    return ours.shape == expected.shape and torch.allclose(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def _disturbed(template: nn.Module, slot: int, generator: torch.Generator) -> nn.Module:
+    """Return a copy with other numbers everywhere, so that no part of it is hidden behind zeros."""
+    model = copy.deepcopy(template)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(_plus_noise(tensor, generator).abs() if tensor.min() > 0 else _plus_noise(tensor, generator))
+    for layer in model.modules():
+        if isinstance(layer, Dropout):
+            layer.configure(0.25 * (1 + slot), 1 + slot)
+        elif isinstance(layer, BatchNorm):
+            layer.on.fill_(slot == 0)
+    return model
+
+
+def _plus_noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return floats with noise added, and everything else as it is."""
+    if not tensor.is_floating_point():
+        return tensor
+    noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+    return tensor + 0.1 * noise
 
 
 class Places:
