@@ -91,7 +91,7 @@ def test_the_seed_fixes_the_split_and_nothing_else(tmp_path):
 
 def test_the_share_of_validation_data_is_the_specs(tmp_path):
     assert len(load_data(DataSpec(name="digits", validation=0.5), tmp_path, 0).val) == 749
-    with pytest.raises(DataError, match=r"data\.validation = 0\.9999 leaves 0 training examples"):
+    with pytest.raises(DataError, match=r"data\.validation = 0\.9999 leaves 0 examples to train on"):
         load_data(DataSpec(name="digits", validation=0.9999), tmp_path, 0)
 
 
