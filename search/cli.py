@@ -183,6 +183,30 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
 
 
 @main.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--out", type=Folder(), metavar="FILE", help="The page, if not artifacts/STUDY/report.html in the home.")
+@option("--plots", type=Folder(), metavar="DIR", help="Write each plot as an SVG file too; needs a Chromium or Chrome.")
+@place
+def report(study: str, out: Path | None, plots: Path | None, home: Path, storage: str | None) -> None:
+    """Write a study's report: one page with the verdict and all that it rests on, to read offline and to pass on.
+
+    \b
+      regsearch report --study digits
+      regsearch report --study digits --out digits.html --plots digits-plots
+    """
+    from search.report import gather, page_path, where_is, write_page, write_plots
+    from search.study import Study
+    from search.study.storage import open_existing
+
+    material = gather(Study.load(study, open_existing(storage, home)), where_is(home, storage))
+    path = out or page_path(home, study)
+    write_page(material, path)
+    click.echo(f"The report is {path}")
+    if plots is not None:
+        click.echo(f"Its {len(write_plots(material, plots))} plots are in {plots}")
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 @place
 def studies(as_json: bool, home: Path, storage: str | None) -> None:

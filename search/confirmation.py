@@ -69,6 +69,11 @@ class Estimate:
         """Standard error of the mean; infinite when there is only one seed."""
         return self.std / math.sqrt(self.n) if self.n > 1 else math.inf
 
+    @property
+    def reach(self) -> float:
+        """Half of the mean's 95 % interval (Student's t); infinite when there is only one seed."""
+        return _t_quantile(self.n - 1) * self.error if self.n > 1 else math.inf
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -223,8 +228,7 @@ def estimate(values: Iterable[float]) -> Estimate:
 def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
     """Return the mean of first minus second, with Student's 95 % interval; infinite for a single pair."""
     told = estimate(first - second for first, second in pairs)
-    reach = _t_quantile(told.n - 1) * told.error if told.n > 1 else math.inf
-    return Difference(told.mean, told.mean - reach, told.mean + reach, told.n)
+    return Difference(told.mean, told.mean - told.reach, told.mean + told.reach, told.n)
 
 
 def _t_quantile(freedom: int) -> float:

@@ -50,16 +50,18 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
     if ending.tracking.message:
         console.print(f"\n{ending.tracking.message}", markup=False)
     console.print()
-    for label, text in _places(session, ending.summary):
+    for label, text in _places(session, ending):
         console.print(f"{label:<17}{text}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _places(session: Session, summary: Summary) -> list[tuple[str, str]]:
+def _places(session: Session, ending: Ending) -> list[tuple[str, str]]:
     home, storage = session.options.home, session.options.storage
     kept_in = mask_password(storage) if storage else _short(home / "optuna.journal")
     runs = session.options.tracking_uri or f"sqlite:///{_short(home / 'mlflow.db')}"
     places = [("Everything is in", _short(home))]
-    if summary.best is not None:
+    if ending.report is not None:
+        places.append(("Read this first", _short(ending.report)))
+    if ending.summary.best is not None:
         places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')} and best.safetensors"))
     return [
         *places,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from search.crew import Crew, Wishes
 from search.errors import DataError, TrainerError
+from search.machine import describe_machine
 from search.places import made_home
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json, headline_metrics
@@ -63,6 +64,8 @@ class Ending:
     tracking: TrackingOutcome
     interrupted_by: int | None
     timed_out: bool
+    report: Path | None = None
+    """The page that tells all of it; None when it could not be written."""
 
 
 class Session:
@@ -152,10 +155,13 @@ class Session:
         finally:
             self._crew.close()
             study.close()
+        report = self._write_report(watcher)
+        if report is not None:
+            artifacts["report.html"] = report
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
         unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
         outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
-        return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None)
+        return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None, report)
 
     def close(self) -> None:
         """End what is still at work and let others run the study; harmless when `run` has done so."""
@@ -205,13 +211,14 @@ class Session:
         from search.pruning import make_pruner
         from search.runner import Runner
 
+        tracked = _TrackedWatcher(watcher, tracker)
         runner = Runner(
             self._study,
             self._crew,
             make_pruner(self.spec, self._study.name),
             # A trial of several folds has several models, and none to keep.
             weights if self.spec.data.folds is None else None,
-            _TrackedWatcher(watcher, tracker),
+            tracked,
             stop,
             self.spec.search.trials,
             self._started,
@@ -219,6 +226,8 @@ class Session:
         runner.run()
         if runner.time_spent.trainers:
             self._study.set_fact("time", asdict(runner.time_spent))
+            engines = {"trained with": "; ".join(sorted(tracked.engines))} if tracked.engines else {}
+            self._study.set_fact("machine", describe_machine(self._crew.devices) | engines)
 
     def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
         """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""
@@ -235,13 +244,28 @@ class Session:
             shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
         return written
 
+    def _write_report(self, watcher: Watcher) -> Path | None:
+        """Write the report and return where it is. Nothing that goes wrong with it may cost the search."""
+        from search.report import gather, page_path, where_is, write_page
+
+        path = page_path(self.options.home, self._study.name)
+        try:
+            write_page(gather(self._study, where_is(self.options.home, self.options.storage)), path)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            again = f"regsearch report --study {self._study.name}"
+            watcher.message(f"The report could not be written: {reason}; `{again}` tries again")
+            return None
+        return path
+
 
 class _TrackedWatcher:
     """Passes everything on to the progress display, and finished trials to MLflow."""
 
     def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
         self._watcher, self._tracker = watcher, tracker
-        self._engines: set[str] = set()
+        self.engines: set[str] = set()
+        """What the trainers have measured and chosen."""
 
     def started(self, assignment: Assignment) -> None:
         """Pass on."""
@@ -249,8 +273,8 @@ class _TrackedWatcher:
 
     def epoch_ended(self, report: Report) -> None:
         """Pass on, and say what there is to say of trainers and MLflow."""
-        if report.engine and report.engine not in self._engines:
-            self._engines.add(report.engine)
+        if report.engine and report.engine not in self.engines:
+            self.engines.add(report.engine)
             self._watcher.message(f"Measured and chosen: {report.engine}")
         self._watcher.epoch_ended(report)
         while (notice := self._tracker.notice()) is not None:

@@ -132,4 +132,5 @@ def test_a_cross_validated_search(tmp_path, workers):
     assert shown["confirmed"]["difference"] is not None
     folder = tmp_path / "runs" / "artifacts" / "crossed"
     assert (folder / "best.safetensors").exists()
+    assert (folder / "report.html").exists()
     regsearch("export", "--study", "crossed", *home, "--out", str(tmp_path / "model"), "--no-register")

@@ -412,7 +412,7 @@ def test_a_search_is_in_mlflow_with_curves_and_artifacts(finished):
     place, _ = finished
     assert_all_in_mlflow(place)
     found = place.mlflow()
-    assert {"best.toml", "best.safetensors", "spec.json"} <= found.artifacts()
+    assert {"best.toml", "best.safetensors", "spec.json", "report.html"} <= found.artifacts()
     study_metrics = found.studies[0].data.metrics
     shown = place.show()
     assert study_metrics["best_val_loss"] == shown["best"]["val_loss"]
@@ -776,6 +776,7 @@ def test_a_search_with_several_objectives_finds_a_front(here):
     assert shown["pareto"][0] == shown["best"]
     assert shown["pareto"][-1]["sparsity"] > 0.1
     assert "Pareto front of val_loss, sparsity" in result.stdout
+    assert "report.html" in result.stdout
     front = {each["trial"] for each in shown["pareto"]}
     assert {each["trial"] for each in shown["confirmed"]["ranking"]} <= front
 

@@ -198,6 +198,13 @@ class Study:
         return optuna.importance.get_param_importances(self._study) if len(complete) >= _FEWEST_TO_COMPARE else {}
 
     @_guarded
+    def plots(self, params: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return Optuna's own plots of these parameters, by name; see `plots.optuna_plots`."""
+        from search.study.plots import optuna_plots  # imports plotly and matplotlib, half a second
+
+        return optuna_plots(self._trials((TrialState.COMPLETE,)), params)
+
+    @_guarded
     def set_fact(self, key: str, value: Any) -> None:
         """Keep a JSON value about the study or its runs."""
         self._study.set_user_attr(_FACT + key, value)

@@ -1,0 +1,132 @@
+"""What the numbers say, in plain words, and numbers as people write them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from search.confirmation import Confirmation, Difference, Estimate
+from search.report.material import Material
+
+_FEWEST_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The first thing that a reader sees."""
+
+    headline: str
+    detail: str
+    kind: str
+    """`good`, `bad` or `open`: what the page marks it as."""
+    command: str = ""
+    """What to do about it."""
+
+
+def verdict(material: Material) -> Verdict:
+    """Return whether regularization helps, and how sure that is."""
+    summary = material.summary
+    if summary.best is None:
+        return _nothing(material)
+    if summary.confirmed is None:
+        return _unconfirmed(material, command(material, "confirm"))
+    if summary.confirmed.difference is None:
+        return _without_test(summary.confirmed)
+    return _confirmed(summary.confirmed, summary.confirmed.difference)
+
+
+def _confirmed(confirmation: Confirmation, difference: Difference) -> Verdict:
+    mean, low, high = (f"{100 * value:+.2f}" for value in (difference.mean, difference.low, difference.high))
+    scores = _accuracies(confirmation)
+    if difference.n < _FEWEST_SEEDS:
+        detail = f"{scores} That is one seed, which tells nothing of chance: confirm with more (--seeds 5)."
+        return Verdict(f"Test accuracy {mean} points against no regularization, by one seed.", detail, "open")
+    interval = f"The difference is {mean} points, 95 % interval {low} to {high}, over {difference.n} seeds in pairs"
+    if not difference.is_clear:
+        return Verdict(
+            "Not clearly different from no regularization.",
+            f"{scores} {interval}: it includes zero, so chance alone could explain it.",
+            "open",
+        )
+    helps = difference.mean > 0
+    headline = f"Regularization {'helps' if helps else 'hurts'}: {mean} points of test accuracy."
+    return Verdict(headline, f"{scores} {interval}: it excludes zero.", "good" if helps else "bad")
+
+
+def _accuracies(confirmation: Confirmation) -> str:
+    best = confirmation.best.estimates.get("test_accuracy")
+    baseline = None if confirmation.baseline is None else confirmation.baseline.estimates.get("test_accuracy")
+    if best is None or baseline is None:
+        return ""
+    return (
+        f"With regularization (trial {confirmation.best.trial}) the network gets {best.mean:.2%} of the test data "
+        f"right, without {baseline.mean:.2%}."
+    )
+
+
+def _without_test(confirmation: Confirmation) -> Verdict:
+    best, baseline = confirmation.best, confirmation.baseline
+    if baseline is None:
+        return Verdict("There is no baseline to compare with.", "No unregularized trial was confirmed.", "open")
+    one, other = best.estimates["val_loss"], baseline.estimates["val_loss"]
+    apart = abs(one.mean - other.mean) > _reach(one) + _reach(other)
+    better = one.mean < other.mean
+    words = "Regularization helps" if apart and better else "Regularization hurts" if apart else "Not clearly different"
+    detail = (
+        f"Mean validation loss over {one.n} seeds: {one.mean:.4f} with regularization (trial {best.trial}), "
+        f"{other.mean:.4f} without; their 95 % intervals {'lie apart' if apart else 'overlap'}. "
+        "Test data was not read."
+    )
+    headline = f"{words}, by validation loss." if apart else "Not clearly different from no regularization."
+    return Verdict(headline, detail, ("good" if better else "bad") if apart else "open")
+
+
+def _reach(estimate: Estimate) -> float:
+    return estimate.reach if estimate.n >= _FEWEST_SEEDS else math.inf
+
+
+def _unconfirmed(material: Material, confirm: str) -> Verdict:
+    best, baseline = material.summary.best, material.summary.baseline
+    way_out = "Confirm it with other seeds:"
+    if best is None or best.best is None:
+        return _nothing(material)
+    if baseline is None or baseline.best is None:
+        return Verdict("Not confirmed yet, and there is no baseline to compare with.", way_out, "open", confirm)
+    if best.number == baseline.number:
+        return Verdict("Not confirmed yet; in the search no regularization did best.", way_out, "open", confirm)
+    detail = (
+        f"In the search, validation loss {best.best.val_loss:.4f} with regularization (trial {best.number}) against "
+        f"{baseline.best.val_loss:.4f} without. That is one run of each, and the best is the luckiest of "
+        f"{count(len(material.counted), 'trial')}. {way_out}"
+    )
+    return Verdict("Not confirmed yet.", detail, "open", confirm)
+
+
+def _nothing(material: Material) -> Verdict:
+    if not material.counted:
+        return Verdict("No trial has ended yet.", "Begin, or go on, with:", "open", command(material, "start"))
+    detail = "There is nothing to compare. How the trials ended is below, and the fault ledger tells of errors."
+    return Verdict("No trial is complete.", detail, "open")
+
+
+def command(material: Material, verb: str) -> str:
+    """Return a command on this study as one would type it."""
+    import shlex
+
+    places = [f"--{name} {shlex.quote(place)}" for name, place in material.where.items()]
+    return " ".join(["regsearch", verb, "--study", shlex.quote(material.summary.study), *places])
+
+
+def duration(seconds: float) -> str:
+    """Return a time as one says it, to two places at most."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 60:
+        return f"{int(minutes)} min {seconds % 60:.0f} s"
+    return f"{int(hours)} h {minutes % 60:.0f} min" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return `1 trial`, `3 trials`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,50 @@
+"""The report as files: where it lies, and how it is written, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import ReportError
+
+if TYPE_CHECKING:
+    from search.report.material import Material
+
+
+def page_path(home: Path, study: str) -> Path:
+    """Return where a study's report lies unless told otherwise."""
+    return home / "artifacts" / study / "report.html"
+
+
+def where_is(home: Path, storage: str | None) -> dict[str, str]:
+    """Return the options by which a study is found, as far as they are not the default; no passwords."""
+    from search.study import mask_password
+
+    here = Path.cwd()
+    short = str(home.relative_to(here)) if home.is_relative_to(here) else str(home)
+    options = {} if short == "runs" else {"home": short}
+    return options if storage is None else {**options, "storage": mask_password(storage)}
+
+
+def write_page(material: Material, path: Path) -> None:
+    """Write the page. Raises ReportError."""
+    from search.report.page import render
+
+    text = render(material)
+    half = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text(text, encoding="utf-8")
+        os.replace(half, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ReportError(f"{path}: the report cannot be written ({reason}); name another file: --out") from error
+
+
+def write_plots(material: Material, folder: Path) -> list[Path]:
+    """Write each of the page's plots as an SVG file; return them. Raises ReportError, also where no browser is."""
+    from search.report.sections import figures
+    from search.report.static import write_figures
+
+    return write_figures(figures(material), folder)

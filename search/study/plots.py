@@ -1,0 +1,96 @@
+"""Optuna's own plots of a study, as plain values: plotly's `data` and `layout`. How they look is the report's business.
+
+They are drawn from a study in memory, which has few enough trials for a page: a contour is a matrix with a row and a
+column for each trial. The baseline is left out, since Optuna knows it only by the lowest values in range.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.records import Role
+from search.study.trials import role_of
+
+_MOST_TRIALS = 100
+_FEWEST_TRIALS = 4
+_LOSS = "validation loss"
+
+
+def optuna_plots(complete: Sequence[FrozenTrial], params: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return `slice-PARAM` for each parameter and `contour-ONE-OTHER` for each pair, where enough trials have them."""
+    from optuna import visualization  # imports plotly, and matplotlib where it is installed
+
+    trials = _thinned([trial for trial in complete if role_of(trial) is not Role.BASELINE])
+    if not trials:
+        return {}
+    study = _in_memory(trials)
+    plots = {
+        f"slice-{name}": visualization.plot_slice(study, [name], target_name=_LOSS)
+        for name in params
+        if _values(trials, name) >= _FEWEST_TRIALS
+    }
+    plots |= {
+        f"contour-{one}-{other}": visualization.plot_contour(study, [one, other], target_name=_LOSS)
+        for one, other in combinations(params, 2)
+        if _values(trials, one, other) >= _FEWEST_TRIALS
+    }
+    numbers = sorted(trial.number for trial in trials)
+    return {name: _numbered(_plain(figure.to_plotly_json()), numbers) for name, figure in plots.items()}
+
+
+def _numbered(plot: dict[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
+    """Return a plot whose marks are coloured by number, by those that the trials have in their own study."""
+    for trace in plot["data"]:
+        if isinstance(colours := trace.get("marker", {}).get("color"), list):
+            trace["marker"]["color"] = [numbers[number] for number in colours]
+    return plot
+
+
+def _thinned(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return so few trials that they can be drawn: the better half by value, the others evenly from all the rest."""
+    if len(trials) <= _MOST_TRIALS:
+        return list(trials)
+    ranked = sorted(trials, key=lambda trial: (_loss(trial), trial.number))
+    best, rest = ranked[: _MOST_TRIALS // 2], ranked[_MOST_TRIALS // 2 :]
+    step = len(rest) / (_MOST_TRIALS - len(best))
+    return [*best, *(rest[int(i * step)] for i in range(_MOST_TRIALS - len(best)))]
+
+
+def _in_memory(trials: Sequence[FrozenTrial]) -> optuna.Study:
+    study = optuna.create_study(direction="minimize")
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE, value=_loss(trial), params=trial.params, distributions=trial.distributions
+            )
+        )
+    return study
+
+
+def _loss(trial: FrozenTrial) -> float:
+    """Return the first of a trial's values; sparsity and epochs may come after it."""
+    assert trial.values is not None, "complete trials have values"
+    loss: float = trial.values[0]
+    return loss
+
+
+def _values(trials: Sequence[FrozenTrial], *names: str) -> int:
+    """Return how many trials have all of these parameters, if each of these takes several values; else 0."""
+    having = [trial for trial in trials if all(name in trial.params for name in names)]
+    rows = [tuple(trial.params[name] for name in names) for trial in having]
+    return len(rows) if rows and all(len(set(column)) > 1 for column in zip(*rows, strict=True)) else 0
+
+
+def _plain(value: Any) -> Any:
+    """Return lists for arrays, and None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
