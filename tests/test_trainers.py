@@ -164,7 +164,7 @@ def test_data_are_told_by_their_checksum_and_errors_of_the_user_come_through(pro
     assert process_trainer.get_ready() == LocalTrainer(setup()).get_ready() == "fingerprint"
     broken = ProcessTrainer()
     broken.set_up(setup(data=StudyData(DataSpec(name="digits", validation=0.9999), Path(), 0)))
-    with pytest.raises(DataError, match="leaves 0 training examples"):
+    with pytest.raises(DataError, match="leaves 0 examples to train on"):
         broken.get_ready()
     broken.close()
 
