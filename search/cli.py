@@ -177,7 +177,7 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
 
     summary = Study.load(study, open_existing(storage, home)).summary()
     if as_json:
-        click.echo(json.dumps(results.as_json(summary), indent=2))
+        click.echo(json.dumps(results.as_json(summary), indent=2, allow_nan=False))
     else:
         printing.print_summary(summary, _stdout())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from search.ablation import Ablation
@@ -12,8 +13,11 @@ from search.spec import parameter_of
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """Return what `show --json` prints; its keys never change meaning. Losses in nats, accuracies and shares 0 to 1."""
-    return {
+    """Return what `show --json` prints; its keys never change meaning. Losses in nats, accuracies and shares 0 to 1.
+
+    JSON has no word for nan and infinity, as the ends of an interval from a single seed are: they are None.
+    """
+    told = {
         "study": summary.study,
         "trials": dict(summary.trials),
         "reasons": dict(summary.reasons),
@@ -29,6 +33,15 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "objectives": list(summary.objectives),
         "pareto": [_record_json(record) for record in summary.pareto],
     }
+    return {key: _finite(value) for key, value in told.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def cocktail(params: Params) -> list[str]:

@@ -1,6 +1,8 @@
 """What a person or a script reads: summary, JSON, best.toml, plain lines, the live view, and the README's lists."""
 
 import io
+import json
+import math
 import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from search import cli, printing, results
+from search.confirmation import Confirmation, Confirmed, Difference, Estimate
 from search.progress import LiveProgress, PlainProgress, Tally
 from search.records import Assignment, EpochResult, Reason, Role, Score, Summary, TrialRecord
 from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
@@ -45,6 +48,15 @@ def printed(draw) -> str:
     console = Console(file=io.StringIO(), width=80, highlight=False)
     draw(console)
     return console.file.getvalue()
+
+
+def test_json_has_none_for_what_is_no_number(summary):
+    confirmed = Confirmed(3, {}, {"val_loss": Estimate(0.5, 0.0, 1), "gap": Estimate(math.nan, 0.0, 1)})
+    one_seed = Confirmation([confirmed], None, None, Difference(0.01, -math.inf, math.inf, 1))
+    told = results.as_json(replace(summary, confirmed=one_seed))["confirmed"]
+    assert told["difference"] == {"mean": 0.01, "low": None, "high": None, "n": 1}
+    assert told["best"]["gap"]["mean"] is None
+    json.dumps(told, allow_nan=False)
 
 
 @pytest.mark.parametrize(
