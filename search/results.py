@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -33,15 +34,20 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "objectives": list(summary.objectives),
         "pareto": [_record_json(record) for record in summary.pareto],
     }
-    return {key: _finite(value) for key, value in told.items()}
+    return {key: finite(value) for key, value in told.items()}
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+def finite(value: Any, digits: int | None = None) -> Any:
+    """Return plain values with None for numbers that are not finite; floats rounded to so many digits if wanted."""
+    if isinstance(value, Mapping):
+        return {key: finite(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item, digits) for item in value]
+    if not isinstance(value, float):
+        return value
+    if not isfinite(value):
+        return None
+    return value if digits is None else float(f"{value:.{digits}g}")
 
 
 def cocktail(params: Params) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from search.report import cost, repeating, words
 from search.report.material import Material
 from search.report.sections import sections
 from search.report.theme import PALETTES, TEMPLATE
-from search.results import as_json
+from search.results import as_json, finite
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PLOTLY = "package_data/plotly.min.js"
@@ -67,20 +65,8 @@ def in_script(value: Any, digits: int | None = None) -> Any:
     """Return JSON that may stand inside a script element, null for what JSON has no number for; rounded if wanted."""
     from markupsafe import Markup
 
-    text = json.dumps(_finite(value, digits), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite(value, digits), separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _finite(value: Any, digits: int | None) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item, digits) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item, digits) for item in value]
-    if not isinstance(value, float):
-        return value
-    if not math.isfinite(value):
-        return None
-    return value if digits is None else float(f"{value:.{digits}g}")
 
 
 def plotly_js() -> Any:

@@ -28,10 +28,6 @@ class FoldedPopulation:
         self._numbers: list[int] = []
 
     @property
-    def way(self) -> object:
-        return self._population.way
-
-    @property
     def seconds(self) -> tuple[float, float]:
         """What the last epoch's training and its evaluation took."""
         return self._population.seconds

@@ -6,7 +6,7 @@ Nothing here is for models and data sets that a study names; those are known to 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset as TorchDataset
 
@@ -69,15 +70,14 @@ def torch_left_alone() -> Iterator[None]:
 
 def dropout_rates(model: nn.Module) -> list[float]:
     """Return the rates of a model's dropout layers, in the order in which they are `dropout_0`, `dropout_1`, ..."""
-    return [layer.p for layer in model.modules() if type(layer) in _SEARCHED]  # type: ignore[misc]
+    return [layer.p for layer in _dropouts(model)]
 
 
 def finished(factory: ModelFactory, params: Params, weights: bytes) -> nn.Module:
     """Return the user's own model with the dropout rates of a configuration and these weights, in evaluation mode."""
     model = factory()
-    layers = [layer for layer in model.modules() if type(layer) in _SEARCHED]
-    for index, layer in enumerate(layers):
-        layer.p = params[f"dropout_{index}"]  # type: ignore[assignment]
+    for index, layer in enumerate(_dropouts(model)):
+        layer.p = params[f"dropout_{index}"]
     model.load_state_dict(load(weights))
     return model.eval()
 
@@ -87,20 +87,24 @@ def searchable(factory: ModelFactory) -> ModelFactory:
 
     def make() -> nn.Module:
         model = factory()
-        layers = [layer for layer in model.modules() if type(layer) in _SEARCHED]
         # By the layer, since one may stand in several places.
-        replaced = {layer: _SEARCHED[type(layer)](f"dropout_{index}") for index, layer in enumerate(layers)}
+        layers: list[nn.Module] = [*_dropouts(model)]
+        replaced = {layer: _SEARCHED[type(layer)](f"dropout_{i}") for i, layer in enumerate(layers)}
         return _replace(model, replaced)
 
     return make
 
 
-def _replace(model: nn.Module, replaced: dict[nn.Module, Dropout]) -> nn.Module:
+def _dropouts(model: nn.Module) -> list[_DropoutNd]:
+    return [layer for layer in model.modules() if isinstance(layer, _DropoutNd) and type(layer) in _SEARCHED]
+
+
+def _replace(model: nn.Module, replaced: Mapping[nn.Module, Dropout]) -> nn.Module:
     if model in replaced:
         return replaced[model]
     for owner in list(model.modules()):
         for name, child in list(owner._modules.items()):
-            if child in replaced:
+            if child is not None and child in replaced:
                 owner._modules[name] = replaced[child]
     return model
 
@@ -248,7 +252,7 @@ def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) ->
         raise ModelError(f"the factory must return an nn.Module, and returned a {type(model).__name__}")
     if any(map(is_lazy, model.parameters())):
         raise ModelError("the model has lazy layers, whose sizes are not known yet: give their sizes")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if not _trained(model):
         raise ModelError("the model has no parameters to train")
     if {*map(id, _trained(model))} & {*map(id, _trained(other))}:
         raise ModelError("the factory must make a fresh model at each call, and returned the same parameters again")
