@@ -13,11 +13,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
-def option(name: str, **settings: Any) -> Callable[[_Command], _Command]:
+def option(name: str, *declarations: str, **settings: Any) -> Callable[[_Command], _Command]:
     """Return a click option with the environment variable of its name: `--home` has REGSEARCH_HOME."""
     variable = name.partition("/")[0].lstrip("-").replace("-", "_").upper()
     settings.setdefault("envvar", f"REGSEARCH_{variable}")
-    return click.option(name, show_envvar=True, show_default=True, **settings)
+    return click.option(name, *declarations, show_envvar=True, show_default=True, **settings)
 
 
 def place(command: _Command) -> _Command:

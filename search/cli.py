@@ -16,6 +16,7 @@ from search.arguments import Duration, Folder, SpecChoice, of_trainers, option, 
 from search.errors import RegsearchError
 
 _STARTED = time.monotonic()
+_POLL_SECONDS = 0.2
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,6 +205,40 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
     click.echo(f"The report is {path}")
     if plots is not None:
         click.echo(f"Its {len(write_plots(material, plots))} plots are in {plots}")
+
+
+@main.command()
+@option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
+@option("--port", type=click.IntRange(1, 65535), help="Port of optuna-dashboard, if not 8080 or a free one.")
+@option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow's UI, if not 5000 or a free one.")
+@option(
+    "--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on; needs --allow-anyone if not local."
+)
+@option("--allow-anyone", is_flag=True, help="Yes, whoever reaches the address may read and delete studies.")
+@option("--allowed-host", multiple=True, metavar="NAME", help="Another name of this machine, as a proxy calls it.")
+@click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
+@place
+def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
+    """Start optuna-dashboard and MLflow's UI on this home, for this machine's own user; Ctrl-C ends both.
+
+    \b
+      regsearch ui
+      regsearch ui --home ~/runs --open
+    """
+    from search.dashboards.ui import Wanted, dashboards
+    from search.stopping import StopRequest
+
+    _say("Starting optuna-dashboard and MLflow's UI ...")
+    with StopRequest() as stop, dashboards(Wanted(**given, allowed_hosts=allowed_host), stop) as running:
+        if not stop():
+            click.echo(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
+            _say("Ctrl-C ends both")
+        if open_browser and not stop():
+            click.launch(running.optuna)
+            click.launch(running.mlflow)
+        while not stop():
+            running.check()
+            time.sleep(_POLL_SECONDS)
 
 
 @main.command()

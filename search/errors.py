@@ -68,6 +68,10 @@ class ReportError(RegsearchError):
     """The report or its plots cannot be written, or there is no browser to draw the plots with."""
 
 
+class DashboardError(RegsearchError):
+    """A dashboard cannot be started, or died."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the nearest of `known`, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

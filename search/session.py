@@ -149,13 +149,14 @@ class Session:
             interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
             artifacts = self._write_best(summary, weights)
+            self._crew.close()
+            report = self._tell(watcher)
         except BaseException:
             tracker.abandon()
             raise
         finally:
             self._crew.close()
             study.close()
-        report = self._write_report(watcher)
         if report is not None:
             artifacts["report.html"] = report
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
@@ -208,12 +209,13 @@ class Session:
         return WeightStore(self.artifacts, best.val_loss if best is not None else float("inf"))
 
     def _search(self, watcher: Watcher, tracker: Tracker, weights: WeightStore, stop: StopRequest) -> None:
+        from search.dashboards.content import Noted
         from search.pruning import make_pruner
         from search.runner import Runner
 
         tracked = _TrackedWatcher(watcher, tracker)
         runner = Runner(
-            self._study,
+            Noted(self._study),
             self._crew,
             make_pruner(self.spec, self._study.name),
             # A trial of several folds has several models, and none to keep.
@@ -244,19 +246,31 @@ class Session:
             shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
         return written
 
-    def _write_report(self, watcher: Watcher) -> Path | None:
-        """Write the report and return where it is. Nothing that goes wrong with it may cost the search."""
+    def _tell(self, watcher: Watcher) -> Path | None:
+        """Write the report, and what optuna-dashboard shows; return where the report is, None if it is not there.
+
+        Nothing that goes wrong with them may cost the search.
+        """
+        from search.dashboards.content import annotate
         from search.report import gather, page_path, where_is, write_page
 
         path = page_path(self.options.home, self._study.name)
         try:
-            write_page(gather(self._study, where_is(self.options.home, self.options.storage)), path)
+            material = gather(self._study, where_is(self.options.home, self.options.storage))
+            write_page(material, path)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             again = f"regsearch report --study {self._study.name}"
-            watcher.message(f"The report could not be written: {reason}; `{again}` tries again")
+            watcher.message(f"The report could not be written: {_first_line(error)}; `{again}` tries again")
             return None
+        try:
+            annotate(self._study, material, self.options.home)
+        except Exception as error:
+            watcher.message(f"The notes for optuna-dashboard could not be written: {_first_line(error)}")
         return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class _TrackedWatcher:

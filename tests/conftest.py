@@ -19,10 +19,13 @@ from postgresql import NoPostgreSQL, postgresql_server
 from search.cli import main
 from search.errors import KernelError
 from search.records import Assignment
+from search.report.static import find_browser
 from search.spec import TrainingSpec
 from search.training.data import Dataset, Split
 from search.training.kernels import compiled
 from search.training.kernels.building import kernel_library
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 SPEC = """
 name = "tiny"
@@ -167,3 +170,16 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     regsearch(*start, "--engine=stacked", "--precision=fp32", "--no-confirm")
     regsearch("confirm", "--study", "tiny", "--home", str(folder / "runs"), "--workers=0", "--seeds=2", "--top=2")
     return folder
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium, where one is installed."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium or Chrome is installed")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=QUIET)
+        yield opened
+        opened.close()

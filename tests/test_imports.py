@@ -14,6 +14,7 @@ LAYERS = [
     {"cli", "arguments", "api"},
     {"progress", "printing"},
     {"session", "export"},
+    {"dashboards"},
     {"report"},
     {"aftermath"},
     {"crew", "runner", "confirm", "results"},
@@ -26,6 +27,9 @@ LAYERS = [
 OWNERS = {
     "optuna": {"study"},
     "sqlalchemy": {"study"},
+    "optuna_dashboard": {"dashboards"},
+    "waitress": {"dashboards"},
+    "matplotlib": {"dashboards"},
     "mlflow": {"tracking"},
     "click": {"cli", "arguments"},
     "rich": {"cli", "api", "progress", "printing"},

@@ -41,7 +41,6 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 NAN, INF = float("nan"), float("inf")
 OFF = {"learning_rate": 1e-3, "input_dropout": 0.0, "dropout_0": 0.0, "dropout_1": 0.0, "weight_decay": 0.0, "l1": 0.0}
 DRAWN = "html[data-drawn=all]"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture
@@ -495,18 +494,6 @@ def test_plots_are_svg_files(spec, tmp_path):
     files = write_plots(full(spec), tmp_path / "plots")
     assert {path.name for path in files} == {f"{figure.name}.svg" for figure in figures(full(spec))}
     assert all(path.read_text().startswith("<svg") for path in files)
-
-
-@pytest.fixture
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium or Chrome is installed")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=QUIET)
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

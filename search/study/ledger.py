@@ -80,12 +80,22 @@ class Ledger:
                 self._storage.set_trial_intermediate_value(self._ids[number], step, float(value))
 
     def finish(
-        self, number: int, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+        self,
+        number: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        curves: Mapping[str, Any],
     ) -> FrozenTrial:
-        """End a running trial and return it as it is stored; the attributes are written before the state."""
+        """End a running trial and return it as it is stored.
+
+        What it reached, its attributes and its curves (attributes of the system's), is written before its state.
+        """
         trial_id = self._ids[number]
         told = None if values is None else [float(value) for value in values]
         with one_commit(self._storage):
+            for key, value in curves.items():
+                self._storage.set_trial_system_attr(trial_id, key, value)
             self._set_attributes(trial_id, attributes)
             self._storage.set_trial_state_values(trial_id, state, told)
         del self._ids[number]

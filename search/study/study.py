@@ -25,6 +25,7 @@ from search.confirmation import Repeats
 from search.pareto import values
 from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TimeSpent, TrialRecord
 from search.spec import StudySpec
+from search.study.annotations import Annotations
 from search.study.ledger import Ledger
 from search.study.mirror import optuna_pruner
 from search.study.opening import acquire_lock, create_or_resume, load, our_study_names
@@ -35,6 +36,7 @@ from search.study.trials import (
     CONFIG,
     REASON,
     ROLE,
+    curves,
     end_attributes,
     first_attempt,
     owed_retries,
@@ -139,7 +141,9 @@ class Study:
         now = datetime.now(UTC)
         draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error)
         objectives = self.spec.search.objectives
-        told = self._ledger.finish(number, _STATES[draft.state], _values(draft, objectives), end_attributes(draft))
+        told = self._ledger.finish(
+            number, _STATES[draft.state], _values(draft, objectives), end_attributes(draft), curves(draft)
+        )
         self._sampling.learn(told)
         if reason is Reason.INTERRUPTED:
             self._enqueue(retry_attributes(told))
@@ -203,6 +207,12 @@ class Study:
         from search.study.plots import optuna_plots  # imports plotly and matplotlib, half a second
 
         return optuna_plots(self._trials((TrialState.COMPLETE,)), params)
+
+    @property
+    @_guarded
+    def annotations(self) -> Annotations:
+        """What optuna-dashboard shows beside the trials."""
+        return Annotations(self._storage, self._storage.get_study_id_from_name(self.name))
 
     @_guarded
     def set_fact(self, key: str, value: Any) -> None:

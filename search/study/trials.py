@@ -1,8 +1,9 @@
 """How a trial is kept in Optuna: user attributes in, `TrialRecord` out, exactly and on every storage.
 
-Single numbers are attributes of their own, for optuna-dashboard; the curves are one attribute, since each is a write
-(and an fsync) of its own. Losses may be nan or infinite, for which JSON has no word: nan is stored as null and
-infinities as text. Knows trials, not studies.
+Single numbers are user attributes of their own, for optuna-dashboard. The curves are one attribute, since each is a
+write of its own, and the system's: in the dashboard their one line would make a trial's page several screens wide.
+Losses may be nan or infinite, for which JSON has no word: nan is stored as null and infinities as text. Knows trials,
+not studies.
 """
 
 import math
@@ -38,10 +39,7 @@ _STATE_NAMES = {
 
 def end_attributes(record: TrialRecord) -> dict[str, Any]:
     """Return the user attributes to write when a trial ends; `reason` comes last, when all others are there."""
-    attributes: dict[str, Any] = {
-        _CURVES: {name: [_to_json(getattr(row, name)) for row in record.epochs] for name in _CURVE_NAMES},
-        "epochs": len(record.epochs),
-    }
+    attributes: dict[str, Any] = {"epochs": len(record.epochs)}
     if record.best is not None:
         attributes["best_epoch"] = record.best.epoch
         for name in ("val_accuracy", "train_loss", "gap", "sparsity"):
@@ -49,6 +47,11 @@ def end_attributes(record: TrialRecord) -> dict[str, Any]:
     if record.error is not None:
         attributes["error"] = record.error
     return attributes | {REASON: record.reason.value}
+
+
+def curves(record: TrialRecord) -> dict[str, Any]:
+    """Return the system attributes to write when a trial ends."""
+    return {_CURVES: {name: [_to_json(getattr(row, name)) for row in record.epochs] for name in _CURVE_NAMES}}
 
 
 def retry_attributes(trial: FrozenTrial) -> dict[str, Any]:
@@ -91,7 +94,8 @@ def to_record(trial: FrozenTrial) -> TrialRecord:
         number=trial.number,
         params=attributes[CONFIG],
         reason=reason,
-        epochs=_to_epochs(attributes.get(_CURVES, {})),
+        # Earlier versions had them among the user's attributes.
+        epochs=_to_epochs(trial.system_attrs.get(_CURVES) or attributes.get(_CURVES, {})),
         started=_aware(trial.datetime_start or trial.datetime_complete),  # no start if failed while waiting
         ended=_aware(trial.datetime_complete),
         role=role_of(trial),
@@ -158,9 +162,9 @@ def _epochs_run(trial: FrozenTrial) -> int:
     return max(len(trial.intermediate_values), int(trial.user_attrs.get("epochs", 0)))
 
 
-def _to_epochs(curves: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
+def _to_epochs(rows_by_name: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
     # Studies of earlier versions lack the last ones.
-    rows = zip(*(curves[name] for name in _CURVE_NAMES if name in curves), strict=True)
+    rows = zip(*(rows_by_name[name] for name in _CURVE_NAMES if name in rows_by_name), strict=True)
     return tuple(EpochResult(epoch, *map(_from_json, row)) for epoch, row in enumerate(rows, 1))
 
 

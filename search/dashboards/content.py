@@ -1,0 +1,116 @@
+"""Gives optuna-dashboard what it shows of a study beside the trials: notes, learning curves, the report's plots."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.dashboards.curves import curves_svg
+from search.dashboards.notes import study_note, trial_note, verdict_note
+from search.records import Assignment, EpochResult, Reason, TrialRecord
+from search.report import Material
+from search.report.figure import Figure
+from search.report.sections import figures
+from search.report.theme import PALETTES, TEMPLATE, resolve
+from search.results import finite
+from search.spec import StudySpec
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+_ITS_OWN = ("history", "importances", "parallel", "slice-", "contour-", "parameter-")
+"""What optuna-dashboard draws by itself, and always of the present."""
+_MOST_CHARACTERS = 200_000
+"""Of a plot: a study's attributes are read whole, again and again, by every page that is open."""
+_DIGITS = 4
+_HEIGHT = 450
+"""Of a plot, in pixels: what its place in the dashboard has."""
+_SECONDS_BETWEEN_NOTES = 5.0
+
+
+def artifact_folder(home: Path) -> Path:
+    """Return where the pictures are that the dashboard shows."""
+    return home / "artifacts" / "optuna"
+
+
+def annotate(study: Study, material: Material, home: Path) -> None:
+    """Write what there is to say of a study that has been searched. Raises StorageError, OSError."""
+    annotations, folder = study.annotations, artifact_folder(home)
+    names: dict[int, list[str]] = {}
+    for which, record in material.chosen.items():
+        names.setdefault(record.number, []).append(which)
+    pictures = {}
+    for record in {record.number: record for record in material.chosen.values()}.values():
+        title = f"{' and '.join(material.names[which] for which in names[record.number])}: trial {record.number}"
+        drawn = curves_svg(record, title[0].upper() + title[1:])
+        path = annotations.artifact(folder, "curves.svg", drawn, record.number)
+        pictures[record.number] = path
+        annotations.note(trial_note(record, names[record.number], material, path), record.number)
+    for figure in figures(material):
+        if not figure.name.startswith(_ITS_OWN) and len(json.dumps(plot := _plot(figure))) <= _MOST_CHARACTERS:
+            annotations.plot(figure.name, plot)
+    winner = material.winner
+    annotations.note(verdict_note(material, [pictures[winner.number]] if winner is not None else []))
+
+
+def _plot(figure: Figure) -> Mapping[str, Any]:
+    """Return a plot of the report as one that stands alone."""
+    title = {"text": figure.title, "y": 0.98, "yanchor": "top", "font": {"size": 16}}
+    alone = {"title": title, "margin": {"t": 70}, "template": TEMPLATE, "paper_bgcolor": "@paper", "height": _HEIGHT}
+    layout = {**figure.plot["layout"], **alone}
+    drawn: Mapping[str, Any] = resolve({"data": figure.plot["data"], "layout": layout}, PALETTES["light"])
+    return finite(drawn, _DIGITS)  # type: ignore[no-any-return]
+
+
+class Noted:
+    """A study that keeps its own note up to date while the runner works on it; everything else is the study's."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._best: TrialRecord | None = None
+        self._done, self._written = 0, -_SECONDS_BETWEEN_NOTES
+
+    @property
+    def spec(self) -> StudySpec:
+        return self._study.spec
+
+    def spent(self) -> int:
+        return self._study.spent()
+
+    def records(self) -> Sequence[TrialRecord]:
+        """Return the finished trials; the runner begins with that."""
+        records = self._study.records()
+        for record in records:
+            self._count(record)
+        self._write()
+        return records
+
+    def ask(self) -> Assignment:
+        return self._study.ask()
+
+    def report(self, results: Mapping[int, EpochResult]) -> None:
+        self._study.report(results)
+
+    def finish(
+        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+    ) -> TrialRecord:
+        """Record how a trial ended, and say so in the note if that is some time ago."""
+        record = self._study.finish(number, reason, epochs, error)
+        self._count(record)
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_NOTES:
+            self._write()
+        return record
+
+    def _count(self, record: TrialRecord) -> None:
+        self._done += record.reason is not Reason.INTERRUPTED
+        if record.state == "complete" and record.best is not None:
+            there = None if self._best is None else self._best.best
+            if there is None or record.best.val_loss < there.val_loss:
+                self._best = record
+
+    def _write(self) -> None:
+        self._study.annotations.note(study_note(self._study.name, self.spec, self._best, self._done))
+        self._written = time.monotonic()

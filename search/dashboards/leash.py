@@ -1,0 +1,35 @@
+"""The process of a dashboard: ends with whoever started it, however that ends, and takes its own processes along.
+
+It leads a process group. Its standard input is a pipe of which `regsearch ui` holds the other end and writes nothing:
+when that is closed, by the kernel if need be, the group is ended. What may be secret comes in the environment, never
+as an argument, which all users of a machine can read.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+_GRACE_SECONDS = 3.0
+
+
+def main() -> None:
+    """Run the dashboard that the first argument names, with the others as its own, until the pipe is closed."""
+    threading.Thread(target=_end_with_the_pipe, daemon=True).start()
+    match sys.argv[1:]:
+        case ["mlflow", *arguments]:
+            from search.tracking.server import run_server
+
+            run_server(arguments)
+        case ["optuna", door]:
+            from search.dashboards.optuna_app import serve
+
+            serve(door)
+
+
+def _end_with_the_pipe() -> None:
+    os.read(0, 1)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)

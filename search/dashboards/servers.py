@@ -1,0 +1,139 @@
+"""A server that runs beside this process: started on a free port, waited for, ended with all its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from search.errors import DashboardError
+
+# -P: neither the working directory nor a script's folder may shadow a module that is imported.
+_COMMAND = ("-P", "-c", "from search.dashboards.leash import main; main()")
+_POLL_SECONDS = 0.1
+_START_SECONDS = 60.0
+_END_SECONDS = 5.0
+_LAST_WORDS = 5
+"""Lines of a dead server's output that are shown."""
+
+
+def choose_port(host: str, wanted: int | None, usual: int, taken: Sequence[int] = ()) -> int:
+    """Return the port that is wanted; if none is, the usual one, or another when that is in use.
+
+    Raises DashboardError when the one that is wanted is in use, or the address is none of this machine's.
+    """
+    if wanted is not None:
+        if problem := _why_not(host, wanted):
+            raise DashboardError(f"port {wanted} of {host} cannot be used ({problem}); choose another, or none")
+        return wanted
+    if usual not in taken and _why_not(host, usual) is None:
+        return usual
+    try:
+        with socket.create_server((host, 0), family=_family(host)) as free:
+            return int(free.getsockname()[1])
+    except OSError as error:
+        raise DashboardError(f"{host} cannot be listened on ({_reason(error)})") from error
+
+
+def _why_not(host: str, port: int) -> str | None:
+    try:
+        socket.create_server((host, port), family=_family(host)).close()
+    except OSError as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's words alone; Python adds to them what we say ourselves."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class Server:
+    """One server in a process group of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        health: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        mask: Callable[[str], str],
+    ) -> None:
+        """`health` is the address that it answers at once it is ready; `mask` hides passwords."""
+        self.name = name
+        self._health, self._mask = health, mask
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the server runs
+        self._process = subprocess.Popen(
+            [sys.executable, *_COMMAND, *arguments],
+            stdin=subprocess.PIPE,  # its closing ends the server, should this process be killed
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment, "PYTHONPATH": _module_path()},
+            process_group=0,  # Ctrl-C is for this process, which then ends them in order
+        )
+
+    def wait_until_ready(self, stop: Callable[[], bool]) -> None:
+        """Return when it answers, or a stop is requested. Raises DashboardError when it dies or takes too long."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not (self._answers() or stop()):
+            self.check()
+            if time.monotonic() > deadline:
+                raise DashboardError(f"{self.name} does not answer after {_START_SECONDS:.0f} s{self._last_words()}")
+            time.sleep(_POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raise DashboardError when it has ended."""
+        if self._process.poll() is not None:
+            raise DashboardError(f"{self.name} has ended (exit code {self._process.returncode}){self._last_words()}")
+
+    def end(self) -> None:
+        """End it and all that it started; returns when they are gone."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            deadline = time.monotonic() + _END_SECONDS
+            while self._is_alive() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._output.close()
+
+    def _is_alive(self) -> bool:
+        """Return whether any process of the group is left."""
+        self._process.poll()
+        try:
+            os.killpg(self._process.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self._health, timeout=1.0):
+                return True
+        except (OSError, ValueError):
+            return False
+
+    def _last_words(self) -> str:
+        self._output.seek(0)
+        lines = self._mask(self._output.read().decode("utf-8", "replace")).strip().splitlines()
+        return "".join(f"\n  {line}" for line in lines[-_LAST_WORDS:])
+
+
+def _module_path() -> str:
+    """Return where the process finds modules: where this one does, wherever that was started."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(os.path.abspath(entry) for entry in [*sys.path, package_root])

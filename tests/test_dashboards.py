@@ -1,0 +1,362 @@
+"""`regsearch ui` and what it shows: both servers answer, end together, let in nobody else, and show a study truly."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import regsearch
+
+from search.dashboards.content import Noted, annotate, artifact_folder
+from search.dashboards.curves import curves_svg
+from search.dashboards.optuna_app import Door, Doorman
+from search.dashboards.servers import choose_port
+from search.dashboards.ui import Wanted, dashboards
+from search.errors import DashboardError, UsageError
+from search.records import EpochResult, Reason, TrialRecord
+from search.report import gather
+from search.study import Study, open_storage
+from search.study.annotations import artifact_store
+
+# MLflow's own use of SQLAlchemy, when a command closes a study's run.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+COMMAND = [sys.executable, "-P", "-c", "from search.cli import main; main()"]
+LOCAL = ["localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*"]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextmanager
+def running_ui(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str, str]]:
+    """Run `regsearch ui` and wait for its two links; it is killed if it has not ended by itself."""
+    ports = ["--port", str(free_port()), "--mlflow-port", str(free_port())]
+    process = subprocess.Popen(
+        [*COMMAND, "ui", "--home", str(folder / "runs"), *ports, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        links = [found[0] for line in lines if (found := re.search(r"http://\S+", line))]
+        assert len(links) == 2, (lines, process.communicate(timeout=60)[1])
+        yield process, *links
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def ui(searched) -> Iterator[tuple[str, str]]:
+    """The addresses of optuna-dashboard and MLflow's UI on a study that has been searched and confirmed."""
+    with running_ui(searched) as (process, optuna, mlflow):
+        yield optuna.removesuffix("/dashboard"), mlflow
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def get(url: str, **headers: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        return answer.read().decode()
+
+
+def summary(folder: Path) -> dict:
+    return json.loads(regsearch("show", "--study", "tiny", "--home", str(folder / "runs"), "--json"))
+
+
+def group_of(port: int) -> list[int]:
+    """Return the processes that have this port among their arguments."""
+    listing = subprocess.run(["ps", "-wwwweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listing.splitlines() if re.search(rf"\b{port}\b", line)]
+
+
+def gone(port: int, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not [pid for pid in group_of(port) if pid != os.getpid()]:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+class TestServers:
+    def test_both_answer(self, ui):
+        optuna, mlflow = ui
+        assert "tiny" in get(f"{optuna}/api/studies")
+        assert get(f"{mlflow}/health") == "OK"
+
+    def test_requests_that_call_them_by_another_name_are_refused(self, ui):
+        for address in (f"{ui[0]}/api/studies", f"{ui[1]}/api/2.0/mlflow/experiments/search?max_results=5"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                get(address, Host="evil.example")
+
+    def test_the_dashboard_leads_to_report_and_runs(self, ui, searched):
+        optuna, _ = ui
+        assert (
+            get(f"{optuna}/regsearch/report?study=tiny") == (searched / "runs/artifacts/tiny/report.html").read_text()
+        )
+        with urllib.request.urlopen(f"{optuna}/regsearch/mlflow?study=tiny", timeout=30) as answer:
+            assert re.search(r"#/experiments/\d+/runs$", answer.url)
+
+    @pytest.mark.parametrize("study", ["nothing", "../../optuna.journal", "..%2f..", ""])
+    def test_there_is_no_way_out_of_the_home(self, ui, study):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"{ui[0]}/regsearch/report?study={study}")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_both_and_leaves_no_process(self, searched, number):
+        with running_ui(searched) as (process, optuna, mlflow):
+            process.send_signal(number)
+            assert process.wait(30) == 0
+            for address in (optuna, mlflow):
+                assert gone(int(re.search(r":(\d+)", address)[1]))
+
+    def test_killed_it_leaves_no_process_either(self, searched):
+        with running_ui(searched) as (process, optuna, mlflow):
+            process.kill()
+            for address in (optuna, mlflow):
+                assert gone(int(re.search(r":(\d+)", address)[1]))
+
+    def test_when_one_dies_the_other_ends_and_the_user_is_told(self, searched):
+        with running_ui(searched) as (process, optuna, mlflow):
+            port = int(re.search(r":(\d+)", optuna)[1])
+            assert len(group_of(port)) == 2
+            for pid in group_of(port):
+                if pid != process.pid and "leash" in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+            assert process.wait(30) == 1
+            assert "has ended" in process.stderr.read()
+            assert gone(int(re.search(r":(\d+)", mlflow)[1]))
+
+
+class TestErrors:
+    def test_a_missing_home(self, tmp_path):
+        assert "holds no studies yet" in regsearch("ui", "--home", str(tmp_path / "none"), code=2)
+        assert not (tmp_path / "none").exists()
+
+    def test_a_port_in_use(self, searched):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            told = regsearch("ui", "--home", str(searched / "runs"), "--port", port, code=1)
+        assert f"port {port} of 127.0.0.1 cannot be used (Address already in use)" in told
+        assert "choose another" in told
+
+    def test_without_a_wish_a_port_in_use_is_passed_over(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            assert choose_port("127.0.0.1", None, taken.getsockname()[1]) != taken.getsockname()[1]
+
+    def test_an_address_of_another_machine(self):
+        with pytest.raises(DashboardError, match=r"192\.0\.2\.1 cannot be listened on"):
+            choose_port("192.0.2.1", None, 8080)
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "example.org", "::"])
+    def test_other_machines_are_kept_out_unless_that_is_said(self, host, searched):
+        told = regsearch("ui", "--home", str(searched / "runs"), "--host", host, code=2)
+        assert "optuna-dashboard has no login" in told
+        assert "--allow-anyone" in told
+
+    def test_an_unreachable_database(self, tmp_path):
+        url = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/none"
+        told = regsearch("ui", "--home", str(tmp_path), "--storage", url, code=1)
+        assert "127.0.0.1" in told
+        assert "secret" not in told
+
+    def test_an_unreachable_database_of_mlflow(self, searched):
+        uri = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/none"
+        told = regsearch("ui", "--home", str(searched / "runs"), "--tracking-uri", uri, code=1)
+        assert "MLflow's UI has ended" in told
+        assert "secret" not in told
+
+    def test_a_tracking_server_shows_its_runs_itself(self, searched):
+        wanted = Wanted(searched / "runs", tracking_uri="http://me:secret@127.0.0.1:9/", port=free_port())
+        with dashboards(wanted, lambda: False) as running:
+            assert len(running.servers) == 1
+            assert running.mlflow == "http://***@127.0.0.1:9"
+
+    def test_a_stop_while_they_start_ends_them(self, searched):
+        wanted = Wanted(searched / "runs", port=free_port(), mlflow_port=free_port())
+        with dashboards(wanted, lambda: True):
+            pass
+        assert gone(wanted.port)
+        assert gone(wanted.mlflow_port)
+
+
+class TestDoorman:
+    @pytest.fixture
+    def ask(self, tmp_path):
+        from werkzeug.test import Client
+
+        def passed_on(_environ, start_response):
+            start_response("200 OK", [])
+            return [b"passed on"]
+
+        door = Door(str(tmp_path), "127.0.0.1", 1, LOCAL, "")
+        return lambda path, host: Client(Doorman(passed_on, door)).get(path, headers={"Host": host})
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "localhost:8080"])
+    def test_lets_its_own_names_in(self, ask, host):
+        assert ask("/", host).text == "passed on"
+
+    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", ""])
+    def test_lets_no_other_name_in(self, ask, host):
+        assert ask("/", host).status_code == 403
+
+    def test_says_that_there_is_no_mlflow(self, ask):
+        assert ask("/regsearch/mlflow?study=tiny", "localhost").status_code == 404
+
+
+def shown(folder: Path) -> dict:
+    """Return what optuna-dashboard gives its page to show of the first study."""
+    from optuna_dashboard import wsgi
+    from werkzeug.test import Client
+
+    app = wsgi(open_storage(None, folder / "runs"), artifact_store(artifact_folder(folder / "runs")))
+    client = Client(app)
+    return client.get("/api/studies/0").json | {"client": client}
+
+
+class TestContent:
+    def test_the_study_s_note_tells_the_verdict_and_what_was_searched(self, searched):
+        note = shown(searched)["note"]["body"]
+        assert "2 seeds" in note
+        assert "| weight_decay | 1e-06 to 0.1, logarithmic |" in note
+        assert "regsearch show --study tiny" in note
+        assert "/regsearch/report?study=tiny" in note
+
+    def test_trials_worth_opening_have_a_note_and_their_curves(self, searched):
+        detail, confirmed = shown(searched), summary(searched)["confirmed"]
+        for which in ("best", "one_standard_error", "baseline"):
+            trial = next(t for t in detail["trials"] if t["number"] == confirmed[which]["trial"])
+            assert "Over 2 seeds" in trial["note"]["body"]
+            [curves] = trial["artifacts"]
+            assert curves["filename"] == "curves.svg"
+            path = re.search(r"\]\((/artifacts/\S+)\)", trial["note"]["body"])[1]
+            with detail["client"].get(path) as picture:
+                assert b"<svg" in picture.data
+
+    def test_plots_of_the_report_are_the_study_s_plots(self, searched):
+        plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in shown(searched)["plotly_graph_objects"]}
+        assert {"life", "cost", "curves-best", "confirmed-val-loss"} <= plots.keys()
+        assert not any(name.startswith(("history", "slice")) for name in plots)
+        assert "@" not in json.dumps([plot["layout"] for plot in plots.values()])
+
+    def test_user_attributes_are_those_of_the_readme(self, searched):
+        readme = (Path(__file__).parent.parent / "README.md").read_text()
+        names = {attribute["key"] for trial in shown(searched)["trials"] for attribute in trial["user_attrs"]}
+        assert {"reason", "config", "gap"} <= names <= set(re.findall(r"`(\w+)`", readme))
+
+    def test_writing_it_again_changes_nothing(self, searched):
+        journal = searched / "runs" / "optuna.journal"
+        study = Study.load("tiny", open_storage(None, searched / "runs"))
+        annotate(study, gather(study), searched / "runs")
+        before = journal.read_bytes()
+        annotate(study, gather(study), searched / "runs")
+        assert journal.read_bytes() == before
+
+    def test_what_a_person_wrote_stays(self, study):
+        study.annotations.note("ours")
+        study.annotations.note("ours too")
+        assert note_of(study) == "ours too"
+        write_by_hand(study, "mine")
+        study.annotations.note("ours again")
+        assert note_of(study) == "mine"
+
+    def test_a_shorter_note_replaces_a_longer_one(self, study):
+        study.annotations.note("x" * 5000)
+        study.annotations.note("y" * 3000)
+        study.annotations.note("z")
+        assert note_of(study) == "z"
+
+    def test_the_note_keeps_up_with_the_search(self, study):
+        noted = Noted(study)
+        assert noted.records() == []
+        assert "No trial is complete yet, after 0 of 6 trials" in note_of(study)
+        number = noted.ask().number
+        epoch = EpochResult(1, 0.5, 0.6, 0.8, 0.0)
+        noted.report({number: epoch})
+        noted.finish(number, Reason.COMPLETED, [epoch])
+        Noted(study).records()
+        assert f"Best so far: trial {number}, validation loss 0.6000, after 1 of 6 trials" in note_of(study)
+
+    @pytest.mark.parametrize("losses", [[1.0], [2.0, 1.0], [float("nan")], [100.0, float("inf"), 0.1], []])
+    def test_curves_are_drawn_whatever_they_are(self, losses):
+        from datetime import UTC, datetime
+
+        rows = tuple(EpochResult(i, loss, loss, 0.5, 0.0) for i, loss in enumerate(losses, 1))
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        assert b"<svg" in curves_svg(TrialRecord(0, {}, Reason.COMPLETED, rows, moment, moment), "Trial 0")
+
+
+@pytest.fixture
+def study(tmp_path) -> Iterator[Study]:
+    from conftest import SPEC
+
+    from search.spec import load_spec
+
+    (tmp_path / "tiny.toml").write_text(SPEC)
+    opened = Study.open("tiny", load_spec(str(tmp_path / "tiny.toml")), open_storage(None, tmp_path), tmp_path)
+    yield opened
+    opened.close()
+
+
+def note_of(study: Study) -> str:
+    import optuna
+    from optuna_dashboard import get_note
+
+    return get_note(optuna.load_study(study_name=study.name, storage=study._storage))
+
+
+def write_by_hand(study: Study, text: str) -> None:
+    import optuna
+    from optuna_dashboard import save_note
+
+    save_note(optuna.load_study(study_name=study.name, storage=study._storage), text)
+
+
+def test_an_error_names_what_cannot_be_served(tmp_path):
+    with pytest.raises(UsageError, match="--allow-anyone"), dashboards(Wanted(tmp_path, host="0.0.0.0"), lambda: False):
+        pass
+
+
+class TestInABrowser:
+    def test_optuna_dashboard_shows_study_trials_note_and_plots(self, ui, searched, browser):
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(f"{ui[0]}/dashboard")
+            page.get_by_text("tiny").first.click()
+            page.wait_for_url("**/studies/0")
+            page.get_by_text("Hyperparameter Importance").wait_for()
+            # The report's plots, drawn: their titles are text inside the plots.
+            page.locator("text.gtitle", has_text="What ran when, and why it ended").first.wait_for()
+            page.goto(f"{ui[0]}/dashboard/studies/0/note")
+            page.get_by_text("regsearch show --study tiny").wait_for()
+            assert page.get_by_role("img", name="learning curves").evaluate("image => image.naturalWidth") > 0
+            best = summary(searched)["confirmed"]["best"]["trial"]
+            page.goto(f"{ui[0]}/dashboard/studies/0/trials?numbers={best}")
+            page.get_by_text(f"Trial {best} (trial_id=").wait_for()
+            page.get_by_text("Over 2 seeds").wait_for()
+            page.get_by_text("curves.svg").first.wait_for()
+
+    def test_its_links_lead_to_the_report_and_to_the_runs(self, ui, browser):
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(f"{ui[0]}/dashboard/studies/0/note")
+            page.get_by_role("link", name="The report").click()
+            page.wait_for_selector("html[data-drawn=all]")
+            page.go_back()
+            page.get_by_role("link", name="Its runs in MLflow").click()
+            page.wait_for_url("**/#/experiments/*/runs*")
