@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,14 +16,24 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 def option(name: str, *declarations: str, **settings: Any) -> Callable[[_Command], _Command]:
     """Return a click option with the environment variable of its name: `--home` has REGSEARCH_HOME."""
     variable = name.partition("/")[0].lstrip("-").replace("-", "_").upper()
-    settings.setdefault("envvar", f"REGSEARCH_{variable}")
-    return click.option(name, *declarations, show_envvar=True, show_default=True, **settings)
+    defaults: dict[str, Any] = {"envvar": f"REGSEARCH_{variable}", "show_envvar": True, "show_default": True}
+    return click.option(name, *declarations, **defaults | settings)
+
+
+def port(name: str, **settings: Any) -> Callable[[_Command], _Command]:
+    """Return an option for a port."""
+    return option(name, type=click.IntRange(1, 65535), metavar="N", **settings)
 
 
 def place(command: _Command) -> _Command:
     """Add the options that say where studies are kept."""
     home = option("--home", type=Folder(), default="runs", help="Folder for all that is written.")
-    storage = option("--storage", metavar="URL", help="Optuna storage instead of the journal file in the home folder.")
+    storage = option(
+        "--storage",
+        metavar="URL",
+        show_default="optuna.journal in the home",
+        help="Optuna's storage: `sqlite:///file.db`, `postgresql://user@host/db`, or a journal's path.",
+    )
     return home(storage(command))
 
 
@@ -62,6 +72,10 @@ class CountOrAuto(click.ParamType[int | None]):
     def __init__(self, fewest: int = 1) -> None:
         self._fewest = fewest
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """Return what the help shows, with `auto` as it is to be written."""
+        return self.name
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """Return the number, or None for `auto`."""
         if value in (None, "auto"):
@@ -86,29 +100,103 @@ class SpecChoice(click.ParamType[str]):
         return "|".join(get_args(getattr(spec, self._type_name)))
 
 
-_OF_TRAINERS = (
-    option("--population", type=CountOrAuto(), default="auto", help="Trials that train at once in each trainer."),
-    option("--workers", type=CountOrAuto(fewest=0), default="auto", help="Trainers, each a process; 0: in this one."),
+def _spec_option(name: str, **settings: Any) -> Callable[[Any], Any]:
+    return option(name, show_default="the study's", **settings)
+
+
+_OF_SPEC = (
+    _spec_option(
+        "--trials", type=click.IntRange(min=1), metavar="N", help="Trials of the study in all, not further ones."
+    ),
+    _spec_option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        metavar="N",
+        help="Seed of split, sampler, weights, batch order and noise.",
+    ),
+    _spec_option("--sampler", type=SpecChoice("SamplerName"), help="Optuna's sampler."),
+    _spec_option(
+        "--pruner", type=SpecChoice("PrunerName"), help="When to give up on a trial that does worse than others."
+    ),
+    _spec_option("--optimizer", type=SpecChoice("OptimizerName"), help="How the models are trained."),
+)
+for_tracking = option(
+    "--tracking-uri",
+    envvar="MLFLOW_TRACKING_URI",
+    metavar="URI",
+    show_default="mlflow.db in the home",
+    help="MLflow's server or database: `http://host:5000`, `sqlite:///file.db`.",
+)
+_WHERE_TO_TRAIN = (
     option(
-        "--engine", type=click.Choice(["auto", "stacked", "looped"]), default="auto", help="How a population steps."
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        help="Where to train; auto: GPUs if any.",
     ),
     option(
-        "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="What training computes in."
+        "--data-dir",
+        envvar="REGSEARCH_DATA",
+        type=Folder(),
+        show_default="data in your cache folder",
+        help="Where data sets are, or go.",
+    ),
+    for_tracking,
+)
+_OF_TRAINERS = (
+    option(
+        "--population",
+        type=CountOrAuto(),
+        default="auto",
+        help="Trials that train at once in each trainer; auto: so many that together they are a quarter of the "
+        "study's trials, at most 32 on a CPU and 128 on GPUs.",
+    ),
+    option(
+        "--workers",
+        type=CountOrAuto(fewest=0),
+        default="auto",
+        help="Trainers, each a process with a thread or a GPU of its own; auto: one for each core or GPU; 0: one, in "
+        "the program's own process.",
+    ),
+    option(
+        "--engine",
+        type=click.Choice(["auto", "stacked", "looped"]),
+        default="auto",
+        help="How a population steps: stacked (one batched model), looped (trial by trial), auto (as measured).",
+    ),
+    option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        help="What training computes in; parameters, optimizer and evaluation stay in fp32. auto: bf16 where it is "
+        "measured to be a quarter faster.",
     ),
     option(
         "--kernels",
         type=click.Choice(["auto", "compiled", "torch"]),
         default="auto",
-        help="Who computes a step's details on a CPU.",
+        help="Who computes dropout, optimizer and L1 on a CPU: kernels compiled here once, up to twice as fast, or "
+        "torch, the same to rounding; auto: compiled where there is a C compiler.",
     ),
-    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
-    option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are, or go."),
-    option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database."),
 )
 
 
+def of_spec(command: _Command) -> _Command:
+    """Add the options that say something else than the study file does."""
+    return _with(_OF_SPEC, command)
+
+
+def where_to_train(command: _Command) -> _Command:
+    """Add the options that say on what to train, with which data, and where runs are written."""
+    return _with(_WHERE_TO_TRAIN, command)
+
+
 def of_trainers(command: _Command) -> _Command:
-    """Add the options that say how trials are trained, and where runs are written."""
-    for decorate in reversed(_OF_TRAINERS):
+    """Add the options that say how and where trials are trained, and where runs are written."""
+    return _with(_OF_TRAINERS, where_to_train(command))
+
+
+def _with(options: Sequence[Callable[[Any], Any]], command: _Command) -> _Command:
+    for decorate in reversed(options):
         command = decorate(command)
     return command

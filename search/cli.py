@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search import __version__
-from search.arguments import Duration, Folder, SpecChoice, of_trainers, option, place
+from search.arguments import Duration, Folder, for_tracking, of_spec, of_trainers, option, place, port, where_to_train
 from search.errors import RegsearchError
 
 _STARTED = time.monotonic()
 _POLL_SECONDS = 0.2
+_SEEDS = "How often each is trained; earlier ones count."
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,15 +56,11 @@ def main() -> None:
 
 @main.command()
 @option("--study", required=True, metavar="NAME|FILE", help="A shipped study (see `regsearch studies`) or a TOML file.")
-@option("--name", metavar="NAME", help="Name to store the study under, if not the file's own.")
-@option("--trials", type=click.IntRange(min=1), help="Trials of the study in all, not further ones.")
-@option("--timeout", type=Duration(), help="Stop after this time (90, 15m, 2h); the same command resumes.")
-@option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the study: split, sampler, weights, noise.")
-@option("--sampler", type=SpecChoice("SamplerName"), help="Optuna sampler.")
-@option("--pruner", type=SpecChoice("PrunerName"), help="When to give up on a trial that does worse than others.")
-@option("--optimizer", type=SpecChoice("OptimizerName"), help="How the models are trained.")
+@option("--name", metavar="NAME", show_default="the file's", help="Name to store the study under.")
+@of_spec
+@option("--timeout", type=Duration(), help="Stop after this time: 90 (seconds), 15m or 2h; the same command resumes.")
 @of_trainers
-@option("--confirm/--no-confirm", default=True, help="Train the best with several seeds at the end, or don't.")
+@option("--confirm/--no-confirm", default=True, help="Train the best with five seeds each at the end, or don't.")
 @place
 def start(timeout: float | None, **given: Any) -> None:
     """Run a search, or resume it: the same command goes on where it was cut off.
@@ -84,8 +81,8 @@ def start(timeout: float | None, **given: Any) -> None:
 
 @main.command()
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
-@option("--top", type=click.IntRange(min=1), default=5, help="How many of the best configurations.")
-@option("--seeds", type=click.IntRange(1, 1000), default=5, help="How often each is trained; earlier ones count.")
+@option("--top", type=click.IntRange(min=1), metavar="N", default=5, help="How many of the best configurations.")
+@option("--seeds", type=click.IntRange(1, 1000), metavar="N", default=5, help=_SEEDS)
 @of_trainers
 @place
 def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
@@ -102,7 +99,7 @@ def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, *
 
 @main.command()
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
-@option("--seeds", type=click.IntRange(1, 1000), default=5, help="How often each is trained; earlier ones count.")
+@option("--seeds", type=click.IntRange(1, 1000), metavar="N", default=5, help=_SEEDS)
 @of_trainers
 @place
 def explain(study: str, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
@@ -130,9 +127,7 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
     default="best",
     help="The winner, or the most regularized one that is as good.",
 )
-@option("--data-dir", envvar="REGSEARCH_DATA", type=Folder(), help="Where data sets are.")
-@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-@option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
+@where_to_train
 @option("--register/--no-register", default=True, help="Add it to MLflow's model registry too, or don't.")
 @place
 def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **given: Any) -> None:
@@ -185,7 +180,13 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
 
 @main.command()
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
-@option("--out", type=Folder(), metavar="FILE", help="The page, if not artifacts/STUDY/report.html in the home.")
+@option(
+    "--out",
+    type=Folder(),
+    metavar="FILE",
+    show_default="artifacts/STUDY/report.html in the home",
+    help="The page's file.",
+)
 @option("--plots", type=Folder(), metavar="DIR", help="Write each plot as an SVG file too; needs a Chromium or Chrome.")
 @place
 def report(study: str, out: Path | None, plots: Path | None, home: Path, storage: str | None) -> None:
@@ -208,15 +209,20 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
 
 
 @main.command()
-@option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", metavar="URI", help="MLflow server or database.")
-@option("--port", type=click.IntRange(1, 65535), help="Port of optuna-dashboard, if not 8080 or a free one.")
-@option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow's UI, if not 5000 or a free one.")
+@for_tracking
+@port("--port", help="Port of optuna-dashboard.", show_default="8080, or a free one")
+@port("--mlflow-port", help="Port of MLflow's UI.", show_default="5000, or a free one")
 @option(
-    "--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on; needs --allow-anyone if not local."
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    help="Address to listen on; another than this machine's own needs --allow-anyone.",
 )
 @option("--allow-anyone", is_flag=True, help="Yes, whoever reaches the address may read and delete studies.")
-@option("--allowed-host", multiple=True, metavar="NAME", help="Another name of this machine, as a proxy calls it.")
-@click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
+@option(
+    "--allowed-host", multiple=True, metavar="NAME", help="Another name of this machine, by which a proxy calls it."
+)
+@option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
 @place
 def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
     """Start optuna-dashboard and MLflow's UI on this home, for this machine's own user; Ctrl-C ends both.

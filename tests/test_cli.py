@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -313,7 +315,8 @@ def commands() -> list[tuple[str, click.Command]]:
 @pytest.mark.parametrize(("name", "command"), commands())
 def test_every_command_and_option_has_help(name, command):
     assert command.help
-    assert f"regsearch {name}" in command.help  # an example
+    _, leading, *_ = cleandoc(command.help).split("\n\n")
+    assert re.match(rf"\x08\n  regsearch {name}\b", leading), "the first words are followed by an example"
     for parameter in command.params:
         assert isinstance(parameter, click.Option)
         assert parameter.help, parameter.name
@@ -328,7 +331,16 @@ def test_help_leads_with_examples_and_names_every_command():
     result = regsearch("--help")
     assert result.exit_code == 0
     assert result.stdout.index("regsearch start --study digits") < result.stdout.index("Commands:")
-    assert [name for name, _ in commands()] == ["confirm", "explain", "export", "report", "show", "start", "studies"]
+    assert [name for name, _ in commands()] == [
+        "confirm",
+        "explain",
+        "export",
+        "report",
+        "show",
+        "start",
+        "studies",
+        "ui",
+    ]
     assert regsearch("-h").stdout == result.stdout
 
 
