@@ -34,6 +34,10 @@ class Ablation:
         without = {number: {**params, name: 0.0} for number, name in enumerate(self.names, _WHOLE + 1)}
         return {_WHOLE: params, **without}
 
+    def labels(self) -> dict[int, str]:
+        """Return what to call the configurations to train, by number."""
+        return {_WHOLE: "all", **{number: f"no {name}" for number, name in enumerate(self.names, _WHOLE + 1)}}
+
     def repeats(self) -> Repeats:
         """Return what is to be trained, and what has been, in the form of a confirmation."""
         return Repeats(Picks([_WHOLE, *range(1, len(self.names) + 1)], None, None), self.runs)

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from search.ablation import Ablation
 from search.confirm import Confirming, best_weights, due_tests
 from search.confirmation import Confirm, Confirmed, Repeats, pick
 from search.crew import Crew
 from search.errors import TrainerError
-from search.records import Assignment, Score, TrialRecord
+from search.records import Score
 from search.runner import Watcher
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.study import Study
-from search.trainers import Report, TrainerLost
+from search.trainers import TrainerLost
 from search.weights import WeightStore
+
+
+class Onlooker(Watcher, Protocol):
+    """Whoever looks on at a whole session: at the search, and at the repeats that follow it."""
+
+    def repeating(self, title: str, labels: Mapping[int, str]) -> Watcher:
+        """Repeats are about to be trained, to be called so by number; return who looks on at them."""
+        ...
 
 
 class Aftermath:
     """The trainers of a search put to further use. What was done before is not done again."""
 
     def __init__(
-        self, spec: StudySpec, study: Study, crew: Crew, artifacts: Path, watcher: Watcher, stop: StopRequest
+        self, spec: StudySpec, study: Study, crew: Crew, artifacts: Path, watcher: Onlooker, stop: StopRequest
     ) -> None:
         self._spec, self._study, self._crew, self._artifacts = spec, study, crew, artifacts
         self._watcher, self._stop = watcher, stop
@@ -55,7 +64,8 @@ class Aftermath:
         confirming = Confirming(self._spec, repeats, params, self._artifacts / "confirm" if waits else None)
         title = f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each"
         with _trainers_needed("the best configurations could not be confirmed"):
-            if not self._train(confirming, wanted.seeds, title, study.keep_repeats):
+            names = {trial: str(trial) for trial in picks.trials}
+            if not self._train(confirming, wanted.seeds, title, names, study.keep_repeats):
                 return False
             if self._crew.has_test:
                 confirming.score(self._crew.idle(), study.keep_repeats)
@@ -78,14 +88,25 @@ class Aftermath:
         confirming = Confirming(self._spec, ablation.repeats(), ablation.variants(winner.params), folder=None)
         many = f"{len(ablation.names)} ingredients, {seeds} seeds each"
         with _trainers_needed("the winner's ingredients could not be weighed"):
-            return self._train(confirming, seeds, f"Training trial {number} without each of {many}", keep)
+            title = f"Training trial {number} without each of {many}"
+            return self._train(confirming, seeds, title, ablation.labels(), keep)
 
-    def _train(self, confirming: Confirming, seeds: int, title: str, keep: Callable[[Repeats], None]) -> bool:
-        """Train what is due; return False when that was interrupted. What diverged stays due, and is let be."""
+    def _train(
+        self,
+        confirming: Confirming,
+        seeds: int,
+        title: str,
+        names: Mapping[int, str],
+        keep: Callable[[Repeats], None],
+    ) -> bool:
+        """Train what is due; return False when that was interrupted. What diverged stays due, and is let be.
+
+        `names` are what the configurations are called, by trial.
+        """
         due = confirming.due(seeds)
         if due:
-            self._watcher.message(title)
-            confirming.train(due, self._crew, _Messages(self._watcher), self._stop, keep)
+            watcher = self._watcher.repeating(title, confirming.labels(due, names))
+            confirming.train(due, self._crew, watcher, self._stop, keep)
         return not (confirming.due(seeds) and self._stop())
 
 
@@ -96,23 +117,3 @@ def _trainers_needed(otherwise: str) -> Iterator[None]:
         yield
     except TrainerLost as error:
         raise TrainerError(f"{otherwise}: {error}") from error
-
-
-class _Messages:
-    """Passes on messages only: repeats are no trials of the study."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-
-    def started(self, assignment: Assignment) -> None:
-        """Do nothing."""
-
-    def epoch_ended(self, report: Report) -> None:
-        """Do nothing."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Pass on."""
-        self._watcher.message(text)

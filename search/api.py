@@ -75,7 +75,7 @@ class Found:
     _options: Options = field(repr=False)
 
     def __str__(self) -> str:
-        from search.printing import print_summary
+        from search.terminal.page import print_summary
 
         return _text(lambda console: print_summary(self.summary, console))
 
@@ -181,7 +181,7 @@ def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
     """Run a session and leave everything as it was. Raises KeyboardInterrupt when it was interrupted."""
     from rich.console import Console
 
-    from search.progress import make_progress
+    from search.terminal.live import make_progress
     from search.training.own import torch_left_alone
 
     console = Console(stderr=True, quiet=quiet, highlight=False)

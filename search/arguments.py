@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -35,6 +37,25 @@ def place(command: _Command) -> _Command:
         help="Optuna's storage: `sqlite:///file.db`, `postgresql://user@host/db`, or a journal's path.",
     )
     return home(storage(command))
+
+
+def place_as_given() -> str:
+    """Return these options as the command line had them, for the commands that are told to come next."""
+    context = click.get_current_context()
+    told = ""
+    for name in ("home", "storage"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            told += f" --{name} {shlex.quote(_shown(context.params[name]))}"
+    return told
+
+
+def _shown(value: Path | str) -> str:
+    """Return a folder as seen from the working directory when it lies in it, and a URL without its password."""
+    if isinstance(value, str):
+        from search.study import mask_password
+
+        return mask_password(value)
+    return str(value.relative_to(Path.cwd()) if value.is_relative_to(Path.cwd()) else value)
 
 
 class Folder(click.ParamType[Path]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search import __version__
-from search.arguments import Duration, Folder, for_tracking, of_spec, of_trainers, option, place, port, where_to_train
+from search.arguments import (
+    Duration,
+    Folder,
+    for_tracking,
+    of_spec,
+    of_trainers,
+    option,
+    place,
+    place_as_given,
+    port,
+    where_to_train,
+)
 from search.errors import RegsearchError
 
 _STARTED = time.monotonic()
@@ -170,12 +182,34 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
     from search import printing, results
     from search.study import Study
     from search.study.storage import open_existing
+    from search.terminal.page import print_summary
 
     summary = Study.load(study, open_existing(storage, home)).summary()
     if as_json:
         click.echo(json.dumps(results.as_json(summary), indent=2, allow_nan=False))
     else:
-        printing.print_summary(summary, _stdout())
+        print_summary(summary, _stdout())
+        printing.print_next_steps(summary, place_as_given(), _stdout())
+
+
+@main.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--interval", type=Duration(), default="1s", help="How often to look (0.5, 10s, 1m).")
+@place
+def watch(study: str, interval: float, home: Path, storage: str | None) -> None:
+    """Watch a search that another terminal or machine runs, until it is finished; Ctrl-C leaves it alone.
+
+    \b
+      regsearch watch --study digits
+      regsearch watch --study mnist --storage postgresql://me@host/db --interval 10s
+    """
+    from search.study import Study
+    from search.study.storage import open_existing
+    from search.terminal.watching import watch
+
+    console = _stdout()
+    watch(Study.load(study, open_existing(storage, home)), console, interval)
+    click.echo(f"What was found: regsearch show --study {shlex.quote(study)}{place_as_given()}")
 
 
 @main.command()
@@ -317,11 +351,15 @@ def _search(session: Session, timeout: float | None) -> None:
 
 
 def _run(session: Session, timeout: float | None) -> Ending:
-    from search.progress import make_progress
     from search.stopping import StopRequest
+    from search.terminal.live import make_progress, redraws
 
     console = _stdout()
-    with StopRequest(timeout, lambda: _stopping(console)) as stop, make_progress(console, session, stop) as progress:
+    answers_itself = redraws(console)
+    with (
+        StopRequest(timeout, lambda: None if answers_itself else _stopping()) as stop,
+        make_progress(console, session, stop) as progress,
+    ):
         return session.run(progress, stop)
 
 
@@ -331,15 +369,17 @@ def _leave(ending: Ending) -> None:
         sys.exit(128 + ending.interrupted_by)
 
 
-def _stopping(console: Console) -> None:
+def _stopping() -> None:
     """Answer Ctrl-C past all file objects, since it may have come amid a write. The live view answers by itself."""
-    if not console.is_terminal:
-        os.write(2, b"Stopping: running trials go back to the queue. Ctrl-C again leaves at once.\n")
+    os.write(2, b"Stopping: running trials go back to the queue. Ctrl-C again leaves at once.\n")
 
 
 def _stdout() -> Console:
     from rich.console import Console
 
+    from search.terminal.stand_ins import readable
+
+    readable(sys.stdout)
     # A pipe has no width of its own, and 80 columns suffice.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
 

@@ -72,6 +72,11 @@ class Confirming:
         wanted = ((trial, seed) for seed in range(seeds) for trial in self.repeats.picks.trials)
         return [self._assignment(*each) for each in wanted if each not in there]
 
+    def labels(self, due: Sequence[Assignment], names: Mapping[int, str]) -> dict[int, str]:
+        """Return what to call the repeats that are due, by number; `names` are those of the configurations."""
+        told = ((each.number, divmod(each.number, MOST_SEEDS)) for each in due)
+        return {number: f"{names[trial]}, {seed + 1}" for number, (trial, seed) in told}
+
     def train(
         self,
         due: Sequence[Assignment],

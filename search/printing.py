@@ -1,4 +1,7 @@
-"""A study's results for people: text of 80 columns, colours optional."""
+"""What commands print at their end: where everything is, explanations, lists. Text of 80 columns, colours optional.
+
+A study's results themselves are printed by `terminal.page`.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search.confirmation import Confirmation, Difference, Estimate
+from search.confirmation import Difference
 from search.diagnosis import diagnose
-from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
-from search.results import cocktail
+from search.records import Reason, Summary
+from search.report import where_is
 from search.study import mask_password
+from search.terminal.page import print_summary
 
 if TYPE_CHECKING:
     from search.session import Ending, Session
-
-
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print the best configuration, best and baseline side by side, and how the trials ended."""
-    if summary.best is None:
-        console.print("No trial is complete, so there is no best configuration.")
-    else:
-        console.print(f"[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {summary.best.number}")
-        _print_params(summary.best.params, console)
-        console.print()
-        console.print(_comparison(summary))
-    if summary.pareto:
-        _print_front(summary, console)
-    if summary.confirmed is not None:
-        _print_confirmation(summary.confirmed, summary.best, console)
-    console.print(f"\n{_ends(summary)}", highlight=False)
 
 
 def print_ending(ending: Ending, session: Session, console: Console) -> None:
@@ -55,25 +43,38 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
 
 
 def _places(session: Session, ending: Ending) -> list[tuple[str, str]]:
-    home, storage = session.options.home, session.options.storage
-    kept_in = mask_password(storage) if storage else _short(home / "optuna.journal")
-    runs = session.options.tracking_uri or f"sqlite:///{_short(home / 'mlflow.db')}"
-    places = [("Everything is in", _short(home))]
+    places = [("Everything is in", _short(session.options.home))]
     if ending.report is not None:
         places.append(("Read this first", _short(ending.report)))
     if ending.summary.best is not None:
         places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')} and best.safetensors"))
-    return [
-        *places,
-        ("Look into it", f"{_program('optuna-dashboard')} {shlex.quote(kept_in)}"),
-        ("Compare runs", _look_at_runs(mask_password(runs))),
-    ]
+    return [*places, ("Look into it", _ui(session))]
 
 
-def _look_at_runs(uri: str) -> str:
-    """Return where MLflow's runs can be seen: a server shows them itself, a database needs MLflow's UI."""
-    is_server = uri.startswith(("http://", "https://"))
-    return uri if is_server else f"{_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+def _ui(session: Session) -> str:
+    """Return the command that starts the dashboards on what this session has written."""
+    options = session.options
+    given = where_is(options.home, options.storage)
+    if options.tracking_uri is not None:
+        given["tracking-uri"] = mask_password(options.tracking_uri)
+    return " ".join([_program("regsearch"), "ui", *(f"--{name} {shlex.quote(value)}" for name, value in given.items())])
+
+
+def print_next_steps(summary: Summary, place: str, console: Console) -> None:
+    """Print the commands that go on from a study; `place` are the options that say where it is kept."""
+    if summary.best is None:
+        return
+    study = f"--study {shlex.quote(summary.study)}{place}"
+    steps = {
+        "All of it": f"regsearch report {study}",
+        "What mattered": f"regsearch explain {study}",
+        "Take the winner": f"regsearch export {study} --out {shlex.quote(summary.study)}-model",
+    }
+    if summary.confirmed is None:
+        steps = {"Is it so?": f"regsearch confirm {study}", **steps}
+    console.print()
+    for label, command in steps.items():
+        console.print(f"{label:<17}{command}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _short(path: Path) -> str:
@@ -115,43 +116,6 @@ def _states(summary: Summary) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
 
 
-def _comparison(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    table.add_column("best", justify="right", style="bold")
-    table.add_column("baseline", justify="right")
-    best, baseline = (
-        _cells(summary.best, summary.test.get("best")),
-        _cells(summary.baseline, summary.test.get("baseline")),
-    )
-    for label in _LABELS:
-        table.add_row(label, best[label], baseline[label])
-    return table
-
-
-def _print_front(summary: Summary, console: Console) -> None:
-    """Print the trials that no other one beats, a line each."""
-    console.print(f"\n[bold]Pareto front[/bold] of {', '.join(summary.objectives)}")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("trial", *_FRONT):
-        table.add_column(heading, justify="right")
-    for record in summary.pareto:
-        cells = _cells(record, None)
-        table.add_row(str(record.number), *(cells[label] for label in _FRONT))
-    console.print(table)
-
-
-_FRONT = ("validation loss", "sparsity", "best epoch")
-
-
-def _print_params(params: Params, console: Console) -> None:
-    width = max(map(len, params), default=0) + 2
-    for name, value in params.items():
-        console.print(f"  {name:<{width}}{value:.4g}", highlight=False)
-    names = ", ".join(cocktail(params)) or "no regularization"
-    console.print(f"Cocktail: {names.replace('_', ' ')}", highlight=False)
-
-
 def print_explanation(summary: Summary, importances: Mapping[str, float], console: Console) -> None:
     """Print which parameters mattered, what each of the winner's ingredients is worth, and what the curves say."""
     if importances:
@@ -180,94 +144,3 @@ def _meaning(effect: Difference) -> str:
     if not effect.is_clear:
         return "no clear effect"
     return "it helps" if effect.mean > 0 else "it hurts"
-
-
-def _print_confirmation(confirmation: Confirmation, best: TrialRecord | None, console: Console) -> None:
-    """Print means and standard deviations over seeds, and whether regularization helps."""
-    console.print(f"\n[bold]Confirmed[/bold] with {confirmation.best.estimates['val_loss'].n} seeds (mean ± deviation)")
-    if best is not None and confirmation.best.trial != best.number:
-        console.print(f"Over seeds trial {confirmation.best.trial} does best:")
-        _print_params(confirmation.best.params, console)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
-    there = confirmation.chosen
-    for name in there:
-        label = "one std. error" if name == "one_standard_error" else name
-        table.add_column(label, justify="right", style="bold" if name == "best" else None)
-    table.add_row("trial", *(str(confirmed.trial) for confirmed in there.values()))
-    for metric, (label, style) in _CONFIRMED.items():
-        table.add_row(label, *(_estimate(confirmed.estimates.get(metric), style) for confirmed in there.values()))
-    console.print(table)
-    if confirmation.difference is not None:
-        console.print(_verdict(confirmation.difference), highlight=False)
-
-
-_CONFIRMED = {
-    "val_loss": ("validation loss", ".4f"),
-    "test_accuracy": ("test accuracy", ".2%"),
-    "test_loss": ("test loss", ".4f"),
-    "ece": ("calibration error", ".2%"),
-    "gap": ("gap", ".4f"),
-    "sparsity": ("sparsity", ".1%"),
-    "epochs": ("epochs", ".1f"),
-}
-
-
-def _estimate(value: Estimate | None, style: str) -> str:
-    return "-" if value is None else f"{value.mean:{style}} ± {value.std:{style}}"
-
-
-def _verdict(difference: Difference) -> str:
-    """Return what the confirmation says in words."""
-    mean, low, high = (f"{100 * value:+.2f}" for value in (difference.mean, difference.low, difference.high))
-    if difference.n < _FEWEST_SEEDS:
-        return f"Test accuracy {mean} points against the baseline; one seed tells nothing of chance."
-    told = f"Test accuracy {mean} points against the baseline, 95 % interval {low} to {high}:"
-    if not difference.is_clear:
-        return f"{told}\nnot clearly different from no regularization."
-    return f"{told}\n" + ("regularization helps." if difference.mean > 0 else "regularization hurts.")
-
-
-_FEWEST_SEEDS = 2
-_LABELS = ("validation loss", "validation accuracy", "test loss", "test accuracy", "gap", "sparsity", "best epoch")
-
-
-def _cells(record: TrialRecord | None, score: Score | None) -> Mapping[str, str]:
-    cells = dict.fromkeys(_LABELS, "-")
-    if record is not None and record.best is not None:
-        cells |= _row_cells(record.best, len(record.epochs))
-    if score is not None:
-        cells |= {"test loss": f"{score.loss:.4f}", "test accuracy": f"{score.accuracy:.2%}"}
-    return cells
-
-
-def _row_cells(row: EpochResult, epochs: int) -> dict[str, str]:
-    return {
-        "validation loss": f"{row.val_loss:.4f}",
-        "validation accuracy": f"{row.val_accuracy:.2%}",
-        "gap": f"{row.gap:+.4f}",
-        "sparsity": f"{row.sparsity:.1%}",
-        "best epoch": f"{row.epoch} of {epochs}",
-    }
-
-
-def _ends(summary: Summary) -> str:
-    reasons = {reason: summary.reasons.get(reason, 0) for reason in Reason}
-    again = reasons.pop(Reason.INTERRUPTED)
-    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    lines = [f"Trials ended   {counted or 'none'}"]
-    if again:
-        lines.append(f"Interrupted    {again} attempts, their configurations put back in the queue")
-    under_way = ", ".join(
-        f"{summary.trials[state]} {state}" for state in ("running", "waiting") if summary.trials[state]
-    )
-    if under_way:
-        lines.append(f"Still to run   {under_way}")
-    return "\n".join(
-        [*lines, f"Work done      {summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"]
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"

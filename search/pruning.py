@@ -8,7 +8,9 @@ the baseline, for instance, is scored here like any other trial and never pruned
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from search.pareto import Point, costs, fronts
@@ -114,6 +116,10 @@ class _Losses:
         """Return whether a trial has one of the lowest losses, or the same as one of them."""
         return self._by_trial[number] <= self._ascending[places - 1]
 
+    def to_beat(self, places: int) -> float:
+        """Return the highest loss with which a newcomer would have one of so many places; infinite if any would do."""
+        return self._ascending[places - 1] if places <= len(self._ascending) else math.inf
+
 
 class _Fronts:
     """Losses and sparsities of all trials at one rung. The earlier of two fronts is better, then the lower loss.
@@ -151,6 +157,65 @@ class _Fronts:
         numbers, points = self._by_trial.keys(), list(self._by_trial.values())
         scores = [(front, point[0]) for front, point in zip(fronts(points), points, strict=True)]
         self._scores, self._ascending = dict(zip(numbers, scores, strict=True)), sorted(scores)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What successive halving has seen at one of its epochs."""
+
+    epoch: int
+    reached: int
+    """Trials that have come so far and are judged here."""
+    went_on: int
+    """Those of them that have finished a further epoch."""
+    to_beat: float | None
+    """The highest loss with which the next one goes on; None if any would do, or more than the loss counts."""
+
+
+class Ladder:
+    """The rungs of successive halving for people to read, from the losses alone: whoever looks on has no pruner."""
+
+    def __init__(self, min_epochs: int, reduction_factor: int, max_epochs: int, sparsity: bool = False) -> None:
+        """As for `SuccessiveHalving`."""
+        self._reduction_factor, self._sparsity = reduction_factor, sparsity
+        self._losses = {rung: _Losses() for rung in _rungs(min_epochs, reduction_factor, max_epochs)}
+        self._went_on: Counter[int] = Counter()
+        self._last_rungs: dict[int, int] = {}
+        """By trial, the last rung that it has left behind."""
+
+    def epoch_ended(self, number: int, epoch: int, best: EpochResult | None) -> None:
+        """Take note of a trial's epochs, one after the other; `best` is its best one so far."""
+        if epoch in self._losses:
+            self._losses[epoch].add(number, best)
+        if epoch - 1 in self._losses:
+            self._went_on[epoch - 1] += 1
+            self._last_rungs[number] = epoch - 1
+
+    def forget(self, number: int) -> None:
+        """Forget an interrupted trial, which will be run again."""
+        for losses in self._losses.values():
+            losses.forget(number)
+        left = self._last_rungs.pop(number, 0)
+        self._went_on.subtract(rung for rung in self._losses if rung <= left)
+
+    def rungs(self) -> list[Rung]:
+        """Return all rungs, ascending."""
+        return [
+            Rung(epoch, len(seen), self._went_on[epoch], self._to_beat(seen)) for epoch, seen in self._losses.items()
+        ]
+
+    def _to_beat(self, seen: "_Losses") -> float | None:
+        loss = seen.to_beat(math.ceil((len(seen) + 1) / self._reduction_factor))
+        return loss if math.isfinite(loss) and not self._sparsity else None
+
+
+def make_ladder(spec: "StudySpec") -> Ladder | None:
+    """Return the rungs of the spec's pruner, before any trial; None where it has none to show."""
+    pruner = spec.search.pruner
+    if pruner.name != "halving":
+        return None
+    sparsity = "sparsity" in spec.search.objectives
+    return Ladder(pruner.min_epochs, pruner.reduction_factor, spec.training.max_epochs, sparsity)
 
 
 def make_pruner(spec: "StudySpec", name: str | None = None) -> Pruner:

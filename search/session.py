@@ -27,6 +27,7 @@ from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_trac
 from search.trainers import NOTHING_OWN, Own, TrainerLost
 
 if TYPE_CHECKING:
+    from search.aftermath import Onlooker
     from search.confirmation import Confirm
     from search.records import Assignment
     from search.runner import Watcher
@@ -110,9 +111,9 @@ class Session:
         return line
 
     @property
-    def state(self) -> Summary:
-        """The study as its storage has it now."""
-        return self._study.summary()
+    def records(self) -> list[TrialRecord]:
+        """The trials that have ended by now, from storage alone."""
+        return self._study.records()
 
     @property
     def tracking_uri(self) -> str:
@@ -124,7 +125,7 @@ class Session:
         """Folder of this study's own files: best configuration and weights."""
         return self.options.home / "artifacts" / self.options.name
 
-    def run(self, watcher: Watcher, stop: StopRequest) -> Ending:
+    def run(self, watcher: Onlooker, stop: StopRequest) -> Ending:
         """Search until the budget is used up or the user stops it; then score, record, and return how it stands."""
         start, self._stop = time.monotonic(), stop
         from search.aftermath import Aftermath

@@ -331,16 +331,8 @@ def test_help_leads_with_examples_and_names_every_command():
     result = regsearch("--help")
     assert result.exit_code == 0
     assert result.stdout.index("regsearch start --study digits") < result.stdout.index("Commands:")
-    assert [name for name, _ in commands()] == [
-        "confirm",
-        "explain",
-        "export",
-        "report",
-        "show",
-        "start",
-        "studies",
-        "ui",
-    ]
+    names = "confirm explain export report show start studies ui watch"
+    assert [name for name, _ in commands()] == names.split()
     assert regsearch("-h").stdout == result.stdout
 
 
@@ -385,7 +377,9 @@ def test_studies_lists_the_stored_ones_with_their_state():
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///new.db", "new.journal", "journal:///{folder}/new.journal"])
-@pytest.mark.parametrize("command", [["show", "--study", "tiny"], ["show", "--study", "tiny", "--json"]])
+@pytest.mark.parametrize(
+    "command", [["show", "--study", "tiny"], ["show", "--study", "tiny", "--json"], ["watch", "--study", "tiny"]]
+)
 def test_showing_what_is_not_there_creates_nothing(folder, command, storage):
     message = refused(USAGE, *command, "--storage", storage.format(folder=folder))
     assert "holds no studies yet" in message
@@ -403,9 +397,17 @@ def test_show_without_a_home_says_how_to_begin():
     assert "runs holds no studies yet; `regsearch start --study digits` makes one, --home names another" in message
 
 
-def test_show_of_an_unknown_study_is_answered_with_the_nearest():
+@pytest.mark.parametrize("command", ["show", "watch"])
+def test_an_unknown_stored_study_is_answered_with_the_nearest(command):
     a_stored_study()
-    assert 'there is no study "tony"; did you mean "tiny"? (known: tiny)' in refused(USAGE, "show", "--study", "tony")
+    assert 'there is no study "tony"; did you mean "tiny"? (known: tiny)' in refused(USAGE, command, "--study", "tony")
+
+
+def test_show_says_how_to_go_on_with_the_study_where_it_is(searched):
+    home = str(searched / "runs")
+    told = regsearch("show", "--study", "tiny", "--home", home).stdout
+    for command in ("report", "explain", "export"):
+        assert f"regsearch {command} --study tiny --home {home}" in told
 
 
 def test_show_of_a_study_that_has_no_trials_yet():

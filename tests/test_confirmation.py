@@ -20,8 +20,8 @@ from search.confirmation import (
     paired_difference,
     pick,
 )
-from search.printing import _verdict
 from search.records import EpochResult, Reason, Role, TrialRecord
+from search.terminal.page import verdict
 from search.training.evaluation import calibration_error, standard_error
 
 NOW = datetime.now(UTC)
@@ -81,9 +81,9 @@ def test_the_paired_interval_is_students():
     [(0.001, 0.02, "regularization helps"), (-0.02, -0.001, "regularization hurts"), (-0.1, 0.1, "not clearly")],
 )
 def test_the_verdict_is_in_words(low, high, words):
-    verdict = _verdict(Difference((low + high) / 2, low, high, 5))
-    assert words in verdict
-    assert all(len(line) <= 80 for line in verdict.splitlines())
+    told = verdict(Difference((low + high) / 2, low, high, 5))
+    assert words in told
+    assert all(len(line) <= 80 for line in told.splitlines())
 
 
 def test_the_one_standard_error_pick_has_the_smallest_gap_of_those_within_the_error():

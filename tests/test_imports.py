@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "search"
 # A module may import from its own layer's package and from lower layers, never from a higher one.
 LAYERS = [
     {"cli", "arguments", "api"},
-    {"progress", "printing"},
+    {"terminal", "printing"},
     {"session", "export"},
     {"dashboards"},
     {"report"},
@@ -32,7 +32,7 @@ OWNERS = {
     "matplotlib": {"dashboards"},
     "mlflow": {"tracking"},
     "click": {"cli", "arguments"},
-    "rich": {"cli", "api", "progress", "printing"},
+    "rich": {"cli", "api", "terminal", "printing"},
     "torch": {"training", "trainers"},
     "torchvision": {"training"},
     "sklearn": {"training"},

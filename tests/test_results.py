@@ -1,4 +1,4 @@
-"""What a person or a script reads: summary, JSON, best.toml, plain lines, the live view, and the README's lists."""
+"""What a person or a script reads of results: the page, JSON, best.toml, and the README's lists."""
 
 import io
 import json
@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from search import cli, printing, results
+from search import printing, results
 from search.confirmation import Confirmation, Confirmed, Difference, Estimate
-from search.progress import LiveProgress, PlainProgress, Tally
-from search.records import Assignment, EpochResult, Reason, Role, Score, Summary, TrialRecord
+from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
 from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
-from search.stopping import StopRequest
-from search.trainers import Report
+from search.terminal.page import print_summary
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -100,7 +98,7 @@ def test_json_has_the_front_of_several_objectives(summary_of_several):
 
 
 def test_the_front_of_several_objectives_is_printed_a_line_a_trial(summary, summary_of_several):
-    text = printed(lambda console: printing.print_summary(summary_of_several, console))
+    text = printed(lambda console: print_summary(summary_of_several, console))
     lines = text[text.index("Pareto front") :].splitlines()
     assert lines[0] == "Pareto front of val_loss, sparsity, epochs"
     assert lines[1].split() == ["trial", "validation", "loss", "sparsity", "best", "epoch"]
@@ -109,7 +107,7 @@ def test_the_front_of_several_objectives_is_printed_a_line_a_trial(summary, summ
         ["12", "0.5000", "25.0%", "1", "of", "1"],
     ]
     assert all(len(line) <= 80 for line in lines)
-    assert "Pareto front" not in printed(lambda console: printing.print_summary(summary, console))
+    assert "Pareto front" not in printed(lambda console: print_summary(summary, console))
 
 
 def test_importances_tell_for_what(summary, summary_of_several):
@@ -130,7 +128,7 @@ def test_best_toml_is_toml_with_the_parameters(summary):
 
 
 def test_summary_fits_80_columns_and_tells_retries_from_failures(summary):
-    text = printed(lambda console: printing.print_summary(summary, console))
+    text = printed(lambda console: print_summary(summary, console))
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "2 completed, 1 pruned, 1 diverged" in text
     assert "1 attempts, their configurations put back in the queue" in text
@@ -140,46 +138,7 @@ def test_summary_fits_80_columns_and_tells_retries_from_failures(summary):
 
 def test_summary_without_a_best_trial():
     empty = Summary("tiny", dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0), {}, None, None)
-    assert "no best configuration" in printed(lambda console: printing.print_summary(empty, console))
-
-
-def test_plain_progress_prints_a_line_a_trial():
-    def draw(console):
-        progress = PlainProgress(console, Tally(total=3))
-        progress.started(Assignment(0, 0, {}))
-        progress.ended(record(0, [0.5], Reason.INTERRUPTED))
-        progress.ended(record(1, [0.5, 0.25], role=Role.TEXTBOOK))
-        progress.ended(record(2, [0.5], Reason.PRUNED))
-
-    lines = printed(draw).splitlines()
-    assert len(lines) == 3
-    assert all(len(line) < 80 for line in lines)
-    assert lines[1].startswith("[1/3] trial 1")
-    assert "best 0.2500" in lines[2]
-
-
-def test_live_view_shows_the_slots_and_answers_an_interrupt():
-    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    stop = StopRequest()
-    view = LiveProgress(console, Tally(total=3), 30, stop)
-    with view:
-        view.started(Assignment(7, 7, {}))
-        view.epoch_ended(Report({7: EpochResult(3, 0.5, 0.75, 0.875, 0.0)}))
-        view.message("a message")
-        shown = printed(lambda plain: plain.print(view._draw()))
-        view.ended(record(7, [0.75]))
-        stop.signal = 2
-        stopping = printed(lambda plain: plain.print(view._draw()))
-    assert "3/30" in shown
-    assert "0.7500" in shown
-    assert "a message" in console.file.getvalue()
-    assert "Ctrl-C again leaves at once" in stopping
-
-
-@pytest.mark.parametrize("option", list(cli.start.params), ids=lambda option: option.name)
-def test_readme_lists_every_option_with_its_variable(option):
-    assert f"`{option.opts[0]}" in README
-    assert f"`{option.envvar}`" in README
+    assert "no best configuration" in printed(lambda console: print_summary(empty, console))
 
 
 def test_readme_names_every_parameter_and_setting():

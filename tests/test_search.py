@@ -304,8 +304,9 @@ def test_a_search_ends_with_its_best_configuration(finished):
     assert shown["best"]["val_loss"] == min(record.best.val_loss for record in complete)
     assert [record.role for record in place.records()][:2] == [Role.BASELINE, Role.TEXTBOOK]
 
-    assert f"Best configuration of study tiny: trial {shown['best']['trial']}" in out
-    for words in ("test accuracy", "gap", "sparsity", "optuna-dashboard", "mlflow ui", "runs", "optuna.journal"):
+    assert f"Best configuration of study tiny: trial {shown['confirmed']['best']['trial']}" in out
+    assert f"{shown['best']['val_loss']:.4f}" in out
+    for words in ("test accuracy", "gap", "sparsity", "report.html", "regsearch ui", "runs", "best.toml"):
         assert words in out
 
 
@@ -599,7 +600,7 @@ def test_a_search_in_a_database(here):
     storage = f"sqlite:///{here.folder}/studies.db"
     result = start_here(here, storage=storage, trials="4")
     assert result.exit_code == 0, result.output
-    assert f"optuna-dashboard {storage}" in result.stdout
+    assert f"--storage {storage}" in result.stdout
     assert_exact(here, 4, storage)
     assert start_here(here, storage=storage, trials="5").exit_code == 0
     assert_exact(here, 5, storage)

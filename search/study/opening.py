@@ -39,7 +39,12 @@ def load(name: str, storage: BaseStorage) -> tuple[optuna.Study, StudySpec]:
         raise UsageError(f'there is no study "{name}"{did_you_mean(name, ours)}{known}') from None
     if name not in ours:
         raise _not_ours(name, storage)
-    return study, StudySpec.from_json(study.user_attrs[_SPEC])
+    return study, stored_spec(study)
+
+
+def stored_spec(study: optuna.Study) -> StudySpec:
+    """Return the spec of a study of ours, as it is in the storage now."""
+    return StudySpec.from_json(study.user_attrs[_SPEC])
 
 
 def create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna.Study:

@@ -26,6 +26,7 @@ from search.pareto import values
 from search.records import Assignment, EpochResult, Params, Reason, Role, Score, Summary, TimeSpent, TrialRecord
 from search.spec import StudySpec
 from search.study.annotations import Annotations
+from search.study.following import Following
 from search.study.ledger import Ledger
 from search.study.mirror import optuna_pruner
 from search.study.opening import acquire_lock, create_or_resume, load, our_study_names
@@ -168,6 +169,10 @@ class Study:
     def summary(self) -> Summary:
         """Return the study at a glance, from storage alone."""
         return _summarize(self._study)
+
+    def follow(self) -> Following:
+        """Return who tells what is new in the study, while another process runs it."""
+        return Following(self._study, self._storage)
 
     @_guarded
     def add_wall_seconds(self, seconds: float) -> None:

@@ -1,0 +1,251 @@
+"""A study's results as a page of 80 columns: the verdict first, then what it rests on. Colours optional.
+
+What configurations reached in the search, with one seed, and what they reach over several seeds stand in one table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from search.confirmation import Confirmation, Confirmed, Difference, Estimate
+from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
+from search.results import cocktail
+from search.terminal.sparkline import sparklines
+
+_WIDTH = 80
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the verdict, the best configuration, what it and the baseline reach, and how the trials ended."""
+    if summary.best is None:
+        console.print("No trial is complete, so there is no best configuration.")
+    else:
+        _print_verdict(summary, console)
+        _print_winner(summary, summary.best, console)
+        console.print()
+        console.print(_table(summary))
+        _print_curves(summary, console)
+    if summary.pareto:
+        _print_front(summary, console)
+    console.print(f"\n{_ends(summary)}", highlight=False)
+
+
+def _print_verdict(summary: Summary, console: Console) -> None:
+    headline, *details = _verdict_lines(summary)
+    console.print(f"[bold]{escape(headline)}[/bold]")
+    for line in details:
+        console.print(line, markup=False)
+
+
+def _verdict_lines(summary: Summary) -> list[str]:
+    confirmation, best, baseline = summary.confirmed, summary.best, summary.baseline
+    if confirmation is None:
+        told = [f"{summary.study}: not confirmed with further seeds"]
+        if best is not None and best.best is not None and baseline is not None and baseline.best is not None:
+            told.append(
+                f"In the search: validation loss {best.best.val_loss:.4f}, {baseline.best.val_loss:.4f} without "
+                "regularization"
+            )
+        return told
+    seeds = confirmation.best.estimates["val_loss"].n
+    confirmed = f"Confirmed with {seeds} seed{'s' * (seeds > 1)}"
+    if confirmation.difference is None:
+        return [f"{summary.study}: there is no test data to tell whether regularization helps", confirmed]
+    first, *others = verdict(confirmation.difference).splitlines()
+    return [f"{summary.study}: {first}", f"{confirmed}: test accuracy {_accuracies(confirmation)},", *others]
+
+
+def _accuracies(confirmation: Confirmation) -> str:
+    with_it, without = confirmation.best, confirmation.baseline
+    assert without is not None, "a difference has two sides"
+    ours, theirs = (confirmed.estimates["test_accuracy"].mean for confirmed in (with_it, without))
+    return f"{ours:.2%}, without regularization {theirs:.2%}"
+
+
+def verdict(difference: Difference) -> str:
+    """Return what the confirmation says in words, the answer in the first line and the numbers in the second."""
+    mean, low, high = (f"{100 * value:+.2f}" for value in (difference.mean, difference.low, difference.high))
+    if difference.n < _FEWEST_SEEDS:
+        return f"one seed tells nothing of chance\n{mean} points against the baseline"
+    answer = "not clearly different from no regularization"
+    if difference.is_clear:
+        answer = "regularization helps" if difference.mean > 0 else "regularization hurts"
+    return f"{answer}\n{mean} points against the baseline, 95 % interval {low} to {high}"
+
+
+_FEWEST_SEEDS = 2
+
+
+def _print_winner(summary: Summary, best: TrialRecord, console: Console) -> None:
+    """Print the configuration to use: the best over seeds, or as long as nothing is confirmed the search's best."""
+    number, params = best.number, best.params
+    if summary.confirmed is not None:
+        number, params = summary.confirmed.best.trial, summary.confirmed.best.params
+    other = "" if number == best.number else f" (by the search alone: {best.number})"
+    console.print(f"\n[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {number}{other}")
+    _print_params(params, console)
+
+
+def _print_params(params: Params, console: Console) -> None:
+    """Print a configuration in as many columns as fit, and its ingredients."""
+    names, values = [max(map(len, each), default=0) for each in (params, [f"{v:.4g}" for v in params.values()])]
+    cells = [f"  {name:<{names}}  {value:<{values}.4g}" for name, value in params.items()]
+    across = max(1, _WIDTH // max(map(len, cells), default=_WIDTH))
+    down = math.ceil(len(cells) / across)
+    for row in range(down):
+        console.print("".join(cells[row::down]).rstrip(), highlight=False, markup=False)
+    told = ", ".join(cocktail(params)) or "no regularization"
+    console.print(f"Cocktail: {told.replace('_', ' ')}", highlight=False)
+
+
+class _Column(NamedTuple):
+    heading: str
+    trial: int
+    cells: Mapping[str, str]
+    is_best: bool = False
+
+
+def _table(summary: Summary) -> Table:
+    """Return what configurations reach: over seeds, where that is known, and in the search."""
+    columns = [*_confirmed_columns(summary.confirmed), *_search_columns(summary)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column.heading, justify="right", style="bold" if column.is_best else None)
+    table.add_row("trial", *(str(column.trial) for column in columns))
+    for label in _LABELS:
+        if any(label in column.cells for column in columns):
+            table.add_row(label, *(column.cells.get(label, "-") for column in columns))
+    return table
+
+
+def _confirmed_columns(confirmation: Confirmation | None) -> list[_Column]:
+    if confirmation is None:
+        return []
+    return [
+        _Column(f"{_HEADINGS[name]}\nover seeds", confirmed.trial, _confirmed_cells(confirmed), name == "best")
+        for name, confirmed in confirmation.chosen.items()
+    ]
+
+
+def _search_columns(summary: Summary) -> list[_Column]:
+    apart = "\nin search" if summary.confirmed is not None else ""
+    records = {"best": summary.best, "baseline": summary.baseline}
+    return [
+        _Column(f"{_HEADINGS[name]}{apart}", record.number, _cells(record, summary.test.get(name)), name == "best")
+        for name, record in records.items()
+        if record is not None
+    ]
+
+
+_HEADINGS = {"best": "best", "one_standard_error": "1 std. error", "baseline": "baseline"}
+# Three columns with deviations and two without have room for so long labels.
+_LABELS = (
+    "val. loss",
+    "val. accuracy",
+    "test loss",
+    "test accuracy",
+    "calibration",
+    "gap",
+    "sparsity",
+    "best epoch",
+)
+_CONFIRMED = {
+    "val. loss": ("val_loss", ".4f"),
+    "test loss": ("test_loss", ".4f"),
+    "test accuracy": ("test_accuracy", ".2%"),
+    "calibration": ("ece", ".2%"),
+    "gap": ("gap", ".4f"),
+    "sparsity": ("sparsity", ".1%"),
+    "best epoch": ("epochs", ".1f"),
+}
+
+
+def _confirmed_cells(confirmed: Confirmed) -> dict[str, str]:
+    known = {label: (confirmed.estimates.get(metric), style) for label, (metric, style) in _CONFIRMED.items()}
+    return {label: _estimate(value, style) for label, (value, style) in known.items() if value is not None}
+
+
+def _estimate(value: Estimate, style: str) -> str:
+    return f"{value.mean:{style}}±{value.std:{style}}"
+
+
+def _cells(record: TrialRecord, score: Score | None) -> dict[str, str]:
+    cells = {} if record.best is None else _row_cells(record.best, len(record.epochs))
+    if score is not None:
+        cells |= {"test loss": f"{score.loss:.4f}", "test accuracy": f"{score.accuracy:.2%}"}
+        if score.ece is not None:
+            cells["calibration"] = f"{score.ece:.2%}"
+    return cells
+
+
+def _row_cells(row: EpochResult, epochs: int) -> dict[str, str]:
+    return {
+        "val. loss": f"{row.val_loss:.4f}",
+        "val. accuracy": f"{row.val_accuracy:.2%}",
+        "gap": f"{row.gap:+.4f}",
+        "sparsity": f"{row.sparsity:.1%}",
+        "best epoch": f"{row.epoch}/{epochs}",
+    }
+
+
+def _print_curves(summary: Summary, console: Console) -> None:
+    """Print how the validation losses of the search's best trial and its baseline went, on one scale."""
+    records = {"best": summary.best, "baseline": summary.baseline}
+    there = {name: record for name, record in records.items() if record is not None and record.best is not None}
+    epochs = max(len(record.epochs) for record in there.values())
+    width = min(epochs, _WIDTH - _BESIDE_CURVE)
+    curves = sparklines([[row.val_loss for row in record.epochs] for record in there.values()], epochs, width)
+    for (name, record), curve in zip(there.items(), curves, strict=True):
+        first, last = record.epochs[0].val_loss, record.epochs[-1].val_loss
+        label = f"{name}'s curve"
+        told = f"{label:<16}  {curve:<{width}}  {first:.4f} to {last:.4f}"
+        console.print(told, markup=False, highlight=False)
+
+
+_BESIDE_CURVE = 40
+
+
+def _print_front(summary: Summary, console: Console) -> None:
+    """Print the trials that no other one beats, a line each."""
+    console.print(f"\n[bold]Pareto front[/bold] of {', '.join(summary.objectives)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("trial", *_FRONT):
+        table.add_column(heading, justify="right")
+    for record in summary.pareto:
+        row = record.best
+        assert row is not None, "a complete trial has a best epoch"
+        told = f"{row.val_loss:.4f}", f"{row.sparsity:.1%}", f"{row.epoch} of {len(record.epochs)}"
+        table.add_row(str(record.number), *told)
+    console.print(table)
+
+
+_FRONT = ("validation loss", "sparsity", "best epoch")
+
+
+def _ends(summary: Summary) -> str:
+    reasons = {reason: summary.reasons.get(reason, 0) for reason in Reason}
+    again = reasons.pop(Reason.INTERRUPTED)
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    lines = [f"Trials ended   {counted or 'none'}"]
+    if again:
+        lines.append(f"Interrupted    {again} attempts, their configurations put back in the queue")
+    under_way = ", ".join(
+        f"{summary.trials[state]} {state}" for state in ("running", "waiting") if summary.trials[state]
+    )
+    if under_way:
+        lines.append(f"Still to run   {under_way}")
+    return "\n".join(
+        [*lines, f"Work done      {summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"]
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
