@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,6 +19,7 @@ from conftest import SPEC, regsearch
 from search.ablation import Ablation
 from search.confirmation import Picks, Repeat, Repeats, conclude, one_standard_error
 from search.errors import ReportError
+from search.pareto import pareto_front
 from search.records import EpochResult, Reason, Role, Score, Summary, TimeSpent, TrialRecord
 from search.report import Material, page_path, where_is, write_page, write_plots
 from search.report.cost import Cost, faults
@@ -31,6 +33,7 @@ from search.report.sections import figures, sections
 from search.report.static import find_browser
 from search.report.theme import PALETTES, TEMPLATE, resolve
 from search.report.words import verdict
+from search.results import as_json
 from search.spec import Range, StudySpec, load_spec, shipped_studies
 from search.study import Study, open_storage
 
@@ -178,7 +181,7 @@ def assert_shown(cells: list[tuple[str, str]], summary: dict) -> None:
     for path, text in cells:
         value = summary
         for key in path.split("."):
-            value = value[key]
+            value = value[int(key) if isinstance(value, list) else key]
         written = text.split(" ")[0].replace(",", "")
         number = written.rstrip("%")
         digits = len(number.partition(".")[2])
@@ -187,6 +190,23 @@ def assert_shown(cells: list[tuple[str, str]], summary: dict) -> None:
 
 
 # What it says
+
+
+def test_with_several_goals_it_shows_the_pareto_front(spec):
+    records = some_trials()
+    objectives = ("val_loss", "sparsity", "epochs")
+    complete = [record for record in records if record.state == "complete" and record.best]
+    front = pareto_front(sorted(complete, key=lambda record: record.best.val_loss), objectives)
+    study = material(spec, records)
+    study = replace(study, summary=replace(study.summary, objectives=objectives, pareto=tuple(front)))
+    drawn = {figure.name: figure for figure in figures(study)}
+    assert "sparsity" not in drawn
+    for objective in ("sparsity", "epochs"):
+        rings = next(trace for trace in drawn[f"front-{objective}"].data if trace["name"] == "Pareto front")
+        assert rings["customdata"] == [record.number for record in front]
+    page = Page(render(study))
+    assert_shown([cell for cell in page.cells if cell[0].startswith("pareto.")], as_json(study.summary))
+    assert not any(figure.name.startswith("front") for figure in figures(full(spec)))
 
 
 def test_the_report_has_the_numbers_of_show_json(searched):

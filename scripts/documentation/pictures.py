@@ -18,6 +18,7 @@ import click
 from PIL import Image, ImageOps
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from scripts.documentation.live import live_view
 from search.errors import RegsearchError, ReportError
 from search.report import gather, where_is, write_page
 from search.report.static import find_browser
@@ -71,6 +72,7 @@ def plots(section: str, first: int = 0, last: int | None = None) -> Picture:
 
 
 PICTURES: Mapping[str, Picture] = {
+    "live": lambda scene: live_view(scene.browser),
     "report": first_screen,
     "curves": plots("curves"),
     "history": plots("history"),

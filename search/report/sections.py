@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from search.report import certainty, cost, curves, life, pairs, parameters, tables, words
+from search.report import certainty, cost, curves, front, life, pairs, parameters, tables, words
 from search.report.figure import Figure
 from search.report.material import Material
 from search.report.tables import Table
@@ -39,6 +39,7 @@ def sections(material: Material) -> list[Section]:
         _parameters,
         _relations,
         _life,
+        _front,
         _sparsity,
         _cost,
         _confirmed,
@@ -121,8 +122,14 @@ def _life(material: Material) -> Section:
     return Section("life", "The population’s life", [] if figure else [_NOTHING], [figure] if figure else [])
 
 
+def _front(material: Material) -> Section | None:
+    if not material.summary.pareto:
+        return None
+    return Section("front", "Pareto front", [], front.front_figures(material), tables=[front.front_table(material)])
+
+
 def _sparsity(material: Material) -> Section | None:
-    figure = curves.sparsity_figure(material)
+    figure = None if "sparsity" in material.summary.objectives else curves.sparsity_figure(material)
     return Section("sparsity", "Sparsity", figures=[figure]) if figure else None
 
 
