@@ -243,6 +243,23 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
 
 
 @main.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@for_tracking
+@place
+def sync(study: str, tracking_uri: str | None, home: Path, storage: str | None) -> None:
+    """Write to MLflow what it misses of a study, from Optuna's storage alone. Once more, it adds nothing.
+
+    \b
+      regsearch sync --study digits
+      regsearch sync --study digits --tracking-uri http://mlflow.example.org:5000
+    """
+    from search.sync import write_study
+
+    _say(f"Writing study {study} to MLflow")
+    click.echo(write_study(study, storage, home, tracking_uri))
+
+
+@main.command()
 @for_tracking
 @port("--port", help="Port of optuna-dashboard.", show_default="8080, or a free one")
 @port("--mlflow-port", help="Port of MLflow's UI.", show_default="5000, or a free one")

@@ -156,10 +156,15 @@ class _Agenda:
         pass
 
     def finish(
-        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+        self,
+        number: int,
+        reason: Reason,
+        epochs: Sequence[EpochResult],
+        error: str | None = None,
+        worker: str | None = None,
     ) -> TrialRecord:
         assignment, now = self._running.pop(number), datetime.now()
-        record = TrialRecord(number, assignment.params, reason, tuple(epochs), now, now, error=error)
+        record = TrialRecord(number, assignment.params, reason, tuple(epochs), now, now, error=error, worker=worker)
         if reason is Reason.INTERRUPTED:
             self._due.append(assignment)
         else:

@@ -56,6 +56,10 @@ class StudyBusyError(RegsearchError):
     """Another process runs this study right now."""
 
 
+class TrackingError(RegsearchError):
+    """MLflow cannot be written."""
+
+
 class TrainerError(RegsearchError):
     """A trainer could not be started, or died more often than is bearable."""
 

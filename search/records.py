@@ -93,6 +93,9 @@ class TrialRecord:
     retry_of: int | None = None
     """Number of the first attempt, when this trial is a later one."""
     error: str | None = None
+    worker: str | None = None
+    """Which of the search's trainers ran it, as text: with several machines, theirs may come before it one day. None
+    for trials that no trainer ended, and for those of earlier versions."""
 
     @property
     def best(self) -> EpochResult | None:

@@ -112,8 +112,8 @@ def best_toml(summary: Summary) -> str:
 
 
 def headline_metrics(summary: Summary) -> dict[str, float]:
-    """Return the few numbers that MLflow's parent run carries."""
-    metrics: dict[str, float] = {}
+    """Return the few numbers that MLflow's parent run carries, under the names that its child runs have for theirs."""
+    metrics = {f"trials_{state}": float(summary.trials.get(state, 0)) for state in ("complete", "pruned", "failed")}
     for which, record in (("best", summary.best), ("baseline", summary.baseline)):
         if record is not None and record.best is not None:
             row = record.best
@@ -127,12 +127,18 @@ def headline_metrics(summary: Summary) -> dict[str, float]:
     return metrics | {"trial_epochs": float(summary.trial_epochs), "wall_seconds": summary.wall_seconds}
 
 
+def confirmed_means(confirmed: Confirmed) -> dict[str, float]:
+    """Return the means over seeds that configurations are compared by."""
+    names = ("val_loss", "test_accuracy", "test_loss", "ece")
+    return {name: confirmed.estimates[name].mean for name in names if name in confirmed.estimates}
+
+
 def _confirmed_metrics(confirmation: Confirmation) -> dict[str, float]:
     metrics = {
-        f"confirmed_{which}_{name}": confirmed.estimates[name].mean
+        f"confirmed_{which}_{name}": mean
         for which, confirmed in confirmation.chosen.items()
-        for name in ("val_loss", "test_accuracy", "test_loss", "ece")
-        if name in confirmed.estimates
+        for name, mean in confirmed_means(confirmed).items()
+        if name in ("val_loss", "test_accuracy")  # the rest stands in their own runs
     }
     if confirmation.difference is not None:
         metrics["confirmed_difference"] = confirmation.difference.mean

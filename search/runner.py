@@ -47,7 +47,12 @@ class Trials(Protocol):
     def report(self, results: Mapping[int, EpochResult]) -> None: ...
 
     def finish(
-        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+        self,
+        number: int,
+        reason: Reason,
+        epochs: Sequence[EpochResult],
+        error: str | None = None,
+        worker: str | None = None,
     ) -> TrialRecord: ...
 
 
@@ -83,6 +88,8 @@ class Watcher(Protocol):
 @dataclass
 class _Running:
     assignment: Assignment
+    worker: str | None = None
+    """Place of its trainer in the crew; None when it did not get that far."""
     epochs: list[EpochResult] = field(default_factory=list)
     started: datetime = field(default_factory=datetime.now)
 
@@ -246,7 +253,7 @@ class Runner:
             arrived = post.take_asked()
         admit = [future.result() for future in arrived]
         for assignment in admit:
-            post.running[assignment.number] = _Running(assignment)
+            post.running[assignment.number] = _Running(assignment, str(post.place))
             self._watcher.started(assignment)
         if not post.running:
             return
@@ -325,7 +332,8 @@ class Runner:
     def _end(self, run: _Running, reason: Reason, error: str | None = None) -> None:
         number = run.assignment.number
         self._tell_pruner(run.record(reason, error))
-        self._recorded.append(self._desk.submit("recording", self._study.finish, number, reason, run.epochs, error))
+        finish = partial(self._study.finish, number, reason, run.epochs, error, run.worker)
+        self._recorded.append(self._desk.submit("recording", finish))
 
     def _where_time_went(self) -> TimeSpent:
         now = time.monotonic()

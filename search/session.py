@@ -6,10 +6,8 @@ Checks come first (device, data, storage), so that a mistake is told before anyt
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +18,11 @@ from search.errors import DataError, TrainerError
 from search.machine import describe_machine
 from search.places import made_home
 from search.records import Summary, TrialRecord
-from search.results import best_toml, confirmation_json, headline_metrics
+from search.results import best_toml, confirmation_json
 from search.spec import StudySpec
 from search.stopping import StopRequest
-from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+from search.tracked import begin, closing, end, tracked_study
+from search.tracking import Tracker, TrackingOutcome, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
 
 if TYPE_CHECKING:
@@ -131,7 +130,10 @@ class Session:
         from search.aftermath import Aftermath
 
         study, before = self._study, self._study.summary()
-        tracker = self._start_tracker()
+        begin(study)
+        tracker = Tracker(
+            self.tracking_uri, self.options.home / "artifacts" / "mlflow", tracked_study(study), study.records()
+        )
         try:
             weights = self._weights(before)
             if self.options.search:
@@ -149,7 +151,9 @@ class Session:
                 cut_short = not after.ablate(self.options.ablate)
             interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
-            artifacts = self._write_best(summary, weights)
+            self._write_best(summary, weights)
+            unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
+            end(study, finished=not unfinished)
             self._crew.close()
             report = self._tell(watcher)
         except BaseException:
@@ -158,11 +162,8 @@ class Session:
         finally:
             self._crew.close()
             study.close()
-        if report is not None:
-            artifacts["report.html"] = report
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
-        unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
-        outcome = tracker.finish(summary, headline_metrics(summary), artifacts, patience, interrupted=unfinished)
+        outcome = tracker.finish(closing(study, self.artifacts), patience)
         return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None, report)
 
     def close(self) -> None:
@@ -182,26 +183,6 @@ class Session:
                 f'the data in {folder} is not what study "{self._study.name}" was started with; '
                 "use the same data, or give the study a new name: --name NEW"
             )
-
-    def _start_tracker(self) -> Tracker:
-        spec = self.spec
-        tracked = TrackedStudy(
-            name=self._study.name,
-            spec_json=spec.to_json(),
-            description=spec.description,
-            tags={"regsearch.device": ", ".join(self._crew.devices), "regsearch.host": platform.node()},
-            params={"data": spec.data.name, "model": spec.model.name, "optimizer": spec.training.optimizer},
-            identity=self._identity(),
-        )
-        return Tracker(self.tracking_uri, self.options.home / "artifacts" / "mlflow", tracked, self._study.records())
-
-    def _identity(self) -> str:
-        """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
-        identity = self._study.fact("identity")
-        if identity is None:
-            identity = uuid.uuid4().hex
-            self._study.set_fact("identity", identity)
-        return str(identity)
 
     def _weights(self, before: Summary) -> WeightStore:
         from search.weights import WeightStore
@@ -232,20 +213,16 @@ class Session:
             engines = {"trained with": "; ".join(sorted(tracked.engines))} if tracked.engines else {}
             self._study.set_fact("machine", describe_machine(self._crew.devices) | engines)
 
-    def _write_best(self, summary: Summary, weights: WeightStore) -> dict[str, bytes | Path]:
-        """Write the best configuration and its weights under names that stay; return them as MLflow's artifacts."""
+    def _write_best(self, summary: Summary, weights: WeightStore) -> None:
+        """Write the best configuration and its weights under names that stay."""
         if summary.best is None:
-            return {}
-        written: dict[str, bytes | Path] = {"best.toml": self.artifacts / "best.toml"}
+            return
         self.artifacts.mkdir(parents=True, exist_ok=True)
         (self.artifacts / "best.toml").write_text(best_toml(summary))
         if summary.confirmed is not None:
-            written["confirmed.json"] = self.artifacts / "confirmed.json"
             (self.artifacts / "confirmed.json").write_text(json.dumps(confirmation_json(summary.confirmed), indent=2))
         if weights.path(summary.best.number).exists():
-            written["best.safetensors"] = self.artifacts / "best.safetensors"
             shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
-        return written
 
     def _tell(self, watcher: Watcher) -> Path | None:
         """Write the report, and what optuna-dashboard shows; return where the report is, None if it is not there.

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 import uuid
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 # Tests run side by side: with several threads each they would wait for each other at every operation.
@@ -21,6 +22,7 @@ from search.errors import KernelError
 from search.records import Assignment
 from search.report.static import find_browser
 from search.spec import TrainingSpec
+from search.tracking import Closing, TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
 from search.training.data import Dataset, Split
 from search.training.kernels import compiled
 from search.training.kernels.building import kernel_library
@@ -159,6 +161,16 @@ def regsearch(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(main, list(arguments))
     assert result.exit_code == code, result.output
     return result.output
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, since creating its tables is the slowest step of a tiny search."""
+    home = tmp_path_factory.mktemp("database")
+    tracker = Tracker(default_tracking_uri(home), home / "artifacts", TrackedStudy("template", "{}", ""), [])
+    outcome = tracker.finish(Closing(False, datetime.now(UTC)), 90.0)
+    assert outcome == TrackingOutcome(0, 0, None)
+    return home / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

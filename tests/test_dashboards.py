@@ -110,7 +110,7 @@ class TestServers:
             get(f"{optuna}/regsearch/report?study=tiny") == (searched / "runs/artifacts/tiny/report.html").read_text()
         )
         with urllib.request.urlopen(f"{optuna}/regsearch/mlflow?study=tiny", timeout=30) as answer:
-            assert re.search(r"#/experiments/\d+/runs$", answer.url)
+            assert re.search(r"#/experiments/\d+/runs\?", answer.url)
 
     @pytest.mark.parametrize("study", ["nothing", "../../optuna.journal", "..%2f..", ""])
     def test_there_is_no_way_out_of_the_home(self, ui, study):
@@ -360,3 +360,47 @@ class TestInABrowser:
             page.go_back()
             page.get_by_role("link", name="Its runs in MLflow").click()
             page.wait_for_url("**/#/experiments/*/runs*")
+
+    def test_mlflow_lists_parent_and_children(self, ui, searched, browser):
+        with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
+            page = context.new_page()
+            page.goto(f"{ui[0]}/regsearch/mlflow?study=tiny")
+            study = page.get_by_role("row").filter(has_text=re.compile(r"tiny: confirmed \d\.\d+"))
+            study.first.wait_for()
+            study.get_by_role("button").first.click()  # its trials unfold
+            for number in range(6):
+                page.get_by_text(re.compile(rf"^trial-{number:04d} ")).first.wait_for()
+
+    def test_the_saved_comparison_is_of_best_pick_and_baseline(self, ui, searched, browser):
+        confirmed = summary(searched)["confirmed"]
+        with browser.new_context(viewport={"width": 1600, "height": 1600}) as context:
+            page = context.new_page()
+            page.goto(f"{ui[0]}/regsearch/compare?study=tiny")
+            page.wait_for_url("**/#/compare-runs*")
+            for which in ("best", "one_standard_error", "baseline"):
+                name = re.compile(rf"^trial-{confirmed[which]['trial']:04d} ")
+                page.get_by_text(name).first.wait_for()
+
+    def test_mlflow_compares_params_and_curves_of_three_runs(self, ui, browser):
+        found = json.loads(get(f"{ui[1]}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny"))
+        experiment = found["experiment"]["experiment_id"]
+        runs = trials_of(ui[1], experiment)[:3]
+        with browser.new_context(viewport={"width": 1600, "height": 1600}) as context:
+            page = context.new_page()
+            page.goto(f"{ui[1]}/#/compare-runs?runs={json.dumps(runs)}&experiments={json.dumps([experiment])}")
+            for text in ("weight_decay", "best_val_loss"):
+                page.get_by_text(text, exact=True).first.wait_for()
+            page.get_by_role("link", name="val_loss", exact=True).click()
+            page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
+            drawn = page.evaluate("document.querySelector('.js-plotly-plot').data.map(trace => trace.name)")
+            assert len(set(drawn)) == len(runs)
+
+
+def trials_of(mlflow: str, experiment: str) -> list[str]:
+    """Return the ids of the trials' runs."""
+    wanted = {"experiment_ids": [experiment], "filter": "tags.`regsearch.kind` = 'trial'"}
+    body, kind = json.dumps(wanted).encode(), {"Content-Type": "application/json"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{mlflow}/api/2.0/mlflow/runs/search", body, kind), timeout=30
+    ) as answer:
+        return [run["info"]["run_id"] for run in json.load(answer)["runs"]]

@@ -13,9 +13,10 @@ PACKAGE = Path(__file__).parent.parent / "search"
 LAYERS = [
     {"cli", "arguments", "api"},
     {"terminal", "printing"},
-    {"session", "export"},
+    {"session", "export", "sync"},
     {"dashboards"},
     {"report"},
+    {"tracked"},
     {"aftermath"},
     {"crew", "runner", "confirm", "results"},
     {"study", "trainers", "tracking", "pruning", "weights"},

@@ -134,6 +134,13 @@ def test_baseline_and_textbook_come_first(study, tmp_path):
     assert {baseline.params[name] for name in ("input_dropout", "dropout_0", "dropout_1", "weight_decay", "l1")} == {0}
 
 
+def test_a_record_tells_which_trainer_ran_the_trial(study, tmp_path):
+    other = Runner(study, ScriptedCrew(ScriptedTrainer(falling)), NoPruner(), None, Notes(), StopRequest(), 4)
+    other._posts[0].place = 7
+    other.run()
+    assert [record.worker for record in study.records()] == ["7"] * 4
+
+
 def test_early_stop_after_patience_epochs_without_improvement(study, tmp_path):
     # A first epoch that is never beaten: patience 2 ends it after epoch 3.
     notes = run(study, tmp_path, ScriptedTrainer(lambda a: lambda epoch: float(epoch)), trials=6)

@@ -30,7 +30,7 @@ from search.errors import RegsearchError
 from search.records import Reason, Role, Summary, TrialRecord
 from search.spec import StudySpec, load_spec
 from search.study import Study, close_storage, open_storage
-from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+from search.tracking import TrackingOutcome, default_tracking_uri
 
 # MLflow's own use of SQLAlchemy, when a test reads what was written.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -240,16 +240,6 @@ def assert_all_in_mlflow(place: Place, uri: str | None = None) -> None:
     statuses = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
     assert [run.info.status for run in found.trials] == [statuses[record.state] for record in records]
     assert {run.data.tags["mlflow.parentRunId"] for run in found.trials} == {study.info.run_id}
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs, since creating its tables is the slowest step of a tiny search."""
-    home = tmp_path_factory.mktemp("database")
-    tracker = Tracker(default_tracking_uri(home), home / "artifacts", TrackedStudy("template", "{}", ""), [])
-    outcome = tracker.finish(Summary("template", {}, {}, None, None), {}, {}, 90.0)
-    assert outcome == TrackingOutcome(0, 0, None)
-    return home / "mlflow.db"
 
 
 @pytest.fixture
@@ -612,7 +602,7 @@ def test_a_tracking_server_that_is_down_from_the_start(make_place):
     uri = f"http://127.0.0.1:{free_port()}"
     search = place.start("--tracking-uri", uri)
     assert f"6 of 6 trials could not be written to MLflow at {uri}" in " ".join(search.out.split())
-    assert "the next `regsearch start --study tiny` writes what MLflow misses" in " ".join(search.out.split())
+    assert "`regsearch sync --study tiny` writes what MLflow misses" in " ".join(search.out.split())
     assert "Best configuration of study tiny" in search.out
     assert_exact(place, 6)
 

@@ -97,11 +97,11 @@ def test_every_way_to_end_is_read_back_exactly(study):
         assignment = study.ask()
         for row in epochs:
             study.report({assignment.number: row})
-        record = study.finish(assignment.number, reason, epochs, error)
+        record = study.finish(assignment.number, reason, epochs, error, worker=None if error else "1")
         finished.append(record)
         assert (record.number, record.params, record.reason) == (assignment.number, assignment.params, reason)
         assert record.epochs == tuple(epochs)
-        assert record.error == error
+        assert (record.error, record.worker) == (error, None if error else "1")
         assert record.ended >= record.started
         assert record.started.tzinfo is not None
         assert study._study.trials[record.number].state == state

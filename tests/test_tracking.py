@@ -4,6 +4,7 @@ Real MLflow throughout: a database file for most tests, a server of its own wher
 """
 
 import http.client
+import json
 import math
 import os
 import pickle
@@ -16,17 +17,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
-from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
-from search.tracking import TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+from search.records import EpochResult, Reason, Role, TrialRecord
+from search.tracking import (
+    Closing,
+    Confirmed,
+    Findings,
+    TrackedData,
+    TrackedStudy,
+    Tracker,
+    TrackingOutcome,
+    comparison_link,
+    default_tracking_uri,
+)
 from search.tracking.messages import without_passwords
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ENDED = STARTED + timedelta(hours=1)
 STUDY = TrackedStudy("digits", '{"name": "digits"}', "Eight by eight digits.", {"team": "a"}, {"budget.trials": "4"})
 PATIENT = 60.0
 
@@ -43,22 +57,18 @@ def a_trial(number: int, reason: Reason = Reason.COMPLETED, epochs: int = 3, **m
     return TrialRecord(number, params, reason, rows, started, started + timedelta(seconds=epochs), **more)
 
 
-def a_summary(trials: Sequence[TrialRecord]) -> Summary:
-    best = trials[0] if trials else None
-    score = {"best": Score(0, 0.97, 0.1)}
-    return Summary("digits", {"complete": len(trials)}, {"completed": len(trials)}, best, best, score, 12, 3.5)
-
-
 def track(uri: str, trials: Sequence[TrialRecord], root: Path | None = None, **more: Any) -> TrackingOutcome:
     """Search and finish: every trial arrives while the search runs."""
     tracker = Tracker(uri, root, more.pop("study", STUDY), [])
     for record in trials:
         tracker.trial(record)
-    return finish(tracker, trials, **more)
+    return finish(tracker, **more)
 
 
-def finish(tracker: Tracker, trials: Sequence[TrialRecord], timeout: float = PATIENT, **more: Any) -> TrackingOutcome:
-    return tracker.finish(a_summary(trials), {"speedup": 2.0}, more.pop("artifacts", {}), timeout, **more)
+def finish(
+    tracker: Tracker, timeout: float = PATIENT, ended: datetime = ENDED, interrupted: bool = False, **findings: Any
+) -> TrackingOutcome:
+    return tracker.finish(Closing(interrupted, ended, Findings(**findings)), timeout)
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -112,18 +122,9 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, since creating them is the slowest step by far."""
-    home = tmp_path_factory.mktemp("template")
-    outcome = track(default_tracking_uri(home), [], home / "artifacts", study=TrackedStudy("template", "", ""))
-    assert outcome == TrackingOutcome(0, 0, None)
-    return home / "mlflow.db"
-
-
 @pytest.fixture
-def uri(empty_database: Path, tmp_path: Path) -> str:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+def uri(database: Path, tmp_path: Path) -> str:
+    shutil.copy(database, tmp_path / "mlflow.db")
     return default_tracking_uri(tmp_path)
 
 
@@ -172,9 +173,9 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, home / "mlflow.db")
+    shutil.copy(database, home / "mlflow.db")
     server = Server(home)
     yield server
     server.kill()
@@ -202,7 +203,10 @@ def test_a_trial_shows_as_a_child_run_with_its_story(uri: str, tmp_path: Path) -
     found = Reader(uri)
     [study] = found.studies
     assert [run.info.status for run in found.trials] == ["FINISHED", "FINISHED", "KILLED", "FAILED"]
-    assert [run.info.run_name for run in found.trials][:2] == ["trial-0000 completed", "trial-0001 early_stopped"]
+    assert [run.info.run_name for run in found.trials][:2] == [
+        "trial-0000 0.5000 completed, baseline",
+        "trial-0001 0.5000 early_stopped",
+    ]
     assert {run.data.tags["mlflow.parentRunId"] for run in found.trials} == {study.info.run_id}
     assert found.trials[0].data.tags["regsearch.role"] == "baseline"
     assert found.trials[2].data.tags["regsearch.reason"] == "pruned"
@@ -218,41 +222,91 @@ def test_a_trial_shows_as_a_child_run_with_its_story(uri: str, tmp_path: Path) -
     assert [point.timestamp - start for point in found.history(1, "train_loss")] == [1000, 2000, 3000]
     metrics = found.trials[1].data.metrics
     assert (metrics["best_val_loss"], metrics["best_epoch"], metrics["epochs"]) == (0.5, 2, 3)
-    assert (metrics["sparsity"], metrics["best_val_accuracy"]) == (0.25, 0.502)
+    assert (metrics["best_sparsity"], metrics["best_val_accuracy"]) == (0.25, 0.502)
 
 
 def test_the_study_shows_as_the_parent_run_with_its_artifacts(uri: str, tmp_path: Path) -> None:
     report = tmp_path / "some.html"
     report.write_text("<p>report</p>")
     artifacts = {"best.toml": b"dropout = 0.2\n", "report/index.html": report}
-    outcome = track(uri, [a_trial(0)], tmp_path / "artifacts", artifacts=artifacts)
-    assert outcome.message is None
+    found = {"headline": "best 0.5000", "metrics": {"best_test_accuracy": 0.97}, "artifacts": artifacts}
+    assert track(uri, [a_trial(0)], tmp_path / "artifacts", **found).message is None
 
     found = Reader(uri)
     [study] = found.studies
-    assert (study.info.status, study.info.run_name) == ("FINISHED", "digits")
+    assert (study.info.status, study.info.run_name) == ("FINISHED", "digits: best 0.5000")
     assert study.data.params == {"budget.trials": "4"}
     assert study.data.tags["team"] == "a"
     assert study.data.tags["mlflow.note.content"] == "Eight by eight digits."
-    assert study.data.metrics["speedup"] == 2.0
     assert study.data.metrics["best_test_accuracy"] == 0.97
     assert found.artifacts() == {"best.toml", "report", "spec.json"}
     assert found.artifacts("report") == {"report/index.html"}
     assert found.experiment.artifact_location == (tmp_path / "artifacts").as_uri()
 
 
+def test_an_experiment_says_what_it_is_and_keeps_what_others_say(uri: str) -> None:
+    track(uri, [])
+    found = Reader(uri)
+    assert found.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "Eight by eight digits." in found.experiment.tags["mlflow.note.content"]
+    own = {"mlflow.experimentKind": "genai_development", "mlflow.note.content": "Mine."}
+    for key, value in own.items():
+        found.client.set_experiment_tag(found.experiment.experiment_id, key, value)
+    track(uri, [])
+    assert Reader(uri).experiment.tags.items() >= own.items()
+
+
+def test_the_confirmed_trials_are_marked_compared_and_told_their_data(uri: str) -> None:
+    study = replace(STUDY, data=TrackedData("digits", "0123456789abcdef" * 4, "with scikit-learn"))
+    trials = [a_trial(0, role=Role.BASELINE), a_trial(1, worker="1"), a_trial(2)]
+    first = {1: Confirmed("best", {"val_loss": 0.25}), 0: Confirmed("baseline", {"val_loss": 0.5})}
+    track(uri, trials, study=study, confirmed=first, compared=[1, 0], description="Trial 1 is best.")
+    found = Reader(uri)
+    assert [run.data.tags.get("regsearch.confirmed") for run in found.trials] == ["baseline", "best", None]
+    assert [run.data.metrics.get("confirmed_val_loss") for run in found.trials] == [0.5, 0.25, None]
+    assert [run.data.tags.get("regsearch.worker") for run in found.trials] == [None, "1", None]
+    [study_run] = found.studies
+    for run in (study_run, *found.trials[:2]):
+        [given] = run.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("digits", "0123456789abcdef01ef0123456789abcdef")
+        assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    link = comparison_link(uri, "digits")
+    assert link is not None
+    page, _, query = link.partition("?")
+    wanted = {"runs": [found.trials[1].info.run_id, found.trials[0].info.run_id]}
+    assert page == "#/compare-runs"
+    assert {key: json.loads(value) for key, [value] in parse_qs(query).items()} == {
+        **wanted,
+        "experiments": [found.experiment.experiment_id],
+    }
+    assert study_run.data.tags["mlflow.note.content"].startswith("Trial 1 is best.")
+    assert f"]({link})" in study_run.data.tags["mlflow.note.content"]
+
+    finish(Tracker(uri, None, study, trials), confirmed={2: Confirmed("best", {"val_loss": 0.125})}, compared=[2, 0])
+    found = Reader(uri)
+    assert [run.data.tags.get("regsearch.confirmed") for run in found.trials] == [None, None, "best"]
+    assert comparison_link(uri, "digits") != link
+
+
+def test_no_comparison_is_saved_where_there_is_nothing_to_compare(uri: str) -> None:
+    track(uri, [a_trial(0)], compared=[0])
+    assert comparison_link(uri, "digits") is None
+    assert comparison_link(uri, "elsewhere") is None
+    assert comparison_link(uri, "digits", "another identity") is None
+
+
 def test_a_resumed_search_writes_only_what_is_missing(uri: str) -> None:
     trials = [a_trial(number) for number in range(5)]
     interrupted = Tracker(uri, None, STUDY, [])
     interrupted.trial(trials[0])
-    finish(interrupted, trials[:1], interrupted=True)
+    finish(interrupted, interrupted=True)
     before = Reader(uri)
     assert before.studies[0].info.status == "KILLED"
 
     for _ in range(2):
         tracker = Tracker(uri, None, STUDY, trials[:4])
         tracker.trial(trials[4])
-        assert finish(tracker, trials) == TrackingOutcome(5, 0, None)
+        assert finish(tracker) == TrackingOutcome(5, 0, None)
     after = Reader(uri)
     assert after.numbers == [0, 1, 2, 3, 4]
     assert after.trials[0].info.run_id == before.trials[0].info.run_id
@@ -270,7 +324,7 @@ def test_half_written_double_and_stray_runs_are_put_right(uri: str) -> None:
     client.delete_run(before.studies[0].info.run_id)  # by hand, in the user interface
 
     tracker = Tracker(uri, None, STUDY, [a_trial(0), a_trial(1), a_trial(2)])
-    assert finish(tracker, [a_trial(0)]) == TrackingOutcome(3, 0, None)
+    assert finish(tracker) == TrackingOutcome(3, 0, None)
     after = Reader(uri)
     assert after.numbers == [0, 1, 2]
     assert after.trials[0].info.run_id != before.trials[0].info.run_id
@@ -284,7 +338,7 @@ def test_a_deleted_experiment_comes_back(uri: str) -> None:
     found = Reader(uri)
     found.client.delete_experiment(found.experiment.experiment_id)
     tracker = Tracker(uri, None, STUDY, [a_trial(0), a_trial(1)])
-    assert finish(tracker, [a_trial(0)]).missing == 0
+    assert finish(tracker).missing == 0
     assert Reader(uri).numbers == [0, 1]
 
 
@@ -321,15 +375,15 @@ def test_a_server_that_is_down_neither_stops_the_search_nor_loses_a_trial(server
         tracker.trial(record)
     assert time.monotonic() - began < 1.0
     assert "Connection refused" in wait_for_notice(tracker)
-    outcome = finish(tracker, trials)
+    outcome = finish(tracker)
     assert (outcome.written, outcome.missing) == (0, 200)
     assert outcome.message is not None
-    assert "regsearch start --study digits" in outcome.message
+    assert "regsearch sync --study digits" in outcome.message
     assert tracker.notice() is None
 
     server.start()
     tracker = Tracker(server.uri, tmp_path, STUDY, trials[:20])
-    assert finish(tracker, trials, artifacts={"best.toml": b"x"}) == TrackingOutcome(20, 0, None)
+    assert finish(tracker, artifacts={"best.toml": b"x"}) == TrackingOutcome(20, 0, None)
     found = Reader(server.uri)
     assert found.numbers == list(range(20))
     assert found.artifacts() == {"best.toml", "spec.json"}
@@ -351,7 +405,7 @@ def test_a_server_that_is_killed_and_restarted_gets_everything_once(server: Serv
     assert len(tracker._written) < 100
     server.start()
     assert "takes trials again" in wait_for_notice(tracker)
-    assert finish(tracker, trials) == TrackingOutcome(101, 0, None)
+    assert finish(tracker) == TrackingOutcome(101, 0, None)
     found = Reader(server.uri, "it's restarted")
     assert found.numbers == list(range(101))
     assert {run.info.status for run in found.trials[:100]} == {"FINISHED"}
@@ -361,13 +415,13 @@ def test_a_server_that_never_answers_is_given_up(silent_uri: str) -> None:
     tracker = Tracker(silent_uri.replace("//", "//user:hunter2@"), None, STUDY, [a_trial(0)])
     tracker.trial(a_trial(1))
     began = time.monotonic()
-    outcome = finish(tracker, [a_trial(0)], timeout=1.5)
+    outcome = finish(tracker, timeout=1.5)
     assert time.monotonic() - began < 10.0
     assert (outcome.written, outcome.missing) == (0, 2)
     assert outcome.message is not None
     assert "no progress for 1.5 s" in outcome.message
     assert "hunter2" not in outcome.message
-    assert finish(tracker, [a_trial(0)]) == outcome
+    assert finish(tracker) == outcome
 
 
 def test_the_users_own_timeout_is_respected(silent_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +435,7 @@ def test_the_users_own_timeout_is_respected(silent_uri: str, monkeypatch: pytest
 def test_a_wrong_address_is_told(wrong: str) -> None:
     tracker = Tracker(wrong, None, STUDY, [a_trial(0)])
     assert "hunter2" not in wait_for_notice(tracker)
-    outcome = finish(tracker, [a_trial(0)])
+    outcome = finish(tracker)
     assert outcome.missing == 1
     assert outcome.message is not None
     assert "hunter2" not in outcome.message
@@ -428,10 +482,10 @@ def test_a_killed_process_is_told_and_its_trials_are_written_next_time(uri: str)
     assert "ended unexpectedly" in wait_for_notice(tracker)
     for record in trials[1:]:
         tracker.trial(record)
-    outcome = finish(tracker, trials)
+    outcome = finish(tracker)
     assert (outcome.written + outcome.missing, outcome.missing) == (30, 29)
 
-    assert finish(Tracker(uri, None, STUDY, trials), trials) == TrackingOutcome(30, 0, None)
+    assert finish(Tracker(uri, None, STUDY, trials)) == TrackingOutcome(30, 0, None)
     assert Reader(uri).numbers == list(range(30))
 
 
@@ -441,7 +495,7 @@ def test_abandoning_leaves_at_once(silent_uri: str) -> None:
     tracker.abandon()
     tracker.abandon()
     tracker.trial(a_trial(1))
-    assert finish(tracker, []).missing == 2
+    assert finish(tracker).missing == 2
     assert time.monotonic() - began < 2.0
     assert tracker.notice() is None
 
@@ -489,11 +543,11 @@ def test_passwords_are_never_shown(text: str, shown: str) -> None:
     assert without_passwords(text, text.split()[0]) == shown
 
 
-def test_a_home_folder_with_odd_characters_works(empty_database: Path, tmp_path: Path) -> None:
+def test_a_home_folder_with_odd_characters_works(database: Path, tmp_path: Path) -> None:
     home = tmp_path / "my 100%20 home?#1"
     home.mkdir()
-    shutil.copy(empty_database, home / "mlflow.db")
+    shutil.copy(database, home / "mlflow.db")
     assert track(default_tracking_uri(home), [a_trial(0)], home / "artifacts").message is None
     assert (home / "artifacts").is_dir()
-    with closing(sqlite3.connect(home / "mlflow.db")) as database:
-        assert database.execute("select count(*) from runs where name like 'trial-%'").fetchone() == (1,)
+    with closing(sqlite3.connect(home / "mlflow.db")) as connection:
+        assert connection.execute("select count(*) from runs where name like 'trial-%'").fetchone() == (1,)

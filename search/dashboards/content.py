@@ -95,10 +95,15 @@ class Noted:
         self._study.report(results)
 
     def finish(
-        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+        self,
+        number: int,
+        reason: Reason,
+        epochs: Sequence[EpochResult],
+        error: str | None = None,
+        worker: str | None = None,
     ) -> TrialRecord:
         """Record how a trial ended, and say so in the note if that is some time ago."""
-        record = self._study.finish(number, reason, epochs, error)
+        record = self._study.finish(number, reason, epochs, error, worker)
         self._count(record)
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_NOTES:
             self._write()

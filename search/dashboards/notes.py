@@ -14,6 +14,7 @@ from search.spec import Range, StudySpec
 
 REPORT_LINK = "/regsearch/report"
 RUNS_LINK = "/regsearch/mlflow"
+COMPARE_LINK = "/regsearch/compare"
 """Where `regsearch ui` leads to a study's report and runs: `?study=NAME` follows. Ports are known to it alone."""
 
 
@@ -104,7 +105,12 @@ def _value(params: Mapping[str, float] | None, name: str) -> str:
 
 def _links(study: str) -> str:
     query = f"?study={quote(study, safe='')}"
-    return f"[The report]({REPORT_LINK}{query}) · [Its runs in MLflow]({RUNS_LINK}{query}) (as `regsearch ui` has them)"
+    links = {
+        "The report": REPORT_LINK,
+        "Its runs in MLflow": RUNS_LINK,
+        "Best, pick and baseline compared": COMPARE_LINK,
+    }
+    return " · ".join(f"[{text}]({path}{query})" for text, path in links.items()) + " (as `regsearch ui` has them)"
 
 
 def _paragraphs(*parts: str) -> str:

@@ -10,22 +10,25 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
-from search.dashboards.notes import REPORT_LINK, RUNS_LINK
+from search.dashboards.notes import COMPARE_LINK, REPORT_LINK, RUNS_LINK
 from search.report import page_path
 from search.spec import check_study_name
+from search.tracking import comparison_link
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _THREADS = 8
 _SECONDS = 5.0
+_MODE = "workflowType=machine_learning"
+"""MLflow's UI is made for language models otherwise, whatever the experiment is."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,16 @@ class Doorman:
         host = environ.get("HTTP_HOST", "")
         if not any(fnmatch(host, name) for name in self._door.names):
             return _say(start_response, "403 Forbidden", f"{host!r} is no name of this server (--allowed-host)")
-        path = environ.get("PATH_INFO", "")
-        if path not in (REPORT_LINK, RUNS_LINK):
-            return self._app(environ, start_response)
         study = parse_qs(environ.get("QUERY_STRING", "")).get("study", [""])[0]
-        return self._report(study, start_response) if path == REPORT_LINK else self._runs(study, start_response)
+        match environ.get("PATH_INFO", ""):
+            case path if path == REPORT_LINK:
+                return self._report(study, start_response)
+            case path if path == RUNS_LINK:
+                return self._mlflow(_runs_page, study, start_response)
+            case path if path == COMPARE_LINK:
+                return self._mlflow(_comparison_page, study, start_response)
+            case _:
+                return self._app(environ, start_response)
 
     def _report(self, study: str, start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -91,24 +99,31 @@ class Doorman:
         start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))])
         return [page]
 
-    def _runs(self, study: str, start_response: StartResponse) -> Iterable[bytes]:
+    def _mlflow(self, page: Callable[[str, str], str], study: str, start_response: StartResponse) -> Iterable[bytes]:
         if not self._door.mlflow:
             return _say(start_response, "404 Not Found", "MLflow's UI is not running")
-        experiment = _experiment(self._door.mlflow, study)
-        where = f"{self._door.mlflow}/#/experiments" + (f"/{quote(experiment)}/runs" if experiment else "")
-        start_response("302 Found", [("Location", where)])
+        start_response("302 Found", [("Location", f"{self._door.mlflow}/{page(self._door.mlflow, study)}")])
         return []
 
 
-def _experiment(mlflow: str, study: str) -> str | None:
-    """Return the id of a study's experiment, None where MLflow has none or does not tell."""
+def _runs_page(mlflow: str, study: str) -> str:
+    """Return the page of a study's runs; that of all experiments where MLflow has none or does not tell."""
     address = f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study, safe='')}"
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
             found: dict[str, Any] = json.load(answer)
-        return str(found["experiment"]["experiment_id"])
+        return f"#/experiments/{quote(str(found['experiment']['experiment_id']))}/runs?{_MODE}"
     except (OSError, ValueError, KeyError):
-        return None
+        return f"#/experiments?{_MODE}"
+
+
+def _comparison_page(mlflow: str, study: str) -> str:
+    """Return the page on which a study's best, pick and baseline are compared; that of its runs where none is saved."""
+    try:
+        link = comparison_link(mlflow, study)
+        return _runs_page(mlflow, study) if link is None else f"{link}&{_MODE}"
+    except Exception:  # MLflow raises its own, requests' and more
+        return _runs_page(mlflow, study)
 
 
 def _say(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:

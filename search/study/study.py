@@ -135,12 +135,17 @@ class Study:
 
     @_guarded
     def finish(
-        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None = None
+        self,
+        number: int,
+        reason: Reason,
+        epochs: Sequence[EpochResult],
+        error: str | None = None,
+        worker: str | None = None,
     ) -> TrialRecord:
         """Record how a trial ended; an interrupted one's configuration goes back to the queue."""
         self._must_be_open()
         now = datetime.now(UTC)
-        draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error)
+        draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error, worker=worker)
         objectives = self.spec.search.objectives
         told = self._ledger.finish(
             number, _STATES[draft.state], _values(draft, objectives), end_attributes(draft), curves(draft)
@@ -228,6 +233,10 @@ class Study:
     def fact(self, key: str) -> Any:
         """Return what `set_fact` kept, or None."""
         return self._study.user_attrs.get(_FACT + key)
+
+    def hold(self, home: Path) -> None:
+        """Keep others from running a study that was loaded, until `close`. Raises StudyBusyError and HomeError."""
+        self._lock = acquire_lock(self.name, home)
 
     def close(self) -> None:
         """Let another process run the study. The storage stays open: it is the caller's."""

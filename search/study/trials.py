@@ -46,6 +46,8 @@ def end_attributes(record: TrialRecord) -> dict[str, Any]:
             attributes[name] = _to_json(getattr(record.best, name))
     if record.error is not None:
         attributes["error"] = record.error
+    if record.worker is not None:
+        attributes["worker"] = record.worker
     return attributes | {REASON: record.reason.value}
 
 
@@ -101,6 +103,7 @@ def to_record(trial: FrozenTrial) -> TrialRecord:
         role=role_of(trial),
         retry_of=attributes.get(RETRY_OF),
         error=attributes.get("error"),
+        worker=attributes.get("worker"),
     )
 
 

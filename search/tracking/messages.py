@@ -4,23 +4,33 @@ Plain values, pickled with their length in front: both ends are this program on 
 that the search can use it at no cost. `tracking` is the search's end, `process` the other.
 """
 
+from __future__ import annotations
+
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from search.records import Summary
-
 _LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
+class TrackedData:
+    """The data set that a study is about."""
+
+    name: str
+    digest: str
+    source: str
+    """Where it is from, in words."""
+
+
+@dataclass(frozen=True)
 class TrackedStudy:
-    """What the study's own run in MLflow shows."""
+    """What the study's own run in MLflow shows from its first moment on."""
 
     name: str
     spec_json: str
@@ -30,11 +40,19 @@ class TrackedStudy:
     identity: str = ""
     """Tells this study from others of its name: two people's on one server, or one that was deleted and begun anew.
     Without it, the name decides."""
+    started: datetime | None = None
+    """When its first search began; None for now."""
+    data: TrackedData | None = None
 
     @property
     def key(self) -> str:
         """What this study's runs are found by; MLflow's searches know no way to write a quotation mark."""
-        return re.sub(r"['\"`]", "_", self.identity or self.name)
+        return study_key(self.identity or self.name)
+
+
+def study_key(identity: str) -> str:
+    """Return `identity` as it can be searched for in MLflow."""
+    return re.sub(r"['\"`]", "_", identity)
 
 
 @dataclass(frozen=True)
@@ -48,14 +66,41 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What there is to tell of a study at the end of a search."""
+
+    headline: str = ""
+    """What the run's name says beside the study's."""
+    description: str = ""
+    """In Markdown."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, bytes | Path] = field(default_factory=dict)
+    """Content or file, by name; a `/` in a name makes a folder."""
+    compared: Sequence[int] = ()
+    """The trials to look at side by side."""
+    confirmed: Mapping[int, Confirmed] = field(default_factory=dict)
+    """By trial. All others are not, or no longer."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial whose configuration was trained with several seeds."""
+
+    role: str
+    """What it was confirmed as."""
+    metrics: Mapping[str, float]
+    """Means over seeds."""
+
+
+@dataclass(frozen=True)
 class Closing:
     """Last message to the process: write what is left, complete the study's run, end."""
 
     interrupted: bool
     ended: datetime
-    summary: Summary | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    artifacts: Mapping[str, bytes | Path] = field(default_factory=dict)
+    findings: Findings | None = None
+    """None when the search has died without a word."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +108,8 @@ class Written:
     """From the process: MLflow holds this trial, complete."""
 
     number: int
+    new: bool = True
+    """Whether it was written now; False when it was there."""
 
 
 @dataclass(frozen=True)

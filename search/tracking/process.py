@@ -126,7 +126,7 @@ class Courier:
         for _ in range(len(self._inbox.pending)):
             record = self._inbox.pending[0]
             try:
-                self._connected().write(record)
+                new = self._connected().write(record)
             except Exception as error:
                 problem, in_a_row = self._reason(error), in_a_row + 1
                 self._inbox.pending.rotate(-1)
@@ -138,7 +138,7 @@ class Courier:
             else:
                 in_a_row = 0
                 self._inbox.pending.popleft()
-                self._report(Written(record.number))
+                self._report(Written(record.number, new))
         return problem
 
     def _succeeded(self) -> None:

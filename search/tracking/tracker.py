@@ -4,7 +4,7 @@ MLflow lives in a process of its own (`process`), because importing it and creat
 seconds of CPU that would hold up training, and because a server may be down, slow or silent for as long as it likes.
 Nothing here imports MLflow, raises for MLflow's sake or waits for it, except `Tracker.finish`, and that not for ever.
 
-No trial is lost: Optuna's storage is the truth, and whatever MLflow misses is written at the study's next start.
+No trial is lost: Optuna's storage is the truth, and whatever MLflow misses `regsearch sync` writes, or the next start.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 from urllib.parse import quote
 
-from search.records import Summary, TrialRecord
+from search.records import TrialRecord
 from search.tracking.messages import (
     Closing,
     Ended,
@@ -71,6 +71,8 @@ class Tracker:
         self._study = study
         self._given: set[int] = set()
         self._written: set[int] = set()
+        self.found = 0
+        """How many of its trials MLflow had already."""
         self._notices: deque[str] = deque()
         self._outbox: SimpleQueue[object] = SimpleQueue()
         self._problem: str | None = None
@@ -80,8 +82,8 @@ class Tracker:
         self._threads: list[threading.Thread] = []
         self._process = self._start()
         now = datetime.now(UTC)
-        started = min((record.started.astimezone(UTC) for record in finished), default=now)
-        self._outbox.put(Opening(uri, artifact_root, study, started))
+        first = min((record.started.astimezone(UTC) for record in finished), default=now)
+        self._outbox.put(Opening(uri, artifact_root, study, study.started or first))
         for record in finished:
             self.trial(record)
 
@@ -94,29 +96,21 @@ class Tracker:
         """Return the next line for the user, each once: MLflow cannot be written, is back, its process died."""
         return self._notices.popleft() if self._notices else None
 
-    def finish(
-        self,
-        summary: Summary,
-        metrics: Mapping[str, float],
-        artifacts: Mapping[str, bytes | Path],
-        timeout: float,
-        *,
-        interrupted: bool = False,
-    ) -> TrackingOutcome:
+    def finish(self, closing: Closing, timeout: float) -> TrackingOutcome:
         """Complete the study's run and wait until all is written; give up after `timeout` seconds without progress.
 
-        `metrics` and `artifacts` (content or file, by name; a `/` in a name makes a folder) go to the study's run,
-        which ends as FINISHED or, when `interrupted`, as KILLED. A second call only returns the outcome again.
+        The run ends as FINISHED or, when the search was interrupted, as KILLED. A second call only returns the outcome
+        again.
         """
         if not self._stopping:
-            self._outbox.put(Closing(interrupted, datetime.now(UTC), summary, metrics, artifacts))
+            self._outbox.put(closing)
             self._outbox.put(None)
             self._wait(timeout)
             self._stop()
         return self._outcome()
 
     def abandon(self) -> None:
-        """Kill the process now. What it has not written is written at the study's next start."""
+        """Kill the process now. What it has not written is left to `regsearch sync`, or the study's next start."""
         # Takes no lock and waits for nothing: it may be called from a signal handler, in the middle of `finish`.
         self._stopping = True
         self._outbox.put(None)
@@ -164,8 +158,9 @@ class Tracker:
             for message in receive(channel):
                 self._progress_at = time.monotonic()
                 match message:
-                    case Written(number):
+                    case Written(number, new):
                         self._written.add(number)
+                        self.found += not new
                     case Notice(text):
                         self._notices.append(text)
                     case Ended(problem):
@@ -209,10 +204,7 @@ class Tracker:
         return TrackingOutcome(len(self._given) - missing, missing, message)
 
     def _way_out(self) -> str:
-        return (
-            f"The results are safe in Optuna; the next `regsearch start --study {self._study.name}` "
-            "writes what MLflow misses."
-        )
+        return f"The results are safe in Optuna; `regsearch sync --study {self._study.name}` writes what MLflow misses."
 
 
 def default_tracking_uri(home: Path) -> str:

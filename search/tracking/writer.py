@@ -1,39 +1,54 @@
 """How a study looks in MLflow: one experiment, one run for the study, one child run for each trial.
 
-The only module that imports MLflow; it runs in the tracking process alone. It writes what it is given, once, and
-raises whatever MLflow raises: when to try again is `process`'s business.
+Runs in the tracking process alone, which `MlflowWriter` assumes where it sets MLflow up. It writes what it is given,
+once, and raises whatever MLflow raises: when to try again is `process`'s business, what a trial is in MLflow's terms
+that of `entities`.
 
 Nothing is written twice: runs are found by their tags, and a trial's run counts only once it has ended. A run that is
 still RUNNING was cut short and is written anew.
 """
 
 import getpass
-import math
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import mlflow.store.db.utils
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Run, RunTag
 from mlflow.tracking import MlflowClient
 
-from search.records import Reason, Role, Summary, TrialRecord
-from search.tracking.messages import Closing, Opening, without_passwords
+from search.records import TrialRecord
+from search.tracking import entities
+from search.tracking.comparison import COMPARE, compare_route, runs_wanted
+from search.tracking.entities import milliseconds
+from search.tracking.messages import Closing, Confirmed, Findings, Opening, without_passwords
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
 # MLflow's own ten attempts would take 100 s.
 mlflow.store.db.utils.MAX_RETRY_COUNT = 1
 
 _PAGE = 500  # runs a request: keeps a slow server's answer well within the timeout
-_LONGEST_TAG = 5000  # characters; databases refuse more than 8000 bytes
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-_ROLE_NOTES = {
-    Role.BASELINE: "The baseline: no regularization at all.",
-    Role.TEXTBOOK: "The textbook setting: what a careful practitioner would try first.",
-}
+_NOTE = "mlflow.note.content"
+_KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Without it MLflow's UI guesses, and may show an experiment as one about language models."""
+_CONFIRMED = "regsearch.confirmed"
+
+
+@dataclass
+class _Child:
+    """A trial's run, with what it says of a confirmation."""
+
+    run_id: str
+    role: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def says(self, confirmed: Confirmed) -> bool:
+        same = {name: self.metrics.get(f"confirmed_{name}") for name in confirmed.metrics} == confirmed.metrics
+        return self.role == confirmed.role and same
 
 
 class MlflowWriter:
@@ -49,88 +64,139 @@ class MlflowWriter:
         self._alive = alive
         self._client = MlflowClient(tracking_uri=opening.uri)
         self._alive()
-        self._experiment_id = self._open_experiment(opening.artifact_root).experiment_id
+        self._experiment_id = self._open_experiment(opening.artifact_root)
         self._alive()
         self._study_run_id = self._open_study_run(opening.started)
         self._alive()
-        self._complete: set[int] = set()
+        self._children: dict[int, _Child] = {}
         self._cut_short: dict[int, list[str]] = {}
         self._take_stock()
 
-    def write(self, record: TrialRecord) -> None:
-        """Write a trial as a child run, unless it is there."""
-        if record.number in self._complete:
-            return
+    def write(self, record: TrialRecord) -> bool:
+        """Write a trial as a child run and return True, unless it is there."""
+        if record.number in self._children:
+            return False
         for run_id in self._cut_short.pop(record.number, []):
             self._client.delete_run(run_id)
+        own = {"mlflow.parentRunId": self._study_run_id, **entities.trial_tags(record)}
         run = self._client.create_run(
             self._experiment_id,
-            start_time=_milliseconds(record.started),
-            tags={**self._common_tags("trial"), "mlflow.parentRunId": self._study_run_id, **_trial_tags(record)},
-            run_name=f"trial-{record.number:04d} {record.reason}",
+            start_time=milliseconds(record.started),
+            tags=self._common_tags("trial") | own,
+            run_name=entities.run_name(record),
         )
+        run_id = _run_id(run)
         self._client.log_batch(
-            run.info.run_id,
-            metrics=[*_curves(record), *_results(record)],
-            params=_params(record.params),
+            run_id,
+            metrics=[*entities.curves(record), *entities.results(record)],
+            params=entities.params(record.params),
             synchronous=True,
         )
-        self._client.set_terminated(run.info.run_id, _STATUS[record.state], _milliseconds(record.ended))
-        self._complete.add(record.number)
+        self._client.set_terminated(run_id, _STATUS[record.state], milliseconds(record.ended))
+        self._children[record.number] = _Child(run_id)
+        return True
 
     def close(self, closing: Closing) -> str | None:
         """Complete the study's run. Return what is wrong with its artifacts: they must not hold up the rest."""
-        timestamp = _milliseconds(closing.ended)
-        values = {**_headlines(closing.summary), **closing.metrics}
-        metrics = [Metric(_name(name), _finite(value), timestamp, 0) for name, value in values.items()]
-        tags: list[RunTag] = []
-        if closing.summary is not None and closing.summary.best is not None:
-            tags.append(RunTag("regsearch.best_trial", str(closing.summary.best.number)))
-        self._client.log_batch(self._study_run_id, metrics=metrics, tags=tags, synchronous=True)
+        timestamp = milliseconds(closing.ended)
+        artifacts: dict[str, bytes | Path] = {"spec.json": self._study.spec_json.encode()}
+        if closing.findings is not None:
+            self._mark(closing.findings.confirmed, timestamp)
+            self._alive()
+            self._tell(closing.findings, timestamp)
+            artifacts |= closing.findings.artifacts
         self._alive()
-        problem = self._store_artifacts({"spec.json": self._study.spec_json.encode(), **closing.artifacts})
+        problem = self._store_artifacts(artifacts)
         status = "KILLED" if closing.interrupted else "FINISHED"
         self._client.set_terminated(self._study_run_id, status, timestamp)
         return problem
 
-    def _open_experiment(self, artifact_root: Path | None) -> Experiment:
+    def _tell(self, findings: Findings, timestamp: int) -> None:
+        """Write to the study's run what was found, and the link that compares it."""
+        tags = {**findings.tags, _NOTE: findings.description or self._study.description}
+        compared = [self._children[number].run_id for number in findings.compared if number in self._children]
+        if len(compared) > 1:
+            tags[COMPARE] = compare_route(compared, self._experiment_id)
+            tags[_NOTE] += f"\n\n[Compare best, one-standard-error pick and baseline]({tags[COMPARE]})"
+        self._client.log_batch(
+            self._study_run_id,
+            metrics=list(entities.metrics(findings.metrics, timestamp)),
+            tags=[RunTag(key, value) for key, value in entities.tags(tags).items()],
+            synchronous=True,
+        )
+        name = f"{self._study.name}: {findings.headline}" if findings.headline else self._study.name
+        self._client.update_run(self._study_run_id, name=name)
+
+    def _mark(self, confirmed: Mapping[int, Confirmed], timestamp: int) -> None:
+        """Let the confirmed trials say what they were confirmed as, and all others no longer."""
+        for number, child in self._children.items():
+            now = confirmed.get(number)
+            if now is None and child.role is not None:
+                self._client.delete_tag(child.run_id, _CONFIRMED)
+            elif now is not None and not child.says(now):
+                means = {f"confirmed_{name}": value for name, value in now.metrics.items()}
+                self._client.log_batch(
+                    child.run_id,
+                    metrics=list(entities.metrics(means, timestamp)),
+                    tags=[RunTag(_CONFIRMED, now.role)],
+                    synchronous=True,
+                )
+                self._log_data(child.run_id)
+
+    def _open_experiment(self, artifact_root: Path | None) -> str:
         """Find or create the experiment. One that was deleted comes back, since its name is taken for good."""
         experiment = self._client.get_experiment_by_name(self._study.name)
         if experiment is None:
             # A server decides for itself where artifacts go; a database file on this machine has to be told.
             local = artifact_root is not None and self._uri.startswith("sqlite:")
             location = artifact_root.absolute().as_uri() if artifact_root is not None and local else None
-            experiment_id = self._client.create_experiment(self._study.name, artifact_location=location)
-            return self._client.get_experiment(experiment_id)
+            tags = self._experiment_tags()
+            return str(self._client.create_experiment(self._study.name, artifact_location=location, tags=tags))
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
-        return experiment
+        self._complete_experiment(experiment)
+        return str(experiment.experiment_id)
+
+    def _complete_experiment(self, experiment: Experiment) -> None:
+        """Add the tags that nobody has set, such as to experiments of earlier versions."""
+        for key, value in self._experiment_tags().items():
+            if key not in experiment.tags:
+                self._client.set_experiment_tag(experiment.experiment_id, key, value)
+
+    def _experiment_tags(self) -> dict[str, str]:
+        what = (
+            f"{self._study.description}\n\nA study of regsearch: one run for the study and, nested in it, one for each "
+            "trial. Filter by the tags `regsearch.reason`, `regsearch.role`, `regsearch.confirmed`, `regsearch.worker`."
+        )
+        return dict([_KIND, (_NOTE, what)])
 
     def _open_study_run(self, started: datetime) -> str:
         """Find or create the study's run, as RUNNING, with today's tags."""
         # The earliest, should two machines have created it at the same moment.
         found = sorted(self._runs("study"), key=lambda run: (run.info.start_time, _run_id(run)))
-        if not found:
-            return self._create_study_run(started)
-        run = found[0]
+        run = found[0] if found else self._create_study_run(started)
         run_id = _run_id(run)
-        self._client.update_run(run_id, status="RUNNING")
+        if found:
+            self._client.update_run(run_id, status="RUNNING")
         # Params cannot be changed in MLflow: the first start's stay, and `spec.json` tells the present ones.
         self._client.log_batch(
             run_id,
-            params=[param for param in _params(self._study.params) if param.key not in run.data.params],
-            tags=[RunTag(key, value) for key, value in self._study_tags().items()],
+            params=[param for param in entities.params(self._study.params) if param.key not in run.data.params],
+            # What was found last is told until there is more.
+            tags=[RunTag(*tag) for tag in self._study_tags().items() if tag[0] != _NOTE or _NOTE not in run.data.tags],
             synchronous=True,
         )
+        self._log_data(run_id)
         return run_id
 
-    def _create_study_run(self, started: datetime) -> str:
-        run = self._client.create_run(
-            self._experiment_id, _milliseconds(started), self._study_tags(), run_name=self._study.name
-        )
-        run_id = _run_id(run)
-        self._client.log_batch(run_id, params=_params(self._study.params), synchronous=True)
-        return run_id
+    def _log_data(self, run_id: str) -> None:
+        # Of a run that has it already, MLflow changes nothing.
+        if self._study.data is not None:
+            self._client.log_inputs(run_id, [entities.data_input(self._study.data)])
+
+    def _create_study_run(self, started: datetime) -> Run:
+        tags = self._common_tags("study")
+        return self._client.create_run(self._experiment_id, milliseconds(started), tags, run_name=self._study.name)
 
     def _take_stock(self) -> None:
         """Learn which trials MLflow holds; delete what is there twice and bring strays back to the study's run."""
@@ -143,19 +209,20 @@ class MlflowWriter:
                 self._cut_short[number] = [_run_id(run) for run in runs]
                 continue
             # Two runners that wrote the same trial both keep the same run: the order is the same for both.
-            self._keep(ended[0])
-            self._complete.add(number)
+            self._keep(number, ended[0])
             for run in runs:
                 if run is not ended[0]:
                     self._client.delete_run(run.info.run_id)
 
-    def _keep(self, run: Run) -> None:
-        if run.data.tags.get("mlflow.parentRunId") != self._study_run_id:
+    def _keep(self, number: int, run: Run) -> None:
+        tags = run.data.tags
+        self._children[number] = _Child(_run_id(run), tags.get(_CONFIRMED), run.data.metrics)
+        if tags.get("mlflow.parentRunId") != self._study_run_id:
             self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._study_run_id)
 
     def _runs(self, kind: str) -> list[Run]:
         """Read all runs of this study and kind. To the end, before anything is changed: pages are mere offsets."""
-        wanted = f"tags.`regsearch.kind` = '{kind}' and tags.`regsearch.study_id` = '{self._study.key}'"
+        wanted = runs_wanted(kind, self._study.key)
         runs: list[Run] = []
         token = None
         while True:
@@ -176,7 +243,7 @@ class MlflowWriter:
         return tags | _user()
 
     def _study_tags(self) -> dict[str, str]:
-        own = _tags({**self._study.tags, "mlflow.note.content": self._study.description})
+        own = entities.tags({**self._study.tags, _NOTE: self._study.description})
         return own | self._common_tags("study")
 
     def _store_artifacts(self, artifacts: Mapping[str, bytes | Path]) -> str | None:
@@ -200,96 +267,8 @@ class MlflowWriter:
             self._client.log_artifact(self._study_run_id, str(file), None if folder.name == "" else str(folder))
 
 
-def _curves(record: TrialRecord) -> Iterator[Metric]:
-    """Give the epochs' metrics, step by step; the times are spread evenly over the trial, none being recorded."""
-    start, end = _milliseconds(record.started), _milliseconds(record.ended)
-    for done, row in enumerate(record.epochs, start=1):
-        timestamp = start + (end - start) * done // len(record.epochs)
-        values = {
-            "train_loss": row.train_loss,
-            "val_loss": row.val_loss,
-            "val_accuracy": row.val_accuracy,
-            "gap": row.gap,
-        }
-        for name, value in values.items():
-            yield Metric(name, _finite(value), timestamp, row.epoch)
-
-
-def _results(record: TrialRecord) -> Iterator[Metric]:
-    """Give the numbers that trials are compared by, all of the best epoch, whose weights were kept."""
-    values: dict[str, float] = {"epochs": len(record.epochs)}
-    if (best := record.best) is not None:
-        values |= {
-            "best_val_loss": best.val_loss,
-            "best_val_accuracy": best.val_accuracy,
-            "best_epoch": best.epoch,
-            "best_gap": best.gap,
-            "sparsity": best.sparsity,
-        }
-    for name, value in values.items():
-        yield Metric(name, _finite(value), _milliseconds(record.ended), 0)
-
-
-def _headlines(summary: Summary | None) -> dict[str, float]:
-    """Give the study's own numbers."""
-    if summary is None:
-        return {}
-    values = {f"trials_{state}": float(count) for state, count in summary.trials.items()}
-    values |= {"trial_epochs": summary.trial_epochs, "wall_seconds": summary.wall_seconds}
-    for name, record in (("best", summary.best), ("baseline", summary.baseline)):
-        if record is not None and record.best is not None:
-            values[f"{name}_val_loss"] = record.best.val_loss
-    for name, score in summary.test.items():
-        values |= {f"{name}_test_accuracy": score.accuracy, f"{name}_test_loss": score.loss}
-    return values
-
-
-def _trial_tags(record: TrialRecord) -> dict[str, str]:
-    tags = {"regsearch.trial": str(record.number), "regsearch.reason": str(record.reason)}
-    if record.role is not None:
-        tags["regsearch.role"] = str(record.role)
-    if record.retry_of is not None:
-        tags["regsearch.retry_of"] = str(record.retry_of)
-    if note := _note(record):
-        tags["mlflow.note.content"] = note
-    return _tags(tags)
-
-
-def _note(record: TrialRecord) -> str:
-    lines = [_ROLE_NOTES[record.role]] if record.role is not None else []
-    if record.retry_of is not None:
-        lines.append(f"Another attempt at trial {record.retry_of}.")
-    if record.reason is Reason.DIVERGED:
-        lines.append("A loss was not finite.")
-    if record.error:
-        lines.append(f"Error: {record.error}")
-    return "\n\n".join(lines)
-
-
-def _params(params: Mapping[str, float] | Mapping[str, str]) -> list[Param]:
-    return [Param(_name(name), str(value)) for name, value in params.items()]
-
-
-def _tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {_name(key): value[:_LONGEST_TAG] for key, value in tags.items()}
-
-
-def _name(name: str) -> str:
-    """Replace what MLflow refuses in the names of metrics, params and tags."""
-    return re.sub(r"[^\w.\-/ ]", "_", name)
-
-
-def _finite(value: float) -> float:
-    """Give infinities as NaN. Databases know neither; MLflow flags NaN, but would plot an infinity as 1.8e308."""
-    return float(value) if math.isfinite(value) else math.nan
-
-
 def _run_id(run: Run) -> str:
     return str(run.info.run_id)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
 
 
 def _user() -> dict[str, str]:

@@ -1,0 +1,218 @@
+"""What MLflow shows of a study, from the study's storage alone: the same during a search and for `regsearch sync`.
+
+`begin` and `end` keep what no trial tells: when searches ran, where, and whether the last one got to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.confirmation import Confirmation, Difference
+from search.confirmation import Confirmed as OverSeeds
+from search.records import Summary, TrialRecord
+from search.results import best_toml, confirmation_json, confirmed_means, headline_metrics
+from search.spec import OWN, StudySpec
+from search.tracking import Closing, Confirmed, Findings, TrackedData, TrackedStudy
+from search.weights import WeightStore
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+_COURSE = "course"
+"""Fact: when the first search began and the last one ended, and whether all was done then."""
+_ORIGINS = {
+    "digits": "UCI handwritten digits, with scikit-learn",
+    "mnist": "MNIST, by torchvision",
+    "fashion-mnist": "Fashion-MNIST, by torchvision",
+    "cifar10": "CIFAR-10, by torchvision",
+    "wide": "scikit-learn's make_classification",
+    "newsgroups": "20 newsgroups, by scikit-learn",
+    OWN: "given in Python",
+}
+
+
+def begin(study: Study) -> None:
+    """Take down that a search begins, or goes on, here and now."""
+    course = study.fact(_COURSE)
+    began = course["began"] if course is not None else _first(study.records()).isoformat()
+    study.set_fact(_COURSE, {"began": began, "ended": None, "finished": False})
+    study.set_fact("host", platform.node())
+
+
+def end(study: Study, finished: bool) -> None:
+    """Take down that the search has ended, and whether all was done."""
+    ended = datetime.now(UTC).isoformat()
+    study.set_fact(_COURSE, {**study.fact(_COURSE), "ended": ended, "finished": finished})
+
+
+def tracked_study(study: Study) -> TrackedStudy:
+    """Return what the study's run shows from its first moment on."""
+    spec, fingerprint, course = study.spec, study.fact("data_fingerprint"), study.fact(_COURSE)
+    return TrackedStudy(
+        name=study.name,
+        spec_json=spec.to_json(),
+        description=_subject(spec),
+        tags=_machine(study),
+        params=_params(spec),
+        identity=_identity(study),
+        started=datetime.fromisoformat(course["began"]) if course is not None else None,
+        data=None if fingerprint is None else TrackedData(spec.data.name, fingerprint, _ORIGINS[spec.data.name]),
+    )
+
+
+def closing(study: Study, folder: Path) -> Closing:
+    """Return what completes the study's run. Its files are taken from `folder`, as far as they are there."""
+    summary = study.summary()
+    course = study.fact(_COURSE) or {"ended": None, "finished": _is_done(study.spec, summary)}
+    return Closing(
+        interrupted=not course["finished"],
+        ended=_last(study.records()) if course["ended"] is None else datetime.fromisoformat(course["ended"]),
+        findings=Findings(
+            headline=_headline(summary),
+            description="\n\n".join([_subject(study.spec), *_told(study.name, summary)]),
+            tags=_machine(study) | _best(summary),
+            metrics=headline_metrics(summary),
+            artifacts=_artifacts(summary, folder),
+            compared=_compared(summary),
+            confirmed={} if summary.confirmed is None else _confirmed(summary.confirmed),
+        ),
+    )
+
+
+def _first(records: list[TrialRecord]) -> datetime:
+    return min((record.started.astimezone(UTC) for record in records), default=datetime.now(UTC))
+
+
+def _last(records: list[TrialRecord]) -> datetime:
+    return max((record.ended.astimezone(UTC) for record in records), default=datetime.now(UTC))
+
+
+def _is_done(spec: StudySpec, summary: Summary) -> bool:
+    """Return what `end` would have taken down, for studies of earlier versions."""
+    ended = sum(summary.trials[state] for state in ("complete", "pruned", "failed"))
+    return ended >= spec.search.trials and summary.trials["running"] + summary.trials["waiting"] == 0
+
+
+def _identity(study: Study) -> str:
+    """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
+    identity = study.fact("identity")
+    if identity is None:
+        identity = uuid.uuid4().hex
+        study.set_fact("identity", identity)
+    return str(identity)
+
+
+def _machine(study: Study) -> dict[str, str]:
+    """Return what the last search ran on; it is known when that has ended."""
+    facts: Mapping[str, str] = study.fact("machine") or {}
+    host = study.fact("host")
+    told = {f"regsearch.machine.{name.replace(' ', '_')}": value for name, value in facts.items()}
+    return told if host is None else {**told, "regsearch.host": host}
+
+
+def _params(spec: StudySpec) -> dict[str, str]:
+    """Return what holds for all trials and cannot change on resuming, as MLflow's params cannot."""
+    given: dict[str, Any] = {
+        "data": spec.data.name,
+        "model": spec.model.name,
+        "optimizer": spec.training.optimizer,
+        "batch_size": spec.training.batch_size,
+        "max_epochs": spec.training.max_epochs,
+        "sampler": spec.search.sampler,
+        "pruner": spec.search.pruner.name,
+        "seed": spec.search.seed,
+    }
+    return {name: str(value) for name, value in given.items()}
+
+
+def _best(summary: Summary) -> dict[str, str]:
+    return {} if summary.best is None else {"regsearch.best_trial": str(summary.best.number)}
+
+
+def _compared(summary: Summary) -> list[int]:
+    """Return winner, one-standard-error pick and baseline, each once: as confirmed, else as the search has them."""
+    if summary.confirmed is not None:
+        numbers = [confirmed.trial for confirmed in summary.confirmed.chosen.values()]
+    else:
+        found = (summary.best, summary.one_standard_error, summary.baseline)
+        numbers = [record.number for record in found if record is not None]
+    return list(dict.fromkeys(numbers))
+
+
+def _confirmed(confirmation: Confirmation) -> dict[int, Confirmed]:
+    """Return the confirmed trials; one may be several things at once."""
+    roles: dict[int, list[str]] = {}
+    for role, confirmed in confirmation.chosen.items():
+        roles.setdefault(confirmed.trial, []).append(role)
+    means = {confirmed.trial: confirmed_means(confirmed) for confirmed in confirmation.chosen.values()}
+    return {trial: Confirmed(", ".join(names), means[trial]) for trial, names in roles.items()}
+
+
+def _artifacts(summary: Summary, folder: Path) -> dict[str, bytes | Path]:
+    """Return the files that go with a study. Two are told by its storage, the others were written by a search."""
+    told: dict[str, bytes | Path] = {}
+    kept = {"report.html": folder / "report.html"}
+    if summary.best is not None:
+        told["best.toml"] = best_toml(summary).encode()
+        kept["best.safetensors"] = WeightStore(folder).path(summary.best.number)
+    if summary.confirmed is not None:
+        told["confirmed.json"] = json.dumps(confirmation_json(summary.confirmed), indent=2).encode()
+    return told | {name: path for name, path in kept.items() if path.exists()}
+
+
+def _subject(spec: StudySpec) -> str:
+    training, search = spec.training, spec.search
+    searched = (
+        f"Regularization of a model `{spec.model.name}` on `{spec.data.name}`, trained with {training.optimizer} "
+        f"for at most {training.max_epochs} epochs; sampler {search.sampler}, pruner {search.pruner.name}."
+    )
+    return f"{spec.description}\n\n{searched}".strip()
+
+
+def _headline(summary: Summary) -> str:
+    """Return how good it is, for the first column of MLflow's table."""
+    if summary.confirmed is not None:
+        return f"confirmed {summary.confirmed.best.estimates['val_loss'].mean:.4f}"
+    best = summary.best.best if summary.best is not None else None
+    return "" if best is None else f"best {best.val_loss:.4f}"
+
+
+def _told(study: str, summary: Summary) -> Iterator[str]:
+    """Give what was found in words, paragraph by paragraph."""
+    yield f"How trials ended: {', '.join(f'{n} {reason}' for reason, n in summary.reasons.items()) or 'none did'}."
+    if summary.best is None or summary.best.best is None:
+        yield "No trial is complete, so there is no best one."
+    else:
+        baseline = summary.baseline.best if summary.baseline is not None else None
+        beside = "" if baseline is None else f"; without regularization {baseline.val_loss:.4f}"
+        yield f"**Best in the search**: trial {summary.best.number}, loss {summary.best.best.val_loss:.4f}{beside}."
+        yield "Not confirmed over seeds." if summary.confirmed is None else _verdict(summary.confirmed)
+    yield f"`regsearch show --study {study}` prints it all; the command that began the search goes on with it."
+
+
+def _verdict(confirmation: Confirmation) -> str:
+    best, baseline = confirmation.best, confirmation.baseline
+    beside = "" if baseline is None else f"; without regularization {_scores(baseline)}"
+    apart = "" if confirmation.difference is None else f" {_apart(confirmation.difference)}"
+    seeds = best.estimates["val_loss"].n
+    return f"**Confirmed** over {seeds} seeds: trial {best.trial}, {_scores(best)}{beside}.{apart}"
+
+
+def _scores(confirmed: OverSeeds) -> str:
+    accuracy = confirmed.estimates.get("test_accuracy")
+    told = "" if accuracy is None else f", test accuracy {accuracy.mean:.2%}"
+    return f"loss {confirmed.estimates['val_loss'].mean:.4f}{told}"
+
+
+def _apart(difference: Difference) -> str:
+    points = f"Test accuracy {100 * difference.mean:+.2f} points"
+    if difference.n == 1:
+        return f"{points}; a single seed gives no interval."
+    interval = f"95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
+    return f"{points}, {interval}: {'clearly' if difference.is_clear else 'not clearly'} different."
