@@ -6,10 +6,13 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from search.crew import Wishes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -221,3 +224,12 @@ def _with(options: Sequence[Callable[[Any], Any]], command: _Command) -> _Comman
     for decorate in reversed(options):
         command = decorate(command)
     return command
+
+
+def wishes_of(given: dict[str, Any]) -> Wishes:
+    """Take out of the options what `of_trainers` has added to them, but for the tracking URI."""
+    from search.crew import Wishes
+    from search.places import default_data_dir
+
+    of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "kernels", "population", "workers")}
+    return Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)

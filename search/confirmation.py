@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from statistics import fmean, stdev
 from typing import Any
 
@@ -75,6 +76,19 @@ class Estimate:
         return _t_quantile(self.n - 1) * self.error if self.n > 1 else math.inf
 
 
+_FEWEST_SEEDS = 2
+"""With fewer, nothing is known of chance."""
+
+
+class Answer(StrEnum):
+    """What a confirmation says of regularization, in words."""
+
+    HELPS = "regularization helps"
+    HURTS = "regularization hurts"
+    UNCLEAR = "not clearly different from no regularization"
+    UNKNOWN = "one seed tells nothing of chance"
+
+
 @dataclass(frozen=True)
 class Difference:
     """A paired difference of means, with its 95 % interval (Student's t)."""
@@ -88,6 +102,21 @@ class Difference:
     def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def answer(self) -> Answer:
+        """Whether regularization helps, if this is the accuracy with it minus that without."""
+        if self.n < _FEWEST_SEEDS:
+            return Answer.UNKNOWN
+        if not self.is_clear:
+            return Answer.UNCLEAR
+        return Answer.HELPS if self.mean > 0 else Answer.HURTS
+
+    @property
+    def points(self) -> str:
+        """The difference of accuracies as one says it: `+0.52 points, 95 % interval +0.04 to +1.00`."""
+        mean, low, high = (f"{100 * value:+.2f}" for value in (self.mean, self.low, self.high))
+        return f"{mean} points" + (f", 95 % interval {low} to {high}" if self.n >= _FEWEST_SEEDS else "")
 
 
 @dataclass(frozen=True)

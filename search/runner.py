@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from math import inf, isfinite
-from typing import Any, Protocol, TypeVar
+from math import isfinite
+from typing import Protocol, TypeVar
 
+from search.desk import Desk
 from search.errors import TrainerError
+from search.posts import Post, Running
 from search.pruning import Pruner
 from search.records import Assignment, EpochResult, Reason, Role, TimeSpent, TrialRecord
 from search.spec import StudySpec
@@ -85,101 +85,6 @@ class Watcher(Protocol):
         """Something that the user should know happened."""
 
 
-@dataclass
-class _Running:
-    assignment: Assignment
-    worker: str | None = None
-    """Place of its trainer in the crew; None when it did not get that far."""
-    epochs: list[EpochResult] = field(default_factory=list)
-    started: datetime = field(default_factory=datetime.now)
-
-    def epochs_without_improvement(self) -> int:
-        least, best, best_epoch = self.assignment.params.get("min_improvement", 0.0), inf, 0
-        for row in self.epochs:
-            if row.val_loss < best - least:
-                best, best_epoch = row.val_loss, row.epoch
-        return self.epochs[-1].epoch - best_epoch
-
-    def record(self, reason: Reason, error: str | None) -> TrialRecord:
-        own = self.assignment
-        first = own.seed if own.seed != own.number else None
-        return TrialRecord(
-            own.number, own.params, reason, tuple(self.epochs), self.started, datetime.now(), own.role, first, error
-        )
-
-
-@dataclass
-class _Post:
-    """A trainer with what runs on it and what has been asked for it."""
-
-    place: int
-    """Of the trainer in the crew."""
-    trainer: Trainer
-    running: dict[int, _Running] = field(default_factory=dict)
-    asked: deque[Future[Assignment]] = field(default_factory=deque)
-    to_free: list[int] = field(default_factory=list)
-    waiting: bool = False
-    """Whether an epoch is under way."""
-    first_step: float | None = None
-    """When its trainer began its first epoch, by the monotonic clock."""
-    training: float = 0.0
-    evaluation: float = 0.0
-
-    @property
-    def room(self) -> int:
-        return self.trainer.slots - len(self.running) - len(self.asked)
-
-    def take_asked(self) -> list[Future[Assignment]]:
-        """Return what was asked for and has a place: all, unless a new trainer has fewer slots than the one before."""
-        places = self.trainer.slots - len(self.running)
-        return [self.asked.popleft() for _ in range(min(places, len(self.asked)))]
-
-    def take_time(self, report: Report) -> None:
-        """Add what an epoch took that has just been reported."""
-        if self.first_step is None:
-            self.first_step = time.monotonic() - report.training - report.evaluation
-        self.training += report.training
-        self.evaluation += report.evaluation
-
-
-class Desk:
-    """One thread in which all of a study's storage operations run, in order. A failure ends the search."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="desk")
-        self._pending: deque[Future[Any]] = deque()
-        self.seconds = {"asking": 0.0, "recording": 0.0}
-        """What the thread has been busy with, by purpose."""
-
-    def submit(self, purpose: str, work: Callable[..., _T], *args: Any) -> Future[_T]:
-        """Queue some work; its failure is raised here or by a later call."""
-        self.check()
-        future = self._executor.submit(self._timed, purpose, partial(work, *args))
-        self._pending.append(future)
-        return future
-
-    def _timed(self, purpose: str, work: Callable[[], _T]) -> _T:
-        start = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self.seconds[purpose] += time.perf_counter() - start
-
-    def check(self) -> None:
-        """Raise what went wrong in work that is done."""
-        while self._pending and self._pending[0].done():
-            self._pending.popleft().result()
-
-    def flush(self) -> None:
-        """Wait until all is done."""
-        while self._pending:
-            self._pending.popleft().result()
-
-    def close(self) -> None:
-        """Let the work at hand finish and drop the rest."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-
 class Runner:
     """One search: from the first question to the last answer, or to the request to stop."""
 
@@ -203,7 +108,7 @@ class Runner:
         self._weights, self._watcher, self._stop = weights, watcher, stop
         self._max_epochs = study.spec.training.max_epochs
         self._left = trials - study.spent()
-        self._posts = [_Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
+        self._posts = [Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
         self._started = time.monotonic() if started is None else started
         self._attempts: Counter[int] = Counter()
         self._deaths_in_a_row = 0
@@ -245,7 +150,7 @@ class Runner:
                 self._collect(busy[id(trainer)])
             self._announce()
 
-    def _begin(self, post: _Post) -> None:
+    def _begin(self, post: Post) -> None:
         """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
         arrived = post.take_asked()
         self._ask_ahead(post, len(arrived))
@@ -253,7 +158,7 @@ class Runner:
             arrived = post.take_asked()
         admit = [future.result() for future in arrived]
         for assignment in admit:
-            post.running[assignment.number] = _Running(assignment, str(post.place))
+            post.running[assignment.number] = Running(assignment, str(post.place))
             self._watcher.started(assignment)
         if not post.running:
             return
@@ -263,12 +168,12 @@ class Runner:
         except TrainerLost as error:
             self._replace(post, error)
 
-    def _ask_ahead(self, post: _Post, arriving: int) -> None:
+    def _ask_ahead(self, post: Post, arriving: int) -> None:
         for _ in range(min(self._left, post.room - arriving)):
             post.asked.append(self._desk.submit("asking", self._study.ask))
             self._left -= 1
 
-    def _collect(self, post: _Post) -> None:
+    def _collect(self, post: Post) -> None:
         try:
             report = post.trainer.collect()
             post.waiting = False
@@ -284,7 +189,7 @@ class Runner:
             return
         self._watcher.epoch_ended(report)
 
-    def _decide(self, post: _Post, report: Report) -> None:
+    def _decide(self, post: Post, report: Report) -> None:
         for number, result in report.results.items():
             post.running[number].epochs.append(result)
         self._desk.submit("recording", self._study.report, report.results)
@@ -296,7 +201,7 @@ class Runner:
                 post.to_free.append(number)
                 self._end(post.running.pop(number), reason)
 
-    def _prune(self, post: _Post) -> set[int]:
+    def _prune(self, post: Post) -> set[int]:
         return self._pruner.epoch_ended(
             {
                 number: run.epochs
@@ -311,7 +216,7 @@ class Runner:
         if record.role is not Role.BASELINE:
             self._pruner.trial_ended(record)
 
-    def _reason(self, run: _Running, pruned: bool) -> Reason | None:
+    def _reason(self, run: Running, pruned: bool) -> Reason | None:
         last = run.epochs[-1]
         if not (isfinite(last.val_loss) and isfinite(last.train_loss)):
             return Reason.DIVERGED
@@ -321,7 +226,7 @@ class Runner:
             return Reason.EARLY_STOPPED
         return Reason.PRUNED if pruned else None
 
-    def _keep_weights(self, post: _Post, number: int, reason: Reason) -> None:
+    def _keep_weights(self, post: Post, number: int, reason: Reason) -> None:
         run = post.running[number]
         if self._weights is None or reason not in (Reason.COMPLETED, Reason.EARLY_STOPPED):
             return
@@ -329,7 +234,7 @@ class Runner:
             weights = post.trainer.best_weights(number)
             self._desk.submit("recording", self._weights.save, number, weights)
 
-    def _end(self, run: _Running, reason: Reason, error: str | None = None) -> None:
+    def _end(self, run: Running, reason: Reason, error: str | None = None) -> None:
         number = run.assignment.number
         self._tell_pruner(run.record(reason, error))
         finish = partial(self._study.finish, number, reason, run.epochs, error, run.worker)
@@ -356,7 +261,7 @@ class Runner:
         while self._recorded and self._recorded[0].done():
             self._watcher.ended(self._recorded.popleft().result())
 
-    def _replace(self, post: _Post, error: TrainerLost) -> None:
+    def _replace(self, post: Post, error: TrainerLost) -> None:
         """Put a dead trainer's trials back into the queue and start another in its place."""
         # With half the slots there is hope, and no trial is to blame.
         too_many = isinstance(error, OutOfMemory) and post.trainer.slots > 1
@@ -376,7 +281,7 @@ class Runner:
         except TrainerLost as lost:
             raise TrainerError(f"a trainer could not be started: {lost}") from lost
 
-    def _try_again(self, run: _Running, message: str, counts: bool) -> None:
+    def _try_again(self, run: Running, message: str, counts: bool) -> None:
         self._attempts[run.assignment.seed] += counts
         if self._attempts[run.assignment.seed] >= _ATTEMPTS:
             self._end(run, Reason.ERROR, message)
@@ -389,7 +294,7 @@ class Runner:
         for post in self._posts:
             if post.waiting:  # for an epoch that nobody wants any more
                 post.trainer.close()
-            asked = [_Running(future.result()) for future in post.asked]
+            asked = [Running(future.result()) for future in post.asked]
             for run in [*post.running.values(), *asked]:
                 self._end(run, Reason.INTERRUPTED)
         self._desk.flush()

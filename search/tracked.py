@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.confirmation import Confirmation, Difference
+from search.confirmation import Confirmation
 from search.confirmation import Confirmed as OverSeeds
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json, confirmed_means, headline_metrics
@@ -199,7 +199,8 @@ def _told(study: str, summary: Summary) -> Iterator[str]:
 def _verdict(confirmation: Confirmation) -> str:
     best, baseline = confirmation.best, confirmation.baseline
     beside = "" if baseline is None else f"; without regularization {_scores(baseline)}"
-    apart = "" if confirmation.difference is None else f" {_apart(confirmation.difference)}"
+    difference = confirmation.difference
+    apart = "" if difference is None else f" Test accuracy {difference.points}: {difference.answer}."
     seeds = best.estimates["val_loss"].n
     return f"**Confirmed** over {seeds} seeds: trial {best.trial}, {_scores(best)}{beside}.{apart}"
 
@@ -208,11 +209,3 @@ def _scores(confirmed: OverSeeds) -> str:
     accuracy = confirmed.estimates.get("test_accuracy")
     told = "" if accuracy is None else f", test accuracy {accuracy.mean:.2%}"
     return f"loss {confirmed.estimates['val_loss'].mean:.4f}{told}"
-
-
-def _apart(difference: Difference) -> str:
-    points = f"Test accuracy {100 * difference.mean:+.2f} points"
-    if difference.n == 1:
-        return f"{points}; a single seed gives no interval."
-    interval = f"95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
-    return f"{points}, {interval}: {'clearly' if difference.is_clear else 'not clearly'} different."

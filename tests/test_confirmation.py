@@ -21,7 +21,6 @@ from search.confirmation import (
     pick,
 )
 from search.records import EpochResult, Reason, Role, TrialRecord
-from search.terminal.page import verdict
 from search.training.evaluation import calibration_error, standard_error
 
 NOW = datetime.now(UTC)
@@ -81,9 +80,15 @@ def test_the_paired_interval_is_students():
     [(0.001, 0.02, "regularization helps"), (-0.02, -0.001, "regularization hurts"), (-0.1, 0.1, "not clearly")],
 )
 def test_the_verdict_is_in_words(low, high, words):
-    told = verdict(Difference((low + high) / 2, low, high, 5))
-    assert words in told
-    assert all(len(line) <= 80 for line in told.splitlines())
+    told = Difference((low + high) / 2, low, high, 5)
+    assert told.answer.startswith(words)
+    assert told.points == f"{50 * (low + high):+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def test_one_seed_tells_nothing():
+    told = Difference(0.01, -math.inf, math.inf, 1)
+    assert told.answer == "one seed tells nothing of chance"
+    assert told.points == "+1.00 points"
 
 
 def test_the_one_standard_error_pick_has_the_smallest_gap_of_those_within_the_error():

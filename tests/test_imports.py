@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "search"
 
 # A module may import from its own layer's package and from lower layers, never from a higher one.
 LAYERS = [
-    {"cli", "arguments", "api"},
+    {"cli", "api"},
+    {"commands"},
+    {"arguments"},
     {"terminal", "printing"},
     {"session", "export", "sync"},
     {"dashboards"},
@@ -19,6 +21,7 @@ LAYERS = [
     {"tracked"},
     {"aftermath"},
     {"crew", "runner", "confirm", "results"},
+    {"posts", "desk"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
     {"stopping", "spec", "places", "confirmation", "ablation", "diagnosis", "machine", "pareto"},
@@ -32,8 +35,8 @@ OWNERS = {
     "waitress": {"dashboards"},
     "matplotlib": {"dashboards"},
     "mlflow": {"tracking"},
-    "click": {"cli", "arguments"},
-    "rich": {"cli", "api", "terminal", "printing"},
+    "click": {"cli", "commands", "arguments"},
+    "rich": {"commands", "api", "terminal", "printing"},
     "torch": {"training", "trainers"},
     "torchvision": {"training"},
     "sklearn": {"training"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from search.confirmation import Confirmation, Difference, Estimate
+from search.confirmation import Answer, Confirmation, Difference, Estimate
 from search.report.material import Material
 
 _FEWEST_SEEDS = 2
@@ -36,21 +36,23 @@ def verdict(material: Material) -> Verdict:
 
 
 def _confirmed(confirmation: Confirmation, difference: Difference) -> Verdict:
-    mean, low, high = (f"{100 * value:+.2f}" for value in (difference.mean, difference.low, difference.high))
-    scores = _accuracies(confirmation)
-    if difference.n < _FEWEST_SEEDS:
-        detail = f"{scores} That is one seed, which tells nothing of chance: confirm with more (--seeds 5)."
-        return Verdict(f"Test accuracy {mean} points against no regularization, by one seed.", detail, "open")
-    interval = f"The difference is {mean} points, 95 % interval {low} to {high}, over {difference.n} seeds in pairs"
-    if not difference.is_clear:
-        return Verdict(
-            "Not clearly different from no regularization.",
-            f"{scores} {interval}: it includes zero, so chance alone could explain it.",
-            "open",
-        )
-    helps = difference.mean > 0
-    headline = f"Regularization {'helps' if helps else 'hurts'}: {mean} points of test accuracy."
-    return Verdict(headline, f"{scores} {interval}: it excludes zero.", "good" if helps else "bad")
+    mean, answer = f"{100 * difference.mean:+.2f}", difference.answer
+    scores, interval = (
+        _accuracies(confirmation),
+        f"The difference is {difference.points}, over {difference.n} seeds in pairs",
+    )
+    match answer:
+        case Answer.UNKNOWN:
+            detail = f"{scores} That is one seed, which tells nothing of chance: confirm with more (--seeds 5)."
+            return Verdict(f"Test accuracy {mean} points against no regularization, by one seed.", detail, "open")
+        case Answer.UNCLEAR:
+            detail = f"{scores} {interval}: it includes zero, so chance alone could explain it."
+            return Verdict(f"{answer.capitalize()}.", detail, "open")
+        case _:
+            headline = f"{answer.capitalize()}: {mean} points of test accuracy."
+            return Verdict(
+                headline, f"{scores} {interval}: it excludes zero.", "good" if difference.mean > 0 else "bad"
+            )
 
 
 def _accuracies(confirmation: Confirmation) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search.confirmation import Confirmation, Confirmed, Difference, Estimate
+from search.confirmation import Confirmation, Confirmed, Estimate
 from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
 from search.results import cocktail
 from search.terminal.sparkline import sparklines
@@ -57,8 +57,12 @@ def _verdict_lines(summary: Summary) -> list[str]:
     confirmed = f"Confirmed with {seeds} seed{'s' * (seeds > 1)}"
     if confirmation.difference is None:
         return [f"{summary.study}: there is no test data to tell whether regularization helps", confirmed]
-    first, *others = verdict(confirmation.difference).splitlines()
-    return [f"{summary.study}: {first}", f"{confirmed}: test accuracy {_accuracies(confirmation)},", *others]
+    difference = confirmation.difference
+    return [
+        f"{summary.study}: {difference.answer}",
+        f"{confirmed}: test accuracy {_accuracies(confirmation)},",
+        difference.points.replace(" points", " points against the baseline"),
+    ]
 
 
 def _accuracies(confirmation: Confirmation) -> str:
@@ -66,20 +70,6 @@ def _accuracies(confirmation: Confirmation) -> str:
     assert without is not None, "a difference has two sides"
     ours, theirs = (confirmed.estimates["test_accuracy"].mean for confirmed in (with_it, without))
     return f"{ours:.2%}, without regularization {theirs:.2%}"
-
-
-def verdict(difference: Difference) -> str:
-    """Return what the confirmation says in words, the answer in the first line and the numbers in the second."""
-    mean, low, high = (f"{100 * value:+.2f}" for value in (difference.mean, difference.low, difference.high))
-    if difference.n < _FEWEST_SEEDS:
-        return f"one seed tells nothing of chance\n{mean} points against the baseline"
-    answer = "not clearly different from no regularization"
-    if difference.is_clear:
-        answer = "regularization helps" if difference.mean > 0 else "regularization hurts"
-    return f"{answer}\n{mean} points against the baseline, 95 % interval {low} to {high}"
-
-
-_FEWEST_SEEDS = 2
 
 
 def _print_winner(summary: Summary, best: TrialRecord, console: Console) -> None:

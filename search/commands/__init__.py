@@ -1,0 +1,1 @@
+"""The commands of `regsearch`, each of which reads its options, calls, and prints; see `cli`."""

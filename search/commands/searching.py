@@ -1,0 +1,146 @@
+"""Commands that train: start, confirm, explain."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from search.arguments import Duration, of_spec, of_trainers, option, place, wishes_of
+from search.commands.output import say, stdout
+
+if TYPE_CHECKING:
+    from search.session import Ending, Options, Session
+    from search.spec import StudySpec
+
+_STARTED = time.monotonic()
+_SEEDS = "How often each is trained; earlier ones count."
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME|FILE", help="A shipped study (see `regsearch studies`) or a TOML file.")
+@option("--name", metavar="NAME", show_default="the file's", help="Name to store the study under.")
+@of_spec
+@option("--timeout", type=Duration(), help="Stop after this time: 90 (seconds), 15m or 2h; the same command resumes.")
+@of_trainers
+@option("--confirm/--no-confirm", default=True, help="Train the best with five seeds each at the end, or don't.")
+@place
+def start(timeout: float | None, **given: Any) -> None:
+    """Run a search, or resume it: the same command goes on where it was cut off.
+
+    \b
+      regsearch start --study digits
+      regsearch start --study my-study.toml --trials 128 --timeout 2h
+    """
+    from search.session import Session
+
+    spec, options = _read(given)
+    say(f"Study {options.name}: {spec.search.trials} trials of at most {spec.training.max_epochs} epochs")
+    session = Session(spec, options, _STARTED)
+    session.prepare()
+    say(session.choices)
+    _search(session, timeout)
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--top", type=click.IntRange(min=1), metavar="N", default=5, help="How many of the best configurations.")
+@option("--seeds", type=click.IntRange(1, 1000), metavar="N", default=5, help=_SEEDS)
+@of_trainers
+@place
+def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
+    """Train the best configurations with several seeds, beside the baseline, and score them on the test data.
+
+    \b
+      regsearch confirm --study digits
+      regsearch confirm --study digits --top 3 --seeds 10
+    """
+    from search.confirmation import Confirm
+
+    _search(_stored(study, home, storage, given, confirm=Confirm(top, seeds)), None)
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--seeds", type=click.IntRange(1, 1000), metavar="N", default=5, help=_SEEDS)
+@of_trainers
+@place
+def explain(study: str, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
+    """Tell which regularizer mattered: train the winner without each of its ingredients, and read the curves.
+
+    \b
+      regsearch explain --study digits
+    """
+    from search import printing
+    from search.study import Study
+    from search.study.storage import open_existing
+
+    ending = _run(_stored(study, home, storage, given, ablate=seeds), None)
+    importances = Study.load(study, open_existing(storage, home)).importances()
+    printing.print_explanation(ending.summary, importances, stdout())
+    _leave(ending)
+
+
+def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
+    from search.confirmation import Confirm
+    from search.session import Options
+    from search.spec import check_study_name, load_spec
+
+    overrides = {key: given.pop(key) for key in ("trials", "seed", "sampler", "pruner", "optimizer")}
+    spec = load_spec(given.pop("study")).with_overrides(**overrides)
+    name = check_study_name(given.pop("name") or spec.name)
+    confirm = Confirm() if given.pop("confirm") else None
+    return spec, Options(name=name, trainers=wishes_of(given), confirm=confirm, **given)
+
+
+def _stored(study: str, home: Path, storage: str | None, given: dict[str, Any], **wanted: Any) -> Session:
+    """Return a stored study ready for what is wanted of it beside a search."""
+    from search.session import Options, Session
+    from search.study import Study
+    from search.study.storage import open_existing
+
+    spec = Study.load(study, open_existing(storage, home)).spec
+    tracking_uri = given.pop("tracking_uri")
+    session = Session(
+        spec, Options(study, home, wishes_of(given), storage, tracking_uri, search=False, **wanted), _STARTED
+    )
+    session.prepare()
+    say(session.choices)
+    return session
+
+
+def _search(session: Session, timeout: float | None) -> None:
+    """Run a session and tell what came of it."""
+    from search import printing
+
+    ending = _run(session, timeout)
+    printing.print_ending(ending, session, stdout())
+    _leave(ending)
+
+
+def _run(session: Session, timeout: float | None) -> Ending:
+    from search.stopping import StopRequest
+    from search.terminal.live import make_progress, redraws
+
+    console = stdout()
+    answers_itself = redraws(console)
+    with (
+        StopRequest(timeout, lambda: None if answers_itself else _stopping()) as stop,
+        make_progress(console, session, stop) as progress,
+    ):
+        return session.run(progress, stop)
+
+
+def _leave(ending: Ending) -> None:
+    """Leave as a program does that was interrupted, if it was."""
+    if ending.interrupted_by is not None:
+        sys.exit(128 + ending.interrupted_by)
+
+
+def _stopping() -> None:
+    """Answer Ctrl-C past all file objects, since it may have come amid a write. The live view answers by itself."""
+    os.write(2, b"Stopping: running trials go back to the queue. Ctrl-C again leaves at once.\n")

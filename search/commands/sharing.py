@@ -1,0 +1,108 @@
+"""Commands that hand a study on: export to files, sync to MLflow, ui to a browser."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from search.arguments import Folder, for_tracking, option, place, port, where_to_train
+from search.commands.output import say
+
+_POLL_SECONDS = 0.2
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--out", required=True, type=Folder(), help="New folder for the files.")
+@option(
+    "--pick",
+    type=click.Choice(["best", "one-standard-error"]),
+    default="best",
+    help="The winner, or the most regularized one that is as good.",
+)
+@where_to_train
+@option("--register/--no-register", default=True, help="Add it to MLflow's model registry too, or don't.")
+@place
+def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **given: Any) -> None:
+    """Refit the winner on all data that the search saw, and write it as a program that needs PyTorch alone.
+
+    \b
+      regsearch export --study digits --out digits-model
+    """
+    from search.crew import Wishes
+    from search.export import choose, export, register
+    from search.places import default_data_dir
+    from search.study import Study
+    from search.study.storage import open_existing
+    from search.tracking import default_tracking_uri
+
+    stored = Study.load(study, open_existing(storage, home))
+    wishes = Wishes(given["data_dir"] or default_data_dir(), given["device"])
+    summary = stored.summary()
+    choice = choose(summary, "best" if pick == "best" else "one_standard_error")
+    exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint"), wishes, out)
+    click.echo(f"Trial {exported.choice.trial}, trained for {exported.choice.epochs} epochs: test accuracy ", nl=False)
+    click.echo(f"{exported.accuracy:.2%}, test loss {exported.loss:.4f}")
+    click.echo(f"It is in {out}: README.md tells how to use it")
+    if given["register"]:
+        uri = given["tracking_uri"] or default_tracking_uri(home)
+        click.echo(register(exported, study, uri, home))
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@for_tracking
+@place
+def sync(study: str, tracking_uri: str | None, home: Path, storage: str | None) -> None:
+    """Write to MLflow what it misses of a study, from Optuna's storage alone. Once more, it adds nothing.
+
+    \b
+      regsearch sync --study digits
+      regsearch sync --study digits --tracking-uri http://mlflow.example.org:5000
+    """
+    from search.sync import write_study
+
+    say(f"Writing study {study} to MLflow")
+    click.echo(write_study(study, storage, home, tracking_uri))
+
+
+@click.command()
+@for_tracking
+@port("--port", help="Port of optuna-dashboard.", show_default="8080, or a free one")
+@port("--mlflow-port", help="Port of MLflow's UI.", show_default="5000, or a free one")
+@option(
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    help="Address to listen on; another than this machine's own needs --allow-anyone.",
+)
+@option("--allow-anyone", is_flag=True, help="Yes, whoever reaches the address may read and delete studies.")
+@option(
+    "--allowed-host", multiple=True, metavar="NAME", help="Another name of this machine, by which a proxy calls it."
+)
+@option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
+@place
+def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
+    """Start optuna-dashboard and MLflow's UI on this home, for this machine's own user; Ctrl-C ends both.
+
+    \b
+      regsearch ui
+      regsearch ui --home ~/runs --open
+    """
+    from search.dashboards.ui import Wanted, dashboards
+    from search.stopping import StopRequest
+
+    say("Starting optuna-dashboard and MLflow's UI ...")
+    with StopRequest() as stop, dashboards(Wanted(**given, allowed_hosts=allowed_host), stop) as running:
+        if not stop():
+            click.echo(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
+            say("Ctrl-C ends both")
+        if open_browser and not stop():
+            click.launch(running.optuna)
+            click.launch(running.mlflow)
+        while not stop():
+            running.check()
+            time.sleep(_POLL_SECONDS)

@@ -1,0 +1,75 @@
+"""A trainer with what runs on it and what has been asked for it, as the runner keeps them in mind. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
+
+from search.records import Assignment, EpochResult, Reason, TrialRecord
+from search.trainers import Report, Trainer
+
+
+@dataclass
+class Running:
+    """A trial that has a slot."""
+
+    assignment: Assignment
+    worker: str | None = None
+    """Place of its trainer in the crew; None when it did not get that far."""
+    epochs: list[EpochResult] = field(default_factory=list)
+    started: datetime = field(default_factory=datetime.now)
+
+    def epochs_without_improvement(self) -> int:
+        """Return how many epochs ago the loss was better than before by `min_improvement`. Needs an epoch."""
+        least, best, best_epoch = self.assignment.params.get("min_improvement", 0.0), inf, 0
+        for row in self.epochs:
+            if row.val_loss < best - least:
+                best, best_epoch = row.val_loss, row.epoch
+        return self.epochs[-1].epoch - best_epoch
+
+    def record(self, reason: Reason, error: str | None) -> TrialRecord:
+        """Return what is to be known of the trial now that it has ended."""
+        own = self.assignment
+        first = own.seed if own.seed != own.number else None
+        return TrialRecord(
+            own.number, own.params, reason, tuple(self.epochs), self.started, datetime.now(), own.role, first, error
+        )
+
+
+@dataclass
+class Post:
+    """A trainer with what runs on it and what has been asked for it."""
+
+    place: int
+    """Of the trainer in the crew."""
+    trainer: Trainer
+    running: dict[int, Running] = field(default_factory=dict)
+    asked: deque[Future[Assignment]] = field(default_factory=deque)
+    to_free: list[int] = field(default_factory=list)
+    waiting: bool = False
+    """Whether an epoch is under way."""
+    first_step: float | None = None
+    """When its trainer began its first epoch, by the monotonic clock."""
+    training: float = 0.0
+    evaluation: float = 0.0
+
+    @property
+    def room(self) -> int:
+        """Slots that are neither taken nor promised."""
+        return self.trainer.slots - len(self.running) - len(self.asked)
+
+    def take_asked(self) -> list[Future[Assignment]]:
+        """Return what was asked for and has a place: all, unless a new trainer has fewer slots than the one before."""
+        places = self.trainer.slots - len(self.running)
+        return [self.asked.popleft() for _ in range(min(places, len(self.asked)))]
+
+    def take_time(self, report: Report) -> None:
+        """Add what an epoch took that has just been reported."""
+        if self.first_step is None:
+            self.first_step = time.monotonic() - report.training - report.evaluation
+        self.training += report.training
+        self.evaluation += report.evaluation
