@@ -147,6 +147,21 @@ class Confirmation:
         return self.ranking[0]
 
     @property
+    def answer_by_loss(self) -> Answer | None:
+        """What the validation losses say, for want of test data: clear where their 95 % intervals lie apart.
+
+        None without a baseline.
+        """
+        if self.baseline is None:
+            return None
+        ours, theirs = self.best.estimates["val_loss"], self.baseline.estimates["val_loss"]
+        if min(ours.n, theirs.n) < _FEWEST_SEEDS:
+            return Answer.UNKNOWN
+        if abs(ours.mean - theirs.mean) <= ours.reach + theirs.reach:
+            return Answer.UNCLEAR
+        return Answer.HELPS if ours.mean < theirs.mean else Answer.HURTS
+
+    @property
     def chosen(self) -> dict[str, Confirmed]:
         """What there is of winner, pick and baseline, by name: those that test data is read for."""
         named = {"best": self.best, "one_standard_error": self.one_standard_error, "baseline": self.baseline}

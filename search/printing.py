@@ -48,6 +48,8 @@ def _places(session: Session, ending: Ending) -> list[tuple[str, str]]:
         places.append(("Read this first", _short(ending.report)))
     if ending.summary.best is not None:
         places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')} and best.safetensors"))
+        if (confirmed := ending.summary.confirmed) is not None and confirmed.best.trial != ending.summary.best.number:
+            places[-1] = ("Best in search", places[-1][1])
     return [*places, ("Look into it", _ui(session))]
 
 

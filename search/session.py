@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from search.results import best_toml, confirmation_json
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.tracked import begin, closing, end, tracked_study
-from search.tracking import Tracker, TrackingOutcome, default_tracking_uri
+from search.tracking import Closing, Tracker, TrackingOutcome, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
 
 if TYPE_CHECKING:
@@ -132,7 +133,11 @@ class Session:
         study, before = self._study, self._study.summary()
         begin(study)
         tracker = Tracker(
-            self.tracking_uri, self.options.home / "artifacts" / "mlflow", tracked_study(study), study.records()
+            self.tracking_uri,
+            self.options.home / "artifacts" / "mlflow",
+            tracked_study(study),
+            study.records(),
+            self._command("sync"),
         )
         try:
             weights = self._weights(before)
@@ -155,7 +160,11 @@ class Session:
             unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
             end(study, finished=not unfinished)
             self._crew.close()
-            report = self._tell(watcher)
+            report, told = self._tell(watcher), self._closing(watcher)
+        except Exception:
+            # What MLflow has not written yet is written all the same, as far as that goes soon.
+            tracker.finish(Closing(interrupted=True, ended=datetime.now(UTC)), _INTERRUPTED_TRACKING_PATIENCE)
+            raise
         except BaseException:
             tracker.abandon()
             raise
@@ -163,7 +172,7 @@ class Session:
             self._crew.close()
             study.close()
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
-        outcome = tracker.finish(closing(study, self.artifacts), patience)
+        outcome = tracker.finish(told, patience)
         return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None, report)
 
     def close(self) -> None:
@@ -232,19 +241,37 @@ class Session:
         from search.dashboards.content import annotate
         from search.report import gather, page_path, where_is, write_page
 
-        path = page_path(self.options.home, self._study.name)
+        path, again = page_path(self.options.home, self._study.name), self._command("report")
         try:
             material = gather(self._study, where_is(self.options.home, self.options.storage))
-            write_page(material, path)
         except Exception as error:
-            again = f"regsearch report --study {self._study.name}"
             watcher.message(f"The report could not be written: {_first_line(error)}; `{again}` tries again")
             return None
         try:
             annotate(self._study, material, self.options.home)
         except Exception as error:
             watcher.message(f"The notes for optuna-dashboard could not be written: {_first_line(error)}")
+        try:
+            write_page(material, path)
+        except Exception as error:
+            watcher.message(f"The report could not be written: {_first_line(error)}; `{again}` tries again")
+            return None
         return path
+
+    def _closing(self, watcher: Watcher) -> Closing:
+        """Return what completes the study's run in MLflow. Nothing that goes wrong with it may cost the search."""
+        try:
+            return closing(self._study, self.artifacts)
+        except Exception as error:
+            again = self._command("sync")
+            watcher.message(f"MLflow is not told what was found: {_first_line(error)}; `{again}` tries again")
+            return Closing(interrupted=True, ended=datetime.now(UTC))
+
+    def _command(self, verb: str) -> str:
+        """Return a command on this study as one would type it."""
+        from search.report import typed, where_is
+
+        return typed(verb, self._study.name, where_is(self.options.home, self.options.storage))
 
 
 def _first_line(error: Exception) -> str:

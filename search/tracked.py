@@ -132,6 +132,9 @@ def _params(spec: StudySpec) -> dict[str, str]:
 
 
 def _best(summary: Summary) -> dict[str, str]:
+    """Return which trial does best: over seeds, as soon as that is known."""
+    if summary.confirmed is not None:
+        return {"regsearch.best_trial": str(summary.confirmed.best.trial)}
     return {} if summary.best is None else {"regsearch.best_trial": str(summary.best.number)}
 
 
@@ -200,7 +203,10 @@ def _verdict(confirmation: Confirmation) -> str:
     best, baseline = confirmation.best, confirmation.baseline
     beside = "" if baseline is None else f"; without regularization {_scores(baseline)}"
     difference = confirmation.difference
-    apart = "" if difference is None else f" Test accuracy {difference.points}: {difference.answer}."
+    by_loss = confirmation.answer_by_loss
+    apart = "" if by_loss is None else f" By validation loss: {by_loss}."
+    if difference is not None:
+        apart = f" Test accuracy {difference.points}: {difference.answer}."
     seeds = best.estimates["val_loss"].n
     return f"**Confirmed** over {seeds} seeds: trial {best.trial}, {_scores(best)}{beside}.{apart}"
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,12 +27,12 @@ from search.errors import DashboardError, UsageError
 from search.records import EpochResult, Reason, TrialRecord
 from search.report import gather
 from search.study import Study, open_storage
-from search.study.annotations import artifact_store
+from search.study.annotations import Annotations, artifact_store
 
 # MLflow's own use of SQLAlchemy, when a command closes a study's run.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 COMMAND = [sys.executable, "-P", "-c", "from search.cli import main; main()"]
-LOCAL = ["localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*"]
+LOCAL = ["localhost", "127.0.0.1", "::1"]
 
 
 def free_port() -> int:
@@ -69,6 +70,21 @@ def ui(searched) -> Iterator[tuple[str, str]]:
         assert process.wait(30) == 0
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Raises HTTPError where a server leads elsewhere."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        return None
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def get(url: str, **headers: str) -> str:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
         return answer.read().decode()
@@ -78,19 +94,30 @@ def summary(folder: Path) -> dict:
     return json.loads(regsearch("show", "--study", "tiny", "--home", str(folder / "runs"), "--json"))
 
 
-def group_of(port: int) -> list[int]:
-    """Return the processes that have this port among their arguments."""
-    listing = subprocess.run(["ps", "-wwwweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listing.splitlines() if re.search(rf"\b{port}\b", line)]
+def children_of(parent: int) -> list[int]:
+    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for pid, of in map(str.split, listing.splitlines()[1:]) if int(of) == parent]
 
 
-def gone(port: int, seconds: float = 20) -> bool:
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
+
+
+def descendants_of(parent: int) -> list[int]:
+    return [pid for child in children_of(parent) for pid in (child, *descendants_of(child))]
+
+
+def gone(processes: list[int], seconds: float = 20) -> bool:
+    """Return whether all of these have ended, or do so soon."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not [pid for pid in group_of(port) if pid != os.getpid()]:
-            return True
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.1)
-    return False
+    return True
 
 
 class TestServers:
@@ -119,28 +146,31 @@ class TestServers:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_ends_both_and_leaves_no_process(self, searched, number):
-        with running_ui(searched) as (process, optuna, mlflow):
+        with running_ui(searched) as (process, _, _):
+            processes = descendants_of(process.pid)
+            assert len(processes) >= 3  # MLflow's server has one of its own
             process.send_signal(number)
             assert process.wait(30) == 0
-            for address in (optuna, mlflow):
-                assert gone(int(re.search(r":(\d+)", address)[1]))
+            assert gone(processes)
 
     def test_killed_it_leaves_no_process_either(self, searched):
-        with running_ui(searched) as (process, optuna, mlflow):
+        with running_ui(searched) as (process, _, _):
+            processes = descendants_of(process.pid)
             process.kill()
-            for address in (optuna, mlflow):
-                assert gone(int(re.search(r":(\d+)", address)[1]))
+            assert gone(processes)
 
     def test_when_one_dies_the_other_ends_and_the_user_is_told(self, searched):
-        with running_ui(searched) as (process, optuna, mlflow):
-            port = int(re.search(r":(\d+)", optuna)[1])
-            assert len(group_of(port)) == 2
-            for pid in group_of(port):
-                if pid != process.pid and "leash" in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(pid, signal.SIGKILL)
+        with running_ui(searched) as (process, _, _):
+            processes = descendants_of(process.pid)
+            [child] = [
+                pid
+                for pid in children_of(process.pid)
+                if "leash" in command_of(pid) and "mlflow" not in command_of(pid)
+            ]
+            os.kill(child, signal.SIGKILL)
             assert process.wait(30) == 1
             assert "has ended" in process.stderr.read()
-            assert gone(int(re.search(r":(\d+)", mlflow)[1]))
+            assert gone(processes)
 
 
 class TestErrors:
@@ -187,12 +217,39 @@ class TestErrors:
             assert len(running.servers) == 1
             assert running.mlflow == "http://***@127.0.0.1:9"
 
+    def test_passwords_stand_in_no_argument_and_in_no_link(self, searched):
+        wanted = Wanted(searched / "runs", tracking_uri=f"http://me:hunter2@127.0.0.1:{free_port()}", port=free_port())
+        with dashboards(wanted, lambda: False) as running:
+            listing = subprocess.run(["ps", "-wwwweo", "args"], capture_output=True, text=True, check=True).stdout
+            assert "hunter2" not in listing + running.mlflow
+            opener = urllib.request.build_opener(NoRedirect)
+            with pytest.raises(urllib.error.HTTPError) as led:
+                opener.open(running.optuna.replace("/dashboard", "/regsearch/mlflow?study=tiny"), timeout=60)
+            assert "hunter2" not in led.value.headers["Location"]
+
+    def test_each_server_has_a_port_of_its_own(self, searched):
+        port = str(free_port())
+        told = regsearch("ui", "--home", str(searched / "runs"), "--port", port, "--mlflow-port", port, code=2)
+        assert "each server needs one of its own" in told
+
+    @pytest.mark.parametrize("host", ["::1", "localhost"])
+    def test_other_names_of_this_machine(self, searched, host, monkeypatch):
+        # A proxy for the rest of the world has no say in what is on this machine.
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        if host == "::1" and not has_ipv6():
+            pytest.skip("this machine has no IPv6")
+        with dashboards(
+            Wanted(searched / "runs", host=host, tracking_uri="http://127.0.0.1:9"), lambda: False
+        ) as running:
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            assert opener.open(running.optuna, timeout=30).status == 200
+
     def test_a_stop_while_they_start_ends_them(self, searched):
         wanted = Wanted(searched / "runs", port=free_port(), mlflow_port=free_port())
         with dashboards(wanted, lambda: True):
-            pass
-        assert gone(wanted.port)
-        assert gone(wanted.mlflow_port)
+            processes = [pid for pid in descendants_of(os.getpid()) if "leash" in command_of(pid)]
+            assert len(processes) == 2
+        assert gone(processes)
 
 
 class TestDoorman:
@@ -204,14 +261,16 @@ class TestDoorman:
             start_response("200 OK", [])
             return [b"passed on"]
 
-        door = Door(str(tmp_path), "127.0.0.1", 1, LOCAL, "")
-        return lambda path, host: Client(Doorman(passed_on, door)).get(path, headers={"Host": host})
+        door = Door(str(tmp_path), None, "127.0.0.1", 1, LOCAL, "")
+        return lambda path, host: Client(Doorman(passed_on, door, None)).get(path, headers={"Host": host})
 
-    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "localhost:8080"])
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "LOCALHOST:8080", "[::1]:8080"])
     def test_lets_its_own_names_in(self, ask, host):
         assert ask("/", host).text == "passed on"
 
-    @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", ""])
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", "10.evil.example", "[::", ""]
+    )
     def test_lets_no_other_name_in(self, ask, host):
         assert ask("/", host).status_code == 403
 
@@ -221,11 +280,18 @@ class TestDoorman:
 
 def shown(folder: Path) -> dict:
     """Return what optuna-dashboard gives its page to show of the first study."""
+    return _shown(open_storage(None, folder / "runs"), artifact_folder(folder / "runs"))
+
+
+def detail_of(study: Study) -> dict:
+    return _shown(study._storage, None)
+
+
+def _shown(storage, folder: Path | None) -> dict:
     from optuna_dashboard import wsgi
     from werkzeug.test import Client
 
-    app = wsgi(open_storage(None, folder / "runs"), artifact_store(artifact_folder(folder / "runs")))
-    client = Client(app)
+    client = Client(wsgi(storage, artifact_store(folder) if folder is not None else None))
     return client.get("/api/studies/0").json | {"client": client}
 
 
@@ -250,8 +316,13 @@ class TestContent:
 
     def test_plots_of_the_report_are_the_study_s_plots(self, searched):
         plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in shown(searched)["plotly_graph_objects"]}
-        assert {"life", "cost", "curves-best", "confirmed-val-loss"} <= plots.keys()
-        assert not any(name.startswith(("history", "slice")) for name in plots)
+        assert {
+            "regsearch-life",
+            "regsearch-cost",
+            "regsearch-curves-best",
+            "regsearch-confirmed-val-loss",
+        } <= plots.keys()
+        assert not any(name.removeprefix("regsearch-").startswith(("history", "slice")) for name in plots)
         assert "@" not in json.dumps([plot["layout"] for plot in plots.values()])
 
     def test_user_attributes_are_those_of_the_readme(self, searched):
@@ -275,6 +346,39 @@ class TestContent:
         study.annotations.note("ours again")
         assert note_of(study) == "mine"
 
+    def test_a_note_that_a_person_emptied_stays_empty(self, study):
+        study.annotations.note("ours")
+        write_by_hand(study, "")
+        study.annotations.note("ours again")
+        assert note_of(study) == ""
+
+    def test_a_trial_that_is_no_longer_the_best_loses_its_note(self, study):
+        numbers = [study.ask().number for _ in range(3)]
+        for number in numbers:
+            study.annotations.note(f"trial {number}", number)
+        study.annotations.drop_notes([numbers[1]])
+        details = detail_of(study)["trials"]
+        assert [details[number]["note"]["body"] for number in numbers] == ["", "trial 1", ""]
+
+    def test_a_plot_of_ours_that_is_not_made_any_more_goes_away(self, searched, tmp_path):
+        shutil.copytree(searched / "runs", tmp_path / "runs")
+        opened = Study.load("tiny", open_storage(None, tmp_path / "runs"))
+        opened.annotations.plot("regsearch-old", {"data": [1], "layout": {}})
+        opened.annotations.plot("mine", {"data": [1], "layout": {}})
+        annotate(opened, gather(opened), tmp_path / "runs")
+        plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in shown(tmp_path)["plotly_graph_objects"]}
+        assert plots["regsearch-old"]["data"] == []
+        assert plots["mine"]["data"] == [1]
+
+    def test_a_note_that_cannot_be_written_costs_no_search(self, study, monkeypatch):
+        def refuse(*_arguments):
+            raise OSError("no note today")
+
+        monkeypatch.setattr(Annotations, "note", refuse)
+        noted = Noted(study)
+        number = noted.ask().number
+        assert noted.finish(number, Reason.COMPLETED, [EpochResult(1, 0.5, 0.6, 0.8, 0.0)]).number == number
+
     def test_a_shorter_note_replaces_a_longer_one(self, study):
         study.annotations.note("x" * 5000)
         study.annotations.note("y" * 3000)
@@ -283,13 +387,12 @@ class TestContent:
 
     def test_the_note_keeps_up_with_the_search(self, study):
         noted = Noted(study)
-        assert noted.records() == []
         assert "No trial is complete yet, after 0 of 6 trials" in note_of(study)
         number = noted.ask().number
         epoch = EpochResult(1, 0.5, 0.6, 0.8, 0.0)
         noted.report({number: epoch})
         noted.finish(number, Reason.COMPLETED, [epoch])
-        Noted(study).records()
+        Noted(study)
         assert f"Best so far: trial {number}, validation loss 0.6000, after 1 of 6 trials" in note_of(study)
 
     @pytest.mark.parametrize("losses", [[1.0], [2.0, 1.0], [float("nan")], [100.0, float("inf"), 0.1], []])

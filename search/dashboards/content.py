@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _ITS_OWN = ("history", "importances", "parallel", "slice-", "contour-", "parameter-")
 """What optuna-dashboard draws by itself, and always of the present."""
+_OURS = "regsearch-"
+_NOTHING: Mapping[str, Any] = {"data": [], "layout": {"title": {"text": "See the report"}, "height": 80}}
 _MOST_CHARACTERS = 200_000
 """Of a plot: a study's attributes are read whole, again and again, by every page that is open."""
 _DIGITS = 4
@@ -49,11 +52,20 @@ def annotate(study: Study, material: Material, home: Path) -> None:
         path = annotations.artifact(folder, "curves.svg", drawn, record.number)
         pictures[record.number] = path
         annotations.note(trial_note(record, names[record.number], material, path), record.number)
-    for figure in figures(material):
-        if not figure.name.startswith(_ITS_OWN) and len(json.dumps(plot := _plot(figure))) <= _MOST_CHARACTERS:
-            annotations.plot(figure.name, plot)
+    annotations.drop_notes(pictures)
+    plots = {f"{_OURS}{figure.name}": _plot(figure) for figure in figures(material) if not _draws_itself(figure)}
+    for name in annotations.plots() - plots.keys():
+        if name.startswith(_OURS):
+            annotations.plot(name, _NOTHING)  # the dashboard knows no way to take one away
+    for name, plot in plots.items():
+        annotations.plot(name, plot if len(json.dumps(plot)) <= _MOST_CHARACTERS else _NOTHING)
     winner = material.winner
     annotations.note(verdict_note(material, [pictures[winner.number]] if winner is not None else []))
+
+
+def _draws_itself(figure: Figure) -> bool:
+    """Return whether optuna-dashboard has such a plot of its own."""
+    return figure.name.startswith(_ITS_OWN)
 
 
 def _plot(figure: Figure) -> Mapping[str, Any]:
@@ -71,7 +83,10 @@ class Noted:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._best: TrialRecord | None = None
-        self._done, self._written = 0, -_SECONDS_BETWEEN_NOTES
+        self._done = 0
+        for record in study.records():
+            self._count(record)
+        self._write()
 
     @property
     def spec(self) -> StudySpec:
@@ -81,12 +96,7 @@ class Noted:
         return self._study.spent()
 
     def records(self) -> Sequence[TrialRecord]:
-        """Return the finished trials; the runner begins with that."""
-        records = self._study.records()
-        for record in records:
-            self._count(record)
-        self._write()
-        return records
+        return self._study.records()
 
     def ask(self) -> Assignment:
         return self._study.ask()
@@ -117,5 +127,7 @@ class Noted:
                 self._best = record
 
     def _write(self) -> None:
-        self._study.annotations.note(study_note(self._study.name, self.spec, self._best, self._done))
         self._written = time.monotonic()
+        # A note is worth no search. If it is the storage that fails, the next trial's record says so.
+        with suppress(Exception):
+            self._study.annotations.note(study_note(self._study.name, self.spec, self._best, self._done))

@@ -22,10 +22,10 @@ def main() -> None:
             from search.tracking.server import run_server
 
             run_server(arguments)
-        case ["optuna", door]:
+        case ["optuna"]:
             from search.dashboards.optuna_app import serve
 
-            serve(door)
+            serve()
 
 
 def _end_with_the_pipe() -> None:

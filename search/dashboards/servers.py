@@ -24,6 +24,9 @@ _START_SECONDS = 60.0
 _END_SECONDS = 5.0
 _LAST_WORDS = 5
 """Lines of a dead server's output that are shown."""
+_LAST_BYTES = 8192
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The servers are on this machine, whatever proxy leads from it to others."""
 
 
 def choose_port(host: str, wanted: int | None, usual: int, taken: Sequence[int] = ()) -> int:
@@ -81,7 +84,7 @@ class Server:
             stdin=subprocess.PIPE,  # its closing ends the server, should this process be killed
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment, "PYTHONPATH": _module_path()},
+            env={**os.environ, **environment, **_no_proxy(), "PYTHONPATH": _module_path()},
             process_group=0,  # Ctrl-C is for this process, which then ends them in order
         )
 
@@ -122,15 +125,22 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self._health, timeout=1.0):
+            with _NO_PROXY.open(self._health, timeout=1.0):
                 return True
         except (OSError, ValueError):
             return False
 
     def _last_words(self) -> str:
-        self._output.seek(0)
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - _LAST_BYTES))
         lines = self._mask(self._output.read().decode("utf-8", "replace")).strip().splitlines()
         return "".join(f"\n  {line}" for line in lines[-_LAST_WORDS:])
+
+
+def _no_proxy() -> dict[str, str]:
+    """Return what keeps one server's requests to the other on this machine."""
+    told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    names = ",".join(filter(None, [told, "127.0.0.1", "localhost", "::1"]))
+    return {"no_proxy": names, "NO_PROXY": names}
 
 
 def _module_path() -> str:

@@ -18,9 +18,7 @@ from search.tracking import default_tracking_uri
 from search.tracking.messages import without_passwords
 
 _USUAL_PORT, _USUAL_MLFLOW_PORT = 8080, 5000
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_PRIVATE = ("10.*", "192.168.*", *(f"172.{i}.*" for i in range(16, 32)))
-"""Addresses of private networks (RFC 1918)."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -69,8 +67,8 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
     """
     _refuse_strangers(wanted)
     close_storage(open_existing(wanted.storage, wanted.home))
-    port = choose_port(wanted.host, wanted.port, _USUAL_PORT)
     uri = wanted.tracking_uri or default_tracking_uri(wanted.home)
+    port, mlflow_port = _ports(wanted)
     servers: list[Server] = []
     with ExitStack() as ends:
 
@@ -80,7 +78,6 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
 
         mlflow = uri.rstrip("/")
         if not is_server(uri):
-            mlflow_port = choose_port(wanted.host, wanted.mlflow_port, _USUAL_MLFLOW_PORT, [port])
             mlflow = _address(wanted.host, mlflow_port)
             start(_mlflow(wanted, uri, mlflow_port))
         start(_optuna_dashboard(wanted, port, mlflow))
@@ -89,17 +86,27 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
         yield Dashboards(servers, f"{_address(wanted.host, port)}/dashboard", without_passwords(mlflow, mlflow))
 
 
+def _ports(wanted: Wanted) -> tuple[int, int]:
+    """Return optuna-dashboard's port and MLflow's: those that are wanted, others where nothing is."""
+    if wanted.port is not None and wanted.port == wanted.mlflow_port:
+        raise UsageError(f"--port and --mlflow-port are both {wanted.port}; each server needs one of its own")
+    taken = [port for port in (wanted.port, wanted.mlflow_port) if port is not None]
+    port = choose_port(wanted.host, wanted.port, _USUAL_PORT, taken)
+    return port, choose_port(wanted.host, wanted.mlflow_port, _USUAL_MLFLOW_PORT, [*taken, port])
+
+
 def is_server(tracking_uri: str) -> bool:
     """Return whether MLflow is at work there already, and shows its runs itself."""
     return tracking_uri.startswith(("http://", "https://"))
 
 
 def _mlflow(wanted: Wanted, uri: str, port: int) -> Server:
-    names = _names(wanted)
+    names = [pattern for name in _names(wanted) for pattern in _with_ports(name, port)]
     arguments = {
         "--host": wanted.host,
         "--port": str(port),
         "--workers": "1",
+        "--uvicorn-opts": "--no-access-log",
         "--artifacts-destination": (wanted.home / "artifacts" / "mlflow").absolute().as_uri(),
         "--allowed-hosts": ",".join(names),
         "--cors-allowed-origins": ",".join(f"{scheme}://{name}" for name in names for scheme in ("http", "https")),
@@ -114,13 +121,9 @@ def _mlflow(wanted: Wanted, uri: str, port: int) -> Server:
 
 
 def _optuna_dashboard(wanted: Wanted, port: int, mlflow: str) -> Server:
-    door = Door(str(wanted.home), wanted.host, port, _names(wanted), mlflow)
+    door = Door(str(wanted.home), wanted.storage, wanted.host, port, _names(wanted), mlflow)
     return Server(
-        "optuna-dashboard",
-        f"{_own_address(wanted.host, port)}/api/meta",
-        ["optuna", door.text],
-        {} if wanted.storage is None else {"REGSEARCH_STORAGE": wanted.storage},
-        lambda text: mask_password(text),
+        "optuna-dashboard", f"{_own_address(wanted.host, port)}/api/meta", ["optuna"], door.environment, mask_password
     )
 
 
@@ -147,13 +150,15 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _names(wanted: Wanted) -> list[str]:
-    """Return the names, with and without port, that requests may call the servers by; `*` stands for anything."""
+    """Return the names, and addresses without brackets, that requests may call the servers by."""
     names = [*_LOOPBACK, *wanted.allowed_hosts]
-    if _is_wildcard(wanted.host):
-        names += [socket.gethostname(), socket.getfqdn(), *_PRIVATE]
-    elif not _is_loopback(wanted.host):
-        names.append(_bracketed(wanted.host))
-    return [pattern for name in dict.fromkeys(names) for pattern in (name, f"{name}:*")]
+    names += [socket.gethostname(), socket.getfqdn()] if _is_wildcard(wanted.host) else [wanted.host]
+    return list(dict.fromkeys(name.lower() for name in names))
+
+
+def _with_ports(name: str, port: int) -> list[str]:
+    """Return how MLflow is told of a name: as it is, and with ports. A proxy may have another than ours."""
+    return [f"[{name}]", f"[{name}]:{port}"] if ":" in name else [name, f"{name}:*"]
 
 
 def _address(host: str, port: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from search.confirmation import Answer, Confirmation, Difference, Estimate
+from search.confirmation import Answer, Confirmation, Difference
 from search.report.material import Material
+from search.report.writing import typed
 
-_FEWEST_SEEDS = 2
+_KINDS = {Answer.HELPS: "good", Answer.HURTS: "bad"}
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,23 @@ def _accuracies(confirmation: Confirmation) -> str:
 
 
 def _without_test(confirmation: Confirmation) -> Verdict:
-    best, baseline = confirmation.best, confirmation.baseline
-    if baseline is None:
+    best, baseline, answer = confirmation.best, confirmation.baseline, confirmation.answer_by_loss
+    if baseline is None or answer is None:
         return Verdict("There is no baseline to compare with.", "No unregularized trial was confirmed.", "open")
     one, other = best.estimates["val_loss"], baseline.estimates["val_loss"]
-    apart = abs(one.mean - other.mean) > _reach(one) + _reach(other)
-    better = one.mean < other.mean
-    words = "Regularization helps" if apart and better else "Regularization hurts" if apart else "Not clearly different"
-    detail = (
-        f"Mean validation loss over {one.n} seeds: {one.mean:.4f} with regularization (trial {best.trial}), "
-        f"{other.mean:.4f} without; their 95 % intervals {'lie apart' if apart else 'overlap'}. "
-        "Test data was not read."
+    losses = (
+        f"Mean validation loss over {count(one.n, 'seed')}: {one.mean:.4f} with regularization (trial {best.trial}), "
+        f"{other.mean:.4f} without"
     )
-    headline = f"{words}, by validation loss." if apart else "Not clearly different from no regularization."
-    return Verdict(headline, detail, ("good" if better else "bad") if apart else "open")
-
-
-def _reach(estimate: Estimate) -> float:
-    return estimate.reach if estimate.n >= _FEWEST_SEEDS else math.inf
+    match answer:
+        case Answer.UNKNOWN:
+            return Verdict(f"{answer.capitalize()}.", f"{losses}. Test data was not read.", "open")
+        case Answer.UNCLEAR:
+            detail = f"{losses}; their 95 % intervals overlap. Test data was not read."
+            return Verdict(f"{answer.capitalize()}.", detail, "open")
+        case _:
+            detail = f"{losses}; their 95 % intervals lie apart. Test data was not read."
+            return Verdict(f"{answer.capitalize()}, by validation loss.", detail, _KINDS[answer])
 
 
 def _unconfirmed(material: Material, confirm: str) -> Verdict:
@@ -113,10 +112,7 @@ def _nothing(material: Material) -> Verdict:
 
 def command(material: Material, verb: str) -> str:
     """Return a command on this study as one would type it."""
-    import shlex
-
-    places = [f"--{name} {shlex.quote(place)}" for name, place in material.where.items()]
-    return " ".join(["regsearch", verb, "--study", shlex.quote(material.summary.study), *places])
+    return typed(verb, material.summary.study, material.where)
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,12 @@ def where_is(home: Path, storage: str | None) -> dict[str, str]:
     short = str(home.relative_to(here)) if home.is_relative_to(here) else str(home)
     options = {} if short == "runs" else {"home": short}
     return options if storage is None else {**options, "storage": mask_password(storage)}
+
+
+def typed(verb: str, study: str, where: Mapping[str, str]) -> str:
+    """Return a command on a study as one would type it; `where` as `where_is` has it."""
+    places = [f"--{name} {shlex.quote(place)}" for name, place in where.items()]
+    return " ".join(["regsearch", verb, "--study", shlex.quote(study), *places])
 
 
 def write_page(material: Material, path: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import mimetypes
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 
 from search.study.commits import one_commit
+from search.study.storage import storage_errors
 
 _LONGEST_PIECE = 2045  # characters, as optuna-dashboard has it
 _NOTE = "dashboard:"
@@ -33,25 +34,41 @@ def artifact_store(folder: Path) -> FileSystemArtifactStore:
 
 
 class Annotations:
-    """The notes, plots and artifacts of one study. What is there already is not written again."""
+    """The notes, plots and artifacts of one study. What is there already is not written again. Raises StorageError."""
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:
         self._storage, self._study_id = storage, study_id
 
     def note(self, text: str, trial: int | None = None) -> None:
         """Write the study's note, or a trial's, in Markdown; one that a person wrote or changed is left as it is."""
-        owner = "" if trial is None else f"{self._trial_id(trial)}:"
+        self._note(text, "" if trial is None else f"{self._trial_id(trial)}:")
+
+    def drop_notes(self, kept: Iterable[int]) -> None:
+        """Empty our notes of all trials but these."""
+        owners = {f"{self._trial_id(number)}:" for number in kept}
+        for key in list(self._attributes()):
+            owner = key.removeprefix(_WRITTEN)
+            if key.startswith(_WRITTEN) and owner and owner not in owners:
+                self._note("", owner)
+
+    def _note(self, text: str, owner: str) -> None:
         version, pieces, digest = f"{_NOTE}{owner}note_ver", f"{_NOTE}{owner}note_str:", f"{_WRITTEN}{owner}"
         attributes = self._attributes()
         there = _joined(attributes, pieces)
-        if there == text or (there and _digest(there) != attributes.get(digest)):
-            return
-        new = {
-            **_cut(text, pieces, attributes),
-            digest: _digest(text),
-            version: int(attributes.get(version, 0)) + 1,
-        }
-        self._write(new)
+        # Before we have written any, one that is not empty is a person's; after that, one that is not as we left it.
+        is_ours = attributes[digest] == _digest(there) if digest in attributes else not there
+        if is_ours and there != text:
+            self._write(
+                {
+                    **_cut(text, pieces, attributes),
+                    digest: _digest(text),
+                    version: int(attributes.get(version, 0)) + 1,
+                }
+            )
+
+    def plots(self) -> set[str]:
+        """Return the names of the plots that are there, a person's among them."""
+        return {key.removeprefix(_PLOT).rpartition(":")[0] for key in self._attributes() if key.startswith(_PLOT)}
 
     def plot(self, name: str, plot: Mapping[str, Any]) -> None:
         """Keep a plot in plotly's words, instead of the one of the same name; the name has letters, digits and `-`."""
@@ -80,13 +97,15 @@ class Annotations:
         return "/".join(("/artifacts", str(self._study_id), *([] if of_trial is None else [str(of_trial)]), identifier))
 
     def _attributes(self) -> Mapping[str, Any]:
-        return self._storage.get_study_system_attrs(self._study_id)
+        with storage_errors(self._storage):
+            return self._storage.get_study_system_attrs(self._study_id)
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        with storage_errors(self._storage):
+            return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _write(self, attributes: Mapping[str, Any]) -> None:
-        with one_commit(self._storage):
+        with storage_errors(self._storage), one_commit(self._storage):
             for key, value in attributes.items():
                 self._storage.set_study_system_attr(self._study_id, key, value)
 

@@ -55,9 +55,12 @@ def _verdict_lines(summary: Summary) -> list[str]:
         return told
     seeds = confirmation.best.estimates["val_loss"].n
     confirmed = f"Confirmed with {seeds} seed{'s' * (seeds > 1)}"
-    if confirmation.difference is None:
-        return [f"{summary.study}: there is no test data to tell whether regularization helps", confirmed]
     difference = confirmation.difference
+    if difference is None:
+        answer = confirmation.answer_by_loss
+        if answer is None:
+            return [f"{summary.study}: no baseline to tell whether regularization helps", confirmed]
+        return [f"{summary.study}: {answer}", f"{confirmed}, by validation loss: test data was not read"]
     return [
         f"{summary.study}: {difference.answer}",
         f"{confirmed}: test accuracy {_accuracies(confirmation)},",
@@ -104,7 +107,8 @@ class _Column(NamedTuple):
 def _table(summary: Summary) -> Table:
     """Return what configurations reach: over seeds, where that is known, and in the search."""
     columns = [*_confirmed_columns(summary.confirmed), *_search_columns(summary)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    # Three columns with deviations and two without have room for one space between them, and for a minus.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("")
     for column in columns:
         table.add_column(column.heading, justify="right", style="bold" if column.is_best else None)
@@ -135,7 +139,6 @@ def _search_columns(summary: Summary) -> list[_Column]:
 
 
 _HEADINGS = {"best": "best", "one_standard_error": "1 std. error", "baseline": "baseline"}
-# Three columns with deviations and two without have room for so long labels.
 _LABELS = (
     "val. loss",
     "val. accuracy",

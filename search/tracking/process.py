@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -38,6 +38,7 @@ _REFUSALS_IN_A_ROW = 10
 """So many trials refused by a store that otherwise works mean that it is not the trials' fault."""
 
 _NICENESS = 10
+_ALIVE_SECONDS = 1.0
 _LONGEST_REASON = 200
 
 
@@ -114,11 +115,29 @@ class Courier:
 
     def _connected(self) -> "MlflowWriter":
         if self._writer is None:
-            from search.tracking.writer import MlflowWriter  # imports MLflow: a second or more of CPU
+            with self._at_work():  # importing MLflow takes seconds of CPU, many on a busy machine
+                from search.tracking.writer import MlflowWriter
 
-            self._report(Alive())
-            self._writer = MlflowWriter(self._opening, lambda: self._report(Alive()))
+            # A database file of our own is made at the first connection, which takes as long.
+            with self._at_work() if self._opening.uri.startswith("sqlite:") else nullcontext():
+                self._writer = MlflowWriter(self._opening, lambda: self._report(Alive()))
         return self._writer
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Tell the search that there is progress as long as the block lasts, which waits for nobody."""
+        done = threading.Event()
+
+        def tell() -> None:
+            while not done.wait(_ALIVE_SECONDS):
+                self._report(Alive())
+
+        self._report(Alive())
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def _write_pending(self) -> str | None:
         """Try every pending trial once. One that is refused goes to the end of the queue and holds up no other."""

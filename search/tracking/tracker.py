@@ -65,10 +65,16 @@ class Tracker:
     """
 
     def __init__(
-        self, uri: str, artifact_root: Path | None, study: TrackedStudy, finished: Sequence[TrialRecord]
+        self,
+        uri: str,
+        artifact_root: Path | None,
+        study: TrackedStudy,
+        finished: Sequence[TrialRecord],
+        again: str | None = None,
     ) -> None:
+        """`again` is the command that writes what MLflow misses."""
         self._uri = uri
-        self._study = study
+        self._again = again or f"regsearch sync --study {study.name}"
         self._given: set[int] = set()
         self._written: set[int] = set()
         self.found = 0
@@ -204,7 +210,7 @@ class Tracker:
         return TrackingOutcome(len(self._given) - missing, missing, message)
 
     def _way_out(self) -> str:
-        return f"The results are safe in Optuna; `regsearch sync --study {self._study.name}` writes what MLflow misses."
+        return f"The results are safe in Optuna; `{self._again}` writes what MLflow misses."
 
 
 def default_tracking_uri(home: Path) -> str:
