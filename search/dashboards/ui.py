@@ -13,7 +13,7 @@ from search.dashboards.optuna_app import Door
 from search.dashboards.servers import Server, choose_port
 from search.errors import UsageError
 from search.study import close_storage, mask_password
-from search.study.storage import open_existing
+from search.study.storage import open_existing, require_there
 from search.tracking import default_tracking_uri
 from search.tracking.messages import without_passwords
 
@@ -66,7 +66,7 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
     StorageError when the storage cannot be opened, DashboardError when a server cannot be started.
     """
     _refuse_strangers(wanted)
-    close_storage(open_existing(wanted.storage, wanted.home))
+    require_there(wanted.storage, wanted.home)
     uri = wanted.tracking_uri or default_tracking_uri(wanted.home)
     port, mlflow_port = _ports(wanted)
     servers: list[Server] = []
@@ -81,6 +81,8 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
             mlflow = _address(wanted.host, mlflow_port)
             start(_mlflow(wanted, uri, mlflow_port))
         start(_optuna_dashboard(wanted, port, mlflow))
+        # While they import what they need, which takes seconds: what is wrong with the storage is best told from here.
+        close_storage(open_existing(wanted.storage, wanted.home))
         for server in servers:
             server.wait_until_ready(stop)
         yield Dashboards(servers, f"{_address(wanted.host, port)}/dashboard", without_passwords(mlflow, mlflow))

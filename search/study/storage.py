@@ -189,10 +189,15 @@ def is_there(url: str | None, home: Path) -> bool:
 
 def open_existing(url: str | None, home: Path) -> BaseStorage:
     """Return the storage to read from, as `open_storage`; creates nothing. Raises UsageError when there is none."""
+    require_there(url, home)
+    return open_storage(url, home)
+
+
+def require_there(url: str | None, home: Path) -> None:
+    """Raise UsageError when there can be no studies, see `is_there`."""
     if not is_there(url, home):
         where, way_out = (home, "--home names another folder") if url is None else (url, "--storage names another one")
         raise UsageError(f"{where} holds no studies yet; `regsearch start --study digits` makes one, {way_out}")
-    return open_storage(url, home)
 
 
 def _storage_file(url: str | None, home: Path) -> Path | None:
