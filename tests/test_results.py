@@ -136,6 +136,19 @@ def test_summary_fits_80_columns_and_tells_retries_from_failures(summary):
     assert "1 min 15 s" in text
 
 
+def test_nothing_is_cut_off_where_everything_is_confirmed_and_gaps_are_negative(summary):
+    known = {
+        name: Estimate(-0.0475 if name == "gap" else 0.9999, 0.0444, 5)
+        for name in ("val_loss", "test_accuracy", "test_loss", "ece", "gap", "sparsity", "epochs")
+    }
+    three = [Confirmed(number, summary.best.params, known) for number in (107, 108, 100)]
+    confirmed = Confirmation([three[0]], three[1], three[2], Difference(0.01, 0.001, 0.02, 5))
+    text = printed(lambda console: print_summary(replace(summary, confirmed=confirmed), console))
+    assert "…" not in text
+    assert text.count("-0.0475±0.0444") == 3
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
 def test_summary_without_a_best_trial():
     empty = Summary("tiny", dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0), {}, None, None)
     assert "no best configuration" in printed(lambda console: print_summary(empty, console))

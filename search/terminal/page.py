@@ -108,7 +108,8 @@ def _table(summary: Summary) -> Table:
     """Return what configurations reach: over seeds, where that is known, and in the search."""
     columns = [*_confirmed_columns(summary.confirmed), *_search_columns(summary)]
     # Three columns with deviations and two without have room for one space between them, and for a minus.
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    apart = 3 if summary.confirmed is None else 1
+    table = Table(box=None, pad_edge=False, padding=(0, apart, 0, 0), header_style="dim")
     table.add_column("")
     for column in columns:
         table.add_column(column.heading, justify="right", style="bold" if column.is_best else None)
