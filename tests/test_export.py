@@ -110,6 +110,7 @@ def test_the_model_is_in_mlflows_registry_and_loads_by_its_own_api(searched):
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     loaded = subprocess.run([sys.executable, "-c", LOAD], cwd=searched, env=environment, capture_output=True, text=True)
     assert loaded.returncode == 0, loaded.stderr
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # whoever searches next in this process has its own
 
 
 def test_a_registry_that_is_not_there_is_told_and_the_files_are_written(searched):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_TRACKING_URI = "MLFLOW_TRACKING_URI"
 _NO_NAME = re.compile(r"[/:]")
 
 
@@ -36,7 +37,26 @@ def add_version(
     import mlflow
     import mlflow.pytorch
 
-    mlflow.set_tracking_uri(uri)
+    given = os.environ.get(_TRACKING_URI)
+    mlflow.set_tracking_uri(uri)  # in the environment too, where whoever searches next in this process would find it
+    try:
+        return _add_version(artifact_root, uri, study, model, example, params, metrics)
+    finally:
+        mlflow.set_tracking_uri(given)  # type: ignore[arg-type]  # None takes it back
+
+
+def _add_version(
+    artifact_root: Path,
+    uri: str,
+    study: str,
+    model: nn.Module,
+    example: Tensor,
+    params: Mapping[str, float],
+    metrics: Mapping[str, float],
+) -> str:
+    import mlflow
+    import mlflow.pytorch
+
     experiment = mlflow.get_experiment_by_name(study)
     if experiment is None:
         location = artifact_root.absolute().as_uri() if uri.startswith("sqlite:") else None
