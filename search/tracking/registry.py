@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_TRACKING_URI = "MLFLOW_TRACKING_URI"
 _NO_NAME = re.compile(r"[/:]")
 
 
@@ -37,42 +37,36 @@ def add_version(
     import mlflow
     import mlflow.pytorch
 
-    given = os.environ.get(_TRACKING_URI)
-    mlflow.set_tracking_uri(uri)  # in the environment too, where whoever searches next in this process would find it
+    with _tracking_at(uri):
+        experiment = mlflow.get_experiment_by_name(study)
+        if experiment is None:
+            location = artifact_root.absolute().as_uri() if uri.startswith("sqlite:") else None
+            experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
+        tags = {"regsearch.kind": "export", "regsearch.study": study}
+        with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="export", tags=tags):
+            mlflow.log_params(dict(params))
+            mlflow.log_metrics(dict(metrics))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of MLflow about its own code and about types that it infers
+                logged = mlflow.pytorch.log_model(
+                    model,
+                    name="model",
+                    input_example=example.numpy(),
+                    serialization_format="pt2",
+                    registered_model_name=_NO_NAME.sub("_", study),
+                    pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
+                )
+        return f"models:/{_NO_NAME.sub('_', study)}/{logged.registered_model_version}"
+
+
+@contextmanager
+def _tracking_at(uri: str) -> Iterator[None]:
+    """Have MLflow write there; it says so in the environment too, where whoever searches next here would find it."""
+    import mlflow
+
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
     try:
-        return _add_version(artifact_root, uri, study, model, example, params, metrics)
+        yield
     finally:
         mlflow.set_tracking_uri(given)  # type: ignore[arg-type]  # None takes it back
-
-
-def _add_version(
-    artifact_root: Path,
-    uri: str,
-    study: str,
-    model: nn.Module,
-    example: Tensor,
-    params: Mapping[str, float],
-    metrics: Mapping[str, float],
-) -> str:
-    import mlflow
-    import mlflow.pytorch
-
-    experiment = mlflow.get_experiment_by_name(study)
-    if experiment is None:
-        location = artifact_root.absolute().as_uri() if uri.startswith("sqlite:") else None
-        experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
-    tags = {"regsearch.kind": "export", "regsearch.study": study}
-    with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="export", tags=tags):
-        mlflow.log_params(dict(params))
-        mlflow.log_metrics(dict(metrics))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of MLflow about its own code and about types that it infers
-            logged = mlflow.pytorch.log_model(
-                model,
-                name="model",
-                input_example=example.numpy(),
-                serialization_format="pt2",
-                registered_model_name=_NO_NAME.sub("_", study),
-                pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
-            )
-    return f"models:/{_NO_NAME.sub('_', study)}/{logged.registered_model_version}"
