@@ -17,7 +17,7 @@ from typing import Literal
 from search.confirmation import Confirmation, Repeat, Repeats, conclude
 from search.crew import Crew
 from search.pruning import NoPruner
-from search.records import Assignment, EpochResult, Params, Reason, Summary, TrialRecord
+from search.records import Assignment, EpochResult, News, Params, Reason, Summary, TrialRecord
 from search.runner import Runner, Watcher
 from search.spec import StudySpec
 from search.stopping import StopRequest
@@ -92,7 +92,7 @@ class Confirming:
         for trainer in crew.trainers:
             trainer.vacate()
         agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save))
-        Runner(agenda, crew, NoPruner(), self._weights, watcher, stop, len(due)).run()
+        Runner(agenda, crew, NoPruner(), self._weights, watcher, stop).run()
 
     def score(self, trainer: Trainer, save: Callable[[Repeats], None]) -> None:
         """Read the test data for the winner, the one-standard-error pick and the baseline, once for each repeat."""
@@ -141,18 +141,37 @@ class _Agenda:
         self._due, self._ended = deque(due), ended
         self._running: dict[int, Assignment] = {}
 
-    def spent(self) -> int:
-        return 0
-
     def records(self) -> list[TrialRecord]:
         return []
 
-    def ask(self) -> Assignment:
+    def ask(self) -> Assignment | None:
+        if not self._due:
+            return None
         assignment = self._due.popleft()
         self._running[assignment.number] = assignment
         return assignment
 
-    def report(self, results: Mapping[int, EpochResult]) -> None:
+    def report(self, results: Mapping[int, EpochResult]) -> set[int]:  # noqa: ARG002
+        return set()
+
+    def set_aside(self, *outcome: object) -> None:
+        pass
+
+    def news(self) -> News:
+        return News(to_ask=bool(self._due))
+
+    def unfinished(self) -> int:
+        return len(self._due) + len(self._running)
+
+    @property
+    def trouble(self) -> str | None:
+        return None
+
+    @property
+    def silence(self) -> float:
+        return 0.0
+
+    def hurry(self) -> None:
         pass
 
     def finish(
@@ -165,7 +184,7 @@ class _Agenda:
     ) -> TrialRecord:
         assignment, now = self._running.pop(number), datetime.now()
         record = TrialRecord(number, assignment.params, reason, tuple(epochs), now, now, error=error, worker=worker)
-        if reason is Reason.INTERRUPTED:
+        if reason.is_no_result:
             self._due.append(assignment)
         else:
             self._ended(record)

@@ -52,6 +52,10 @@ class StorageError(RegsearchError):
     """The study's storage is unreachable, damaged, or not Optuna's."""
 
 
+class StorageUnavailableError(StorageError):
+    """The storage does not answer, or has no room, right now: it may be worth trying again."""
+
+
 class StudyBusyError(RegsearchError):
     """Another process runs this study right now."""
 

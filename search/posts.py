@@ -48,7 +48,7 @@ class Post:
     """Of the trainer in the crew."""
     trainer: Trainer
     running: dict[int, Running] = field(default_factory=dict)
-    asked: deque[Future[Assignment]] = field(default_factory=deque)
+    asked: deque[Future[Assignment | None]] = field(default_factory=deque)
     to_free: list[int] = field(default_factory=list)
     waiting: bool = False
     """Whether an epoch is under way."""
@@ -62,7 +62,7 @@ class Post:
         """Slots that are neither taken nor promised."""
         return self.trainer.slots - len(self.running) - len(self.asked)
 
-    def take_asked(self) -> list[Future[Assignment]]:
+    def take_asked(self) -> list[Future[Assignment | None]]:
         """Return what was asked for and has a place: all, unless a new trainer has fewer slots than the one before."""
         places = self.trainer.slots - len(self.running)
         return [self.asked.popleft() for _ in range(min(places, len(self.asked)))]

@@ -113,7 +113,7 @@ def _best_loss(summary: Summary) -> str:
 
 
 def _states(summary: Summary) -> str:
-    again = summary.reasons.get(Reason.INTERRUPTED, 0)
+    again = sum(summary.reasons.get(reason, 0) for reason in Reason if reason.is_no_result)
     counts = {**summary.trials, "failed": summary.trials["failed"] - again}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from search.pareto import Point, costs, fronts
-from search.records import EpochResult, Reason, TrialRecord, best_epoch
+from search.records import EpochResult, TrialRecord, best_epoch
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -73,7 +73,7 @@ class SuccessiveHalving:
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Keep the scores of a trial of an earlier run; forget those of an interrupted one, which will be run again."""
-        if record.reason is Reason.INTERRUPTED:
+        if record.reason.is_no_result:
             for scores in self._scores.values():
                 scores.forget(record.number)
         else:

@@ -29,8 +29,14 @@ class Reason(StrEnum):
     EARLY_STOPPED = "early_stopped"  # its own validation loss had not improved for `patience` epochs
     PRUNED = "pruned"  # its siblings did better
     DIVERGED = "diverged"  # a loss was not finite
-    INTERRUPTED = "interrupted"  # the search was stopped or killed; its configuration went back to the queue
+    INTERRUPTED = "interrupted"  # the search was stopped, or its trainer died; its configuration is to be run again
+    LOST = "lost"  # whoever ran it died or was away for too long; its configuration is to be run again
     ERROR = "error"  # an exception, or its trainer died too often
+
+    @property
+    def is_no_result(self) -> bool:
+        """Whether the trial was cut short, so that its configuration is run again and it does not count."""
+        return self in (Reason.INTERRUPTED, Reason.LOST)
 
 
 class Role(StrEnum):
@@ -49,6 +55,8 @@ class Assignment:
     """Number of the first attempt at this configuration: with the study's seed it fixes weights, order and noise."""
     params: Params
     role: Role | None = None
+    trainer_deaths: int = 0
+    """How many trainers have died while they ran this configuration."""
     fold: int | None = None
     """Which fold is held out, where a trial is cross-validated: inside a trainer each of its folds has a slot."""
 
@@ -114,8 +122,21 @@ _STATES = {
     Reason.PRUNED: "pruned",
     Reason.DIVERGED: "failed",
     Reason.INTERRUPTED: "failed",
+    Reason.LOST: "failed",
     Reason.ERROR: "failed",
 }
+
+
+@dataclass(frozen=True)
+class News:
+    """What has happened in a study that others run too."""
+
+    ended: Sequence[TrialRecord] = ()
+    """Trials that others have ended since the last time, by number."""
+    to_ask: bool = True
+    """Whether there are configurations that nobody runs, as far as is known."""
+    again_in: float = 2.0
+    """Seconds after which to ask for news again."""
 
 
 @dataclass(frozen=True)

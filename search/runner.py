@@ -9,9 +9,9 @@ samples, prunes and ends the same.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from math import isfinite
@@ -19,9 +19,10 @@ from typing import Protocol, TypeVar
 
 from search.desk import Desk
 from search.errors import TrainerError
+from search.newspaper import Newspaper
 from search.posts import Post, Running
 from search.pruning import Pruner
-from search.records import Assignment, EpochResult, Reason, Role, TimeSpent, TrialRecord
+from search.records import Assignment, EpochResult, News, Reason, Role, TimeSpent, TrialRecord
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.trainers import OutOfMemory, Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
@@ -29,6 +30,7 @@ from search.weights import WeightStore
 
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
+_IDLE_SECONDS = 1.0
 _T = TypeVar("_T")
 
 
@@ -38,13 +40,15 @@ class Trials(Protocol):
     @property
     def spec(self) -> StudySpec: ...
 
-    def spent(self) -> int: ...
-
     def records(self) -> Sequence[TrialRecord]: ...
 
-    def ask(self) -> Assignment: ...
+    def ask(self) -> Assignment | None: ...
 
-    def report(self, results: Mapping[int, EpochResult]) -> None: ...
+    def report(self, results: Mapping[int, EpochResult]) -> set[int]: ...
+
+    def set_aside(
+        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None, worker: str | None
+    ) -> None: ...
 
     def finish(
         self,
@@ -54,6 +58,18 @@ class Trials(Protocol):
         error: str | None = None,
         worker: str | None = None,
     ) -> TrialRecord: ...
+
+    def news(self) -> News: ...
+
+    def unfinished(self) -> int: ...
+
+    @property
+    def trouble(self) -> str | None: ...
+
+    @property
+    def silence(self) -> float: ...
+
+    def hurry(self) -> None: ...
 
 
 class Crew(Protocol):
@@ -96,24 +112,21 @@ class Runner:
         weights: WeightStore | None,
         watcher: Watcher,
         stop: StopRequest,
-        trials: int,
         started: float | None = None,
     ) -> None:
-        """`trials` is the total that the study shall have in the end, earlier ones included. No weights are kept if
-        `weights` is None.
-
-        `started` is when the program was, by the monotonic clock.
-        """
+        """No weights are kept if `weights` is None; `started` is when the program was, by the monotonic clock."""
         self._study, self._crew, self._pruner = study, crew, pruner
         self._weights, self._watcher, self._stop = weights, watcher, stop
         self._max_epochs = study.spec.training.max_epochs
-        self._left = trials - study.spent()
         self._posts = [Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
         self._started = time.monotonic() if started is None else started
-        self._attempts: Counter[int] = Counter()
         self._deaths_in_a_row = 0
+        self._may_ask = True
+        """Whether there may be configurations that nobody runs."""
+        self._reported: deque[Future[set[int]]] = deque()
         self._recorded: deque[Future[TrialRecord]] = deque()
         self._desk = Desk()
+        self._newspaper = Newspaper(self._desk, study)
         self.time_spent = TimeSpent(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         """Where the time went, once `run` has returned."""
         for record in study.records():
@@ -142,36 +155,64 @@ class Runner:
                 if not post.waiting:
                     self._begin(post)
             busy = {id(post.trainer): post for post in self._posts if post.waiting}
-            if not busy:
-                if self._left == 0 and not any(post.asked for post in self._posts):
-                    return
-                continue  # the trainers were lost as they were about to begin
-            for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
-                self._collect(busy[id(trainer)])
+            if busy:
+                for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
+                    self._collect(busy[id(trainer)])
+            elif not any(post.asked for post in self._posts) and self._is_over():
+                return
             self._announce()
+
+    def _is_over(self) -> bool:
+        """Return whether all trials have ended; if not, wait a moment for others to end theirs or to leave some."""
+        unfinished = self._desk.submit("asking", self._study.unfinished)
+        if self._has_come(unfinished) and unfinished.result() == 0:
+            return True
+        news = self._newspaper.fetch(_IDLE_SECONDS)
+        if news is not None:
+            self._take_in(news)
+        return False
 
     def _begin(self, post: Post) -> None:
         """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
-        arrived = post.take_asked()
+        arrived = self._arrived(post)
         self._ask_ahead(post, len(arrived))
         if not post.running and not arrived:
-            arrived = post.take_asked()
-        admit = [future.result() for future in arrived]
-        for assignment in admit:
+            arrived = self._arrived(post)
+        for assignment in arrived:
             post.running[assignment.number] = Running(assignment, str(post.place))
             self._watcher.started(assignment)
         if not post.running:
             return
         free, post.to_free, post.waiting = post.to_free, [], True
         try:
-            post.trainer.begin(admit, free)
+            post.trainer.begin(arrived, free)
         except TrainerLost as error:
             self._replace(post, error)
 
+    def _arrived(self, post: Post) -> list[Assignment]:
+        """Return what was asked for and has a place, waiting for it unless the storage is away."""
+        arrived = []
+        for future in post.take_asked():
+            if not self._has_come(future):
+                post.asked.append(future)
+            elif (assignment := future.result()) is not None:
+                arrived.append(assignment)
+            else:
+                self._may_ask = False
+        if not arrived and post.asked and not post.running:
+            self._announce()
+            time.sleep(_POLL_SECONDS)
+        return arrived
+
+    def _has_come(self, future: Future[_T]) -> bool:
+        """Return whether the storage has answered; wait for it, unless it is away or a stop is requested."""
+        while not future.done() and self._study.trouble is None and not self._stop():
+            wait([future], _POLL_SECONDS)
+        return future.done()
+
     def _ask_ahead(self, post: Post, arriving: int) -> None:
-        for _ in range(min(self._left, post.room - arriving)):
+        for _ in range(post.room - arriving if self._may_ask else 0):
             post.asked.append(self._desk.submit("asking", self._study.ask))
-            self._left -= 1
 
     def _collect(self, post: Post) -> None:
         try:
@@ -179,8 +220,8 @@ class Runner:
             post.waiting = False
             post.take_time(report)
             self._deaths_in_a_row = 0
-            for number, message in report.failed.items():
-                self._end(post.running.pop(number), Reason.ERROR, message)
+            for number in report.failed.keys() & post.running.keys():
+                self._end(post.running.pop(number), Reason.ERROR, report.failed[number])
             self._decide(post, report)
         except TrainerStopped:
             return
@@ -190,11 +231,13 @@ class Runner:
         self._watcher.epoch_ended(report)
 
     def _decide(self, post: Post, report: Report) -> None:
-        for number, result in report.results.items():
+        # Without those that others have taken over meanwhile.
+        results = {number: result for number, result in report.results.items() if number in post.running}
+        for number, result in results.items():
             post.running[number].epochs.append(result)
-        self._desk.submit("recording", self._study.report, report.results)
+        self._reported.append(self._desk.submit("recording", self._study.report, results))
         pruned = self._prune(post)
-        for number in report.results:
+        for number in results:
             reason = self._reason(post.running[number], number in pruned)
             if reason is not None:
                 self._keep_weights(post, number, reason)
@@ -237,6 +280,7 @@ class Runner:
     def _end(self, run: Running, reason: Reason, error: str | None = None) -> None:
         number = run.assignment.number
         self._tell_pruner(run.record(reason, error))
+        self._study.set_aside(number, reason, run.epochs, error, run.worker)
         finish = partial(self._study.finish, number, reason, run.epochs, error, run.worker)
         self._recorded.append(self._desk.submit("recording", finish))
 
@@ -257,9 +301,41 @@ class Runner:
         )
 
     def _announce(self) -> None:
-        """Tell the watcher of the trials whose end is in the storage by now."""
+        """Tell the watcher what is in the storage by now, and how the storage and the others are."""
+        while self._reported and self._reported[0].done():
+            self._drop(self._reported.popleft().result())
         while self._recorded and self._recorded[0].done():
-            self._watcher.ended(self._recorded.popleft().result())
+            record = self._recorded.popleft().result()
+            self._watcher.ended(record)
+            if record.reason is Reason.LOST:
+                self._tell_of_loss([record.number])
+        if (news := self._newspaper.fetch()) is not None:
+            self._take_in(news)
+        if (text := self._newspaper.outage()) is not None:
+            self._watcher.message(text)
+        self._desk.check()
+
+    def _take_in(self, news: News) -> None:
+        self._may_ask = self._may_ask or news.to_ask
+        for record in news.ended:
+            self._tell_pruner(record)
+            self._watcher.ended(record)
+
+    def _drop(self, lost: set[int]) -> None:
+        """Give up trials that others have taken over."""
+        for post in self._posts:
+            for number in lost & post.running.keys():
+                self._tell_pruner(post.running.pop(number).record(Reason.LOST, None))
+                post.to_free.append(number)
+        if lost:
+            self._tell_of_loss(sorted(lost))
+
+    def _tell_of_loss(self, numbers: Sequence[int]) -> None:
+        which = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+        self._watcher.message(
+            f"This process lost its lease: others had not heard of it for {self._study.silence:.0f} s, and have taken "
+            f"over {which}"
+        )
 
     def _replace(self, post: Post, error: TrainerLost) -> None:
         """Put a dead trainer's trials back into the queue and start another in its place."""
@@ -282,20 +358,24 @@ class Runner:
             raise TrainerError(f"a trainer could not be started: {lost}") from lost
 
     def _try_again(self, run: Running, message: str, counts: bool) -> None:
-        self._attempts[run.assignment.seed] += counts
-        if self._attempts[run.assignment.seed] >= _ATTEMPTS:
+        if counts and run.assignment.trainer_deaths + 1 >= _ATTEMPTS:
             self._end(run, Reason.ERROR, message)
         else:
-            self._end(run, Reason.INTERRUPTED, message)
-            self._left += 1
+            self._end(run, Reason.INTERRUPTED, message if counts else None)
+            self._may_ask = True
 
     def _leave(self) -> None:
         """End the trainers and put every unfinished trial back into the queue."""
+        if self._study.trouble is not None:
+            self._study.hurry()
         for post in self._posts:
             if post.waiting:  # for an epoch that nobody wants any more
                 post.trainer.close()
-            asked = [Running(future.result()) for future in post.asked]
-            for run in [*post.running.values(), *asked]:
+            asked = (future.result() for future in post.asked)
+            for run in [
+                *post.running.values(),
+                *(Running(assignment) for assignment in asked if assignment is not None),
+            ]:
                 self._end(run, Reason.INTERRUPTED)
         self._desk.flush()
         self._announce()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from search.confirmation import Confirm
     from search.records import Assignment
     from search.runner import Watcher
+    from search.study.leases import RunnerRecord
     from search.trainers import Report
     from search.weights import WeightStore
 
@@ -55,6 +56,10 @@ class Options:
     """Whether to search, or only to confirm and ablate what was found."""
     own: Own = NOTHING_OWN
     """What the user brings along beside the spec."""
+    lease: float = 60.0
+    """Seconds without a sign of life after which others may take over this process's trials."""
+    outage: float = 3600.0
+    """Seconds for which a storage that does not answer is asked again."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Ending:
     timed_out: bool
     report: Path | None = None
     """The page that tells all of it; None when it could not be written."""
+    left_to: str | None = None
+    """Who else confirms and reports what was found, as `process on host`; None when it was done here."""
 
 
 class Session:
@@ -89,7 +96,15 @@ class Session:
             fingerprints = self._crew.get_ready()
             with made_home(self.options.home):
                 storage = open_storage(self.options.storage, self.options.home)
-                self._study = Study.open(self.options.name, self.spec, storage, self.options.home)
+                self._study = Study.open(
+                    self.options.name,
+                    self.spec,
+                    storage,
+                    self.options.home,
+                    self.options.lease,
+                    self.options.outage,
+                    "search" if self.options.search else "finish",
+                )
             self._check_fingerprints(fingerprints)
         except TrainerLost as error:
             self._crew.close()
@@ -108,6 +123,10 @@ class Session:
             line += f"\n{crew.notice}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
+        if self._study.delivered:
+            line += f"\n{self._study.delivered} results that an earlier run could not record are recorded now"
+        for other in self._study.others:
+            line += f"\nThis study is also run by process {other.pid} on {other.host}; the budget counts for both"
         return line
 
     @property
@@ -136,7 +155,7 @@ class Session:
             self.tracking_uri,
             self.options.home / "artifacts" / "mlflow",
             tracked_study(study),
-            study.records(),
+            study.ended_by_nobody_else(),
             self._command("sync"),
         )
         try:
@@ -144,7 +163,12 @@ class Session:
             if self.options.search:
                 self._search(watcher, tracker, weights, stop)
             # What is asked once all trials have ended is not what ended the search.
-            cut_short = self.options.search and study.spent() < self.spec.search.trials
+            cut_short = self.options.search and study.unfinished() > 0
+            holder = study.elect(stop) if self.options.search and not cut_short else None
+            if holder is not None:
+                return self._leave_to(holder, tracker)
+            for record in study.records():
+                tracker.trial(record)  # those of others that have left, too
             weights.tidy(study.summary())
             after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
             if not (cut_short and stop.signal):
@@ -175,6 +199,12 @@ class Session:
         outcome = tracker.finish(told, patience)
         return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None, report)
 
+    def _leave_to(self, holder: RunnerRecord, tracker: Tracker) -> Ending:
+        """Return the ending where somebody else does what follows the search."""
+        self._crew.close()
+        outcome = tracker.finish(Closing(False, datetime.now(UTC), to_be_continued=True), _TRACKING_PATIENCE)
+        return Ending(self._study.summary(), outcome, None, False, left_to=f"process {holder.pid} on {holder.host}")
+
     def close(self) -> None:
         """End what is still at work and let others run the study; harmless when `run` has done so."""
         self._crew.close()
@@ -182,10 +212,8 @@ class Session:
 
     def _check_fingerprints(self, fingerprints: set[str]) -> None:
         """A study's trials must all have seen the same data."""
-        stored = self._study.fact("data_fingerprint")
-        if stored is None and len(fingerprints) == 1:
-            self._study.set_fact("data_fingerprint", *fingerprints)
-        elif {stored} != fingerprints:
+        first, *others = fingerprints
+        if others or self._study.settle("data_fingerprint", first) != first:
             self._study.close()
             folder = self.options.trainers.data_dir
             raise DataError(
@@ -200,20 +228,20 @@ class Session:
         return WeightStore(self.artifacts, best.val_loss if best is not None else float("inf"))
 
     def _search(self, watcher: Watcher, tracker: Tracker, weights: WeightStore, stop: StopRequest) -> None:
-        from search.dashboards.content import Noted
+        from search.dashboards.content import NoticeBoard
         from search.pruning import make_pruner
         from search.runner import Runner
 
         tracked = _TrackedWatcher(watcher, tracker)
+        self._study.on_end = NoticeBoard(self._study).ended
         runner = Runner(
-            Noted(self._study),
+            self._study,
             self._crew,
             make_pruner(self.spec, self._study.name),
             # A trial of several folds has several models, and none to keep.
             weights if self.spec.data.folds is None else None,
             tracked,
             stop,
-            self.spec.search.trials,
             self._started,
         )
         runner.run()

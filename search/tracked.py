@@ -101,11 +101,7 @@ def _is_done(spec: StudySpec, summary: Summary) -> bool:
 
 def _identity(study: Study) -> str:
     """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
-    identity = study.fact("identity")
-    if identity is None:
-        identity = uuid.uuid4().hex
-        study.set_fact("identity", identity)
-    return str(identity)
+    return str(study.settle("identity", uuid.uuid4().hex))
 
 
 def _machine(study: Study) -> dict[str, str]:

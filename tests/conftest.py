@@ -92,6 +92,14 @@ def url(request, tmp_path):
 
 
 @pytest.fixture
+def storage_url(url):
+    """As `url`, where several processes can open it."""
+    if url == "memory":
+        pytest.skip("a storage in memory is its process's own")
+    return url
+
+
+@pytest.fixture
 def storage(url, tmp_path):
     from optuna.storages import InMemoryStorage  # Optuna takes a second to import
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -165,11 +166,18 @@ def test_a_whole_line_stays_when_its_fsync_fails(path, monkeypatch):
     assert len(study.trials) == 4  # readers may have seen it already
 
 
+@contextmanager
+def grouped(backend):
+    with backend.held_back() as logs:
+        yield
+    backend.append_logs(logs)
+
+
 def test_a_group_is_one_append(path, monkeypatch):
     backend, waits, fsync = JournalBackend(path), [], os.fsync
     before = len(list(backend.read_logs(0)))
     monkeypatch.setattr(os, "fsync", lambda file: (waits.append(1), fsync(file)))
-    with backend.grouped():
+    with grouped(backend):
         for i in range(3):
             backend.append_logs([{"op_code": 5, "i": i}])
             assert list(backend.read_logs(0)) == []
@@ -192,7 +200,7 @@ def test_a_group_that_fails_appends_nothing(path):
     backend, good = JournalBackend(path), path.read_bytes()
 
     def fail() -> None:
-        with backend.grouped():
+        with grouped(backend):
             backend.append_logs([{"op_code": 5}])
             raise RuntimeError
 
@@ -205,7 +213,7 @@ def test_a_group_that_fails_appends_nothing(path):
 
 def test_a_group_is_its_threads_own(path):
     backend, good = JournalBackend(path), path.read_bytes()
-    with backend.grouped():
+    with grouped(backend):
         backend.append_logs([{"op_code": 5, "i": 0}])
         thread = threading.Thread(target=backend.append_logs, args=[[{"op_code": 5, "i": 1}]])
         thread.start()
@@ -222,7 +230,7 @@ def test_a_full_disk_leaves_the_whole_lines_of_a_group(path, monkeypatch):
         return real(file, data[: len(data) // 2])
 
     def append_six() -> None:
-        with backend.grouped():
+        with grouped(backend):
             for i in range(6):
                 backend.append_logs([{"op_code": 5, "i": i}])
 

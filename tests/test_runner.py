@@ -106,9 +106,10 @@ def study(spec, tmp_path):
 
 def run(study, tmp_path, *trainers, trials=6, pruner=None, stop=None, weights=None):
     notes = Notes()
+    study.spec = study.spec.with_overrides(trials=trials)
     weights = weights or WeightStore(tmp_path / "weights")
     crew = ScriptedCrew(*trainers)
-    runner = Runner(study, crew, pruner or NoPruner(), weights, notes, stop or StopRequest(), trials)
+    runner = Runner(study, crew, pruner or NoPruner(), weights, notes, stop or StopRequest())
     runner.run()
     return notes
 
@@ -135,10 +136,10 @@ def test_baseline_and_textbook_come_first(study, tmp_path):
 
 
 def test_a_record_tells_which_trainer_ran_the_trial(study, tmp_path):
-    other = Runner(study, ScriptedCrew(ScriptedTrainer(falling)), NoPruner(), None, Notes(), StopRequest(), 4)
+    other = Runner(study, ScriptedCrew(ScriptedTrainer(falling)), NoPruner(), None, Notes(), StopRequest())
     other._posts[0].place = 7
     other.run()
-    assert [record.worker for record in study.records()] == ["7"] * 4
+    assert [record.worker for record in study.records()] == ["7"] * 6
 
 
 def test_early_stop_after_patience_epochs_without_improvement(study, tmp_path):

@@ -192,7 +192,7 @@ def test_a_killed_processs_trials_go_back_to_the_queue(study, tmp_path):
     later = reopen(study, tmp_path)
     assert (later.recovered, later.spent(), later.waiting()) == (1, 1, 1)
     record = later.records()[1]
-    assert (record.reason, record.epochs) == (Reason.INTERRUPTED, ())
+    assert (record.reason, record.epochs) == (Reason.LOST, ())
     assert later.summary().trial_epochs == 2  # what was reported before the kill was run all the same
     again = later.ask()
     assert (again.seed, again.params) == (killed.number, killed.params)
@@ -266,10 +266,15 @@ def test_dying_during_recovery_is_recovered_from(study, tmp_path, monkeypatch, c
 def test_a_trial_written_but_not_handed_out_is_run_all_the_same(study, tmp_path, monkeypatch):
     for _ in range(2):
         study.finish(study.ask().number, Reason.COMPLETED, curve(0.4))
-    with monkeypatch.context() as patch:
-        die_after(patch, study, "create_new_trial", 1)
-        with pytest.raises(Killed):
-            study.ask()
+    start = study._ledger.start
+
+    def dying(*args) -> None:
+        start(*args)
+        raise Killed
+
+    monkeypatch.setattr(study._ledger, "start", dying)
+    with pytest.raises(Killed):
+        study.ask()
     later = reopen(study, tmp_path)
     assert (later.recovered, later.waiting(), later.spent()) == (1, 1, 2)
     assert later.ask().params == later.records()[2].params
@@ -280,14 +285,16 @@ def test_a_result_written_but_not_told_is_run_again(tmp_path):
     study = Study.open("fixed", make_spec(), open_storage(None, tmp_path), tmp_path)
     first = study.ask()
     study.finish(first.number, Reason.COMPLETED, curve(0.5))
+    runner = study._lease.runner
     study.close()
     journal = tmp_path / "optuna.journal"
-    *before, _ = journal.read_bytes().splitlines(keepends=True)
+    *before, _, _ = journal.read_bytes().splitlines(keepends=True)
     assert b'"reason":"completed"' in before[-1]
     journal.write_bytes(b"".join(before))  # a kill in the middle of writing the end of a trial leaves a part of it
+    (tmp_path / "locks" / f"{runner}.lock").touch()  # and a lock that nobody holds
     later = Study.open("fixed", make_spec(), open_storage(None, tmp_path), tmp_path)
     assert [later.ask().seed for _ in range(2)] == [1, first.number]
-    assert later.records()[0].reason is Reason.INTERRUPTED
+    assert later.records()[0].reason is Reason.LOST
     later.close()
 
 
@@ -336,19 +343,17 @@ def test_another_spec_is_refused_with_the_differences(study, tmp_path):
     Study.open("fixed", study.spec, study._storage, tmp_path).close()  # the lock was given back
 
 
-def test_only_one_process_runs_a_study(study, tmp_path):
+def test_a_study_is_finished_by_one_process_when_nobody_searches(study, tmp_path):
     with pytest.raises(StudyBusyError, match="being run by another process"):
-        Study.open("fixed", study.spec, study._storage, tmp_path)
-    Study.open("fixed-2", study.spec, study._storage, tmp_path).close()
+        Study.open("fixed", study.spec, study._storage, tmp_path, task="finish")
+    Study.open("fixed-2", study.spec, study._storage, tmp_path, task="finish").close()
     study.close()
-    reopen(study, tmp_path).close()
-
-
-def test_names_that_are_no_file_names_do_not_share_a_lock(storage, tmp_path):
-    opened = [Study.open(name, make_spec(), storage, tmp_path) for name in ("a/b", "a_b", "a b", "../a")]
-    assert len(list((tmp_path / "locks").iterdir())) == 4
-    for study in opened:
-        study.close()
+    first = Study.open("fixed", study.spec, study._storage, tmp_path, lease=0.4, task="finish")
+    with pytest.raises(StudyBusyError, match="being run by another process"):
+        Study.open("fixed", study.spec, study._storage, tmp_path, task="finish")
+    first.close()
+    Study.open("fixed", study.spec, study._storage, tmp_path, task="finish").close()
+    assert list((tmp_path / "locks").iterdir()) == []
 
 
 def test_a_home_without_room_for_locks(tmp_path):
@@ -416,14 +421,14 @@ def test_what_another_program_takes_is_not_taken_twice(study, other):
 def test_a_number_that_another_program_was_faster_to_take(study, other, monkeypatch):
     for _ in range(2):
         study.ask()
-    real = study._ledger._create
+    real = study._sampling.suggest
 
     def too_late(*args):
         other.enqueue_trial({"dropout_0": 0.25})
         monkeypatch.undo()
         return real(*args)
 
-    monkeypatch.setattr(study._ledger, "_create", too_late)
+    monkeypatch.setattr(study._sampling, "suggest", too_late)
     assert study.ask().number == 3
     queued = study.ask()
     assert (queued.number, queued.params["dropout_0"]) == (2, 0.25)
@@ -463,7 +468,7 @@ def test_each_step_of_a_trial_waits_for_the_disk_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_a_later_trial_asks_no_more_of_the_database_than_an_earlier_one(tmp_path, postgresql, sampler):
     storage = open_storage(postgresql, tmp_path)
-    study = Study.open("fixed", make_spec(sampler=sampler), storage, tmp_path)
+    study = Study.open("fixed", make_spec(sampler=sampler, trials=60), storage, tmp_path, lease=3600)
     statements = []
     sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
 

@@ -142,9 +142,7 @@ def measure(options: argparse.Namespace, url: str | None, home: Path) -> Stopwat
     for name in ("epoch_ended", "trial_ended"):
         setattr(pruner, name, watch.timed("pruning", getattr(pruner, name)))
     weights = WeightStore(home / "weights")
-    Runner(
-        study, Alone(FreeTrainer(options.population, watch)), pruner, weights, watch, StopRequest(), options.trials
-    ).run()
+    Runner(study, Alone(FreeTrainer(options.population, watch)), pruner, weights, watch, StopRequest()).run()
     study.close()
     close_storage(storage)
     return watch

@@ -27,6 +27,15 @@ _SEEDS = "How often each is trained; earlier ones count."
 @of_spec
 @option("--timeout", type=Duration(), help="Stop after this time: 90 (seconds), 15m or 2h; the same command resumes.")
 @of_trainers
+@option(
+    "--lease",
+    type=Duration(),
+    default="60s",
+    help="Others may take over this process's trials when it has given no sign of life for so long.",
+)
+@option(
+    "--outage", type=Duration(), default="1h", help="How long to ask a storage that does not answer; training goes on."
+)
 @option("--confirm/--no-confirm", default=True, help="Train the best with five seeds each at the end, or don't.")
 @place
 def start(timeout: float | None, **given: Any) -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.dashboards.curves import curves_svg
 from search.dashboards.notes import study_note, trial_note, verdict_note
-from search.records import Assignment, EpochResult, Reason, TrialRecord
+from search.records import TrialRecord
 from search.report import Material
 from search.report.figure import Figure
 from search.report.sections import figures
 from search.report.theme import PALETTES, TEMPLATE, resolve
 from search.results import finite
-from search.spec import StudySpec
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -77,8 +76,8 @@ def _plot(figure: Figure) -> Mapping[str, Any]:
     return finite(drawn, _DIGITS)  # type: ignore[no-any-return]
 
 
-class Noted:
-    """A study that keeps its own note up to date while the runner works on it; everything else is the study's."""
+class NoticeBoard:
+    """Keeps a study's own note up to date while it is run."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -88,39 +87,14 @@ class Noted:
             self._count(record)
         self._write()
 
-    @property
-    def spec(self) -> StudySpec:
-        return self._study.spec
-
-    def spent(self) -> int:
-        return self._study.spent()
-
-    def records(self) -> Sequence[TrialRecord]:
-        return self._study.records()
-
-    def ask(self) -> Assignment:
-        return self._study.ask()
-
-    def report(self, results: Mapping[int, EpochResult]) -> None:
-        self._study.report(results)
-
-    def finish(
-        self,
-        number: int,
-        reason: Reason,
-        epochs: Sequence[EpochResult],
-        error: str | None = None,
-        worker: str | None = None,
-    ) -> TrialRecord:
-        """Record how a trial ended, and say so in the note if that is some time ago."""
-        record = self._study.finish(number, reason, epochs, error, worker)
+    def ended(self, record: TrialRecord) -> None:
+        """Take note of a trial, and say so in the note if that is some time ago."""
         self._count(record)
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_NOTES:
             self._write()
-        return record
 
     def _count(self, record: TrialRecord) -> None:
-        self._done += record.reason is not Reason.INTERRUPTED
+        self._done += not record.reason.is_no_result
         if record.state == "complete" and record.best is not None:
             there = None if self._best is None else self._best.best
             if there is None or record.best.val_loss < there.val_loss:
@@ -130,4 +104,5 @@ class Noted:
         self._written = time.monotonic()
         # A note is worth no search. If it is the storage that fails, the next trial's record says so.
         with suppress(Exception):
-            self._study.annotations.note(study_note(self._study.name, self.spec, self._best, self._done))
+            note = study_note(self._study.name, self._study.spec, self._best, self._done)
+            self._study.annotations.note(note)

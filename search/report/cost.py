@@ -150,10 +150,11 @@ def _fault(record: TrialRecord, attempts: Sequence[TrialRecord]) -> Fault:
         Reason.DIVERGED: "a loss was not finite",
         Reason.ERROR: f"error: {record.error or 'unknown'}",
         Reason.INTERRUPTED: f"interrupted: {record.error}" if record.error else "interrupted",
+        Reason.LOST: "its process died, or was away for longer than its lease",
     }[record.reason]
-    if was_killed(record):
+    if was_killed(record) and record.reason is not Reason.LOST:
         what = "killed, or interrupted before its first epoch ended"
-    if record.reason is Reason.INTERRUPTED:
+    if record.reason.is_no_result:
         then = then if later else "back in the queue"
         lost = "unknown" if was_killed(record) else str(len(record.epochs))
     else:
@@ -164,11 +165,14 @@ def _fault(record: TrialRecord, attempts: Sequence[TrialRecord]) -> Fault:
 def fault_words(material: Material, cost: Cost) -> str:
     """Return the ledger in a sentence."""
     reasons = material.summary.reasons
-    counts = {reason: reasons.get(reason, 0) for reason in (Reason.INTERRUPTED, Reason.ERROR, Reason.DIVERGED)}
+    counts = {
+        reason: reasons.get(reason, 0) for reason in (Reason.INTERRUPTED, Reason.LOST, Reason.ERROR, Reason.DIVERGED)
+    }
     if not any(counts.values()):
         return "Nothing went wrong: no attempt was interrupted, no trial failed, no work was thrown away."
     told = [
         f"{count(counts[Reason.INTERRUPTED], 'attempt')} interrupted, their configurations put back in the queue",
+        f"{count(counts[Reason.LOST], 'attempt')} lost with the process that ran it, run again by another",
         f"{count(counts[Reason.ERROR], 'trial')} ended by an error",
         f"{count(counts[Reason.DIVERGED], 'trial')} diverged",
     ]

@@ -80,7 +80,8 @@ def _end(record: TrialRecord, records: Sequence[TrialRecord]) -> datetime:
 
 def was_killed(record: TrialRecord) -> bool:
     """Return whether a trial ended with its process: then nobody wrote down how far it had come."""
-    return record.reason is Reason.INTERRUPTED and not record.epochs and record.error is None
+    unsaid = record.reason is Reason.INTERRUPTED and not record.epochs and record.error is None
+    return record.reason is Reason.LOST or unsaid
 
 
 def _pauses(spans: Sequence[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:

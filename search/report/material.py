@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirmed
-from search.records import Reason, Summary, TrialRecord
+from search.records import Summary, TrialRecord
 from search.spec import Range, StudySpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Material:
     @cached_property
     def counted(self) -> list[TrialRecord]:
         """The trials that count: interrupted ones run again under another number."""
-        return [record for record in self.records if record.reason is not Reason.INTERRUPTED]
+        return [record for record in self.records if not record.reason.is_no_result]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:

@@ -77,6 +77,7 @@ LOOKS: Mapping[Reason, Look] = {
     Reason.DIVERGED: Look("@failed", "x", "x", "diverged"),
     Reason.ERROR: Look("@failed", "triangle-up", "+", "error"),
     Reason.INTERRUPTED: Look("@interrupted", "triangle-left-open", "\\", "interrupted"),
+    Reason.LOST: Look("@interrupted", "triangle-right-open", "\\", "lost"),
 }
 
 

@@ -1,15 +1,19 @@
-"""Several writes to a storage in one commit: one wait for the disk or the server instead of one for each.
+"""Several writes to a storage in one commit: one wait for the disk or the server, all of them or none, maybe alone.
 
 How a journal does that is `journal.py`'s business. What is written is the caller's.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import InvalidRequestError
 
 from search.study.journal import Journal
+
+_memory = threading.RLock()
 
 
 @contextmanager
@@ -18,6 +22,8 @@ def one_commit(storage: BaseStorage) -> Iterator[None]:
 
     A process killed at the end leaves all of them in a database, and the first of them, or all, in a journal. Inside,
     a journal shows nothing new: the block is for writes that need no answer. Storages in memory write at once.
+
+    Raises UpdateFinishedTrialError, and writes nothing, where one of the writes is to a trial that has ended.
     """
     if isinstance(storage, Journal):
         with storage.grouped():
@@ -30,7 +36,26 @@ def one_commit(storage: BaseStorage) -> Iterator[None]:
 
 
 @contextmanager
-def _one_transaction(storage: RDBStorage) -> Iterator[None]:
+def exclusive(storage: BaseStorage, study_id: int) -> Iterator[int]:
+    """Have the block, reads and writes, happen as if nobody else used the study meanwhile; as `one_commit` otherwise.
+
+    Yields how many trials there are; to ask for one that is not there would end a database's transaction. All that
+    others have written before is to be seen in the block, and nobody else writes until it ends. A database locks the
+    study's row, as Optuna does for each new trial; a journal its file.
+    """
+    if isinstance(storage, Journal):
+        with storage.exclusive():
+            yield storage.get_n_trials(study_id)
+    elif isinstance(storage, RDBStorage):
+        with _one_transaction(storage) as connection:
+            yield _locked_trials(connection, study_id)
+    else:
+        with _memory:
+            yield storage.get_n_trials(study_id)
+
+
+@contextmanager
+def _one_transaction(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
     """Run the sessions of Optuna's calls, each of which commits, inside one outer transaction that has the last word.
 
     https://docs.sqlalchemy.org/en/20/orm/session_transaction.html, "Joining a Session into an External Transaction"
@@ -40,9 +65,22 @@ def _one_transaction(storage: RDBStorage) -> Iterator[None]:
         sessions.remove()
         sessions(bind=connection, join_transaction_mode="rollback_only")
         try:
-            yield
+            yield connection
         finally:
             sessions.remove()
         if not connection.in_transaction():
             # Optuna keeps some errors to itself, and rolls back.
             raise InvalidRequestError("the database refused one of several writes, and none was made")
+
+
+def _locked_trials(connection: sqlalchemy.Connection, study_id: int) -> int:
+    """Lock a study and count its trials."""
+    study = {"id": study_id}
+    if connection.dialect.name == "sqlite":
+        # SQLite locks no rows: nobody else writes at all. A deferred transaction could not wait for that later on.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(sqlalchemy.text("SELECT study_id FROM studies WHERE study_id = :id FOR UPDATE"), study)
+    return int(
+        connection.execute(sqlalchemy.text("SELECT COUNT(*) FROM trials WHERE study_id = :id"), study).scalar_one()
+    )

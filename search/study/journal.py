@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.errors import StorageError
+from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
 
 _log = logging.getLogger(__name__)
@@ -42,10 +42,42 @@ class Journal(JournalStorage):
     def __init__(self, path: Path) -> None:
         self._file = JournalBackend(path)
         super().__init__(self._file)
+        # One thread may keep the others away for several calls. It is always taken before the file's lock.
+        self._thread_lock = threading.RLock()  # type: ignore[assignment]
+        # Optuna reads it after each new trial, and sets it when that is read back: here maybe later.
+        self._replay_result._last_created_trial_id_by_this_process = -1
 
-    def grouped(self) -> AbstractContextManager[None]:
-        """Append what is written inside in one go at the end; see `JournalBackend.grouped`."""
-        return self._file.grouped()
+    @contextmanager
+    def grouped(self) -> Iterator[None]:
+        """Append what is written inside in one go at the end; none of it if the block fails.
+
+        Until then it is not to be read either, since only its place in the file says what came before it. A process
+        killed at the end leaves the first of the lines, or all. Raises UpdateFinishedTrialError, and appends nothing,
+        where a line is about a trial that has ended by then: readers would pass over it, each for itself.
+        """
+        with self._file.held_back() as logs:
+            yield
+        if logs:
+            with self._thread_lock, self._file.locked():
+                self._sync_with_backend()
+                self._append(logs)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """As `grouped`, with all other writers kept away, and all that they have written to be seen."""
+        with self._thread_lock, self._file.locked():
+            self._sync_with_backend()
+            with self._file.held_back() as logs:
+                yield
+            if logs:
+                self._append(logs)
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        for log in logs:
+            if "trial_id" in log:
+                trial = self._replay_result.get_trial(log["trial_id"])
+                self.check_trial_is_updatable(log["trial_id"], trial.state)
+        self._file.append_logs(logs)
 
 
 def open_journal(path: Path) -> Journal:
@@ -132,23 +164,31 @@ class JournalBackend(JournalFileBackend):
         except ValueError:  # not JSON, or not even text
             raise _damaged(self._path) from None
         except OSError as error:
-            raise StorageError(f"{self._path}: the journal cannot be read: {error.strerror or error}") from error
+            why = error.strerror or error
+            raise StorageUnavailableError(f"{self._path}: the journal cannot be read: {why}") from error
 
     @contextmanager
-    def grouped(self) -> Iterator[None]:
-        """Hold back this thread's appends and make one of them at the end; none if the block fails.
-
-        Until then they are not to be read either, since only their place in the file says what came before them.
-        A process killed at the end leaves the first of the lines, or all.
-        """
-        self._group.logs = []
+    def held_back(self) -> Iterator[list[dict[str, Any]]]:
+        """Append nothing of what this thread writes inside, and let it read nothing new; yield what it would write."""
+        logs: list[dict[str, Any]] = []
+        self._group.logs = logs
         try:
-            yield
-            logs = self._group.logs
+            yield logs
         finally:
             del self._group.logs
-        if logs:
-            self.append_logs(logs)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from appending; this thread appends inside as ever."""
+        with ExitStack() as stack:
+            try:
+                self._group.file = stack.enter_context(self._opened())
+            except OSError as error:
+                raise self._unwritable(error) from error
+            try:
+                yield
+            finally:
+                del self._group.file
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append and fsync, or hold back in a group; raises StorageError when they could not all be written.
@@ -165,20 +205,26 @@ class JournalBackend(JournalFileBackend):
                     _repair(self._path, file, _sound_end(file))
                 _append(file, lines)
         except OSError as error:
-            raise StorageError(
-                f"{self._path}: the journal cannot be written: {error.strerror or error}; nothing is lost, "
-                "run the same command again when this is mended"
-            ) from error
+            raise self._unwritable(error) from error
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """Yield a file descriptor under the lock."""
+        """Yield a file descriptor under the lock; the one at hand where `locked` holds it."""
+        if hasattr(self._group, "file"):
+            yield self._group.file
+            return
         with self._journal_lock:
             file = os.open(self._path, os.O_RDWR | os.O_APPEND)
             try:
                 yield file
             finally:
                 os.close(file)
+
+    def _unwritable(self, error: OSError) -> StorageUnavailableError:
+        return StorageUnavailableError(
+            f"{self._path}: the journal cannot be written: {error.strerror or error}; nothing is lost, "
+            "run the same command again when this is mended"
+        )
 
 
 def _append(file: int, lines: bytes) -> None:

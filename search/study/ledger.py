@@ -1,12 +1,14 @@
 """A study's trials in its storage: created, taken from the queue, reported and finished, in as few writes as possible.
 
 What it needs to know of the storage it remembers, so that no call gets dearer as the study grows: Optuna's own
-bookkeeping reads all trials for each new one. Knows trials by number, their parameters and attributes; which
-configuration to try is the business of `sampling.py`, what the attributes mean that of `trials.py`.
+bookkeeping reads all trials for each new one. Several runners may do all of this to one study at the same time, each
+with a ledger of its own: a trial that runs belongs to one of them, whose name it carries, from the commit that makes it
+run. Knows trials by number, their parameters and attributes; which configuration to try is the business of
+`sampling.py`, what the attributes mean that of `trials.py`, who the runners are that of `leases.py`.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -14,70 +16,115 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study.commits import one_commit
+from search.study.commits import exclusive, one_commit
+from search.study.trials import RUNNER, is_attempt_again
+
+Filling = Callable[[FrozenTrial], tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""Returns parameters and attributes to write for a trial, or for the one that follows it."""
 
 
 class Ledger:
-    """The trials of one study. The only writer of trials that are running; anyone may add trials that wait."""
+    """The trials of one study, as one runner sees them. Only it writes to those that it runs."""
 
     def __init__(
         self,
         storage: BaseStorage,
         study: str,
         distributions: Mapping[str, BaseDistribution],
+        runner: str,
         trials: Sequence[FrozenTrial],
     ) -> None:
-        """`trials` are those that are there already, by number."""
-        self._storage = storage
+        """`runner` is the name of the runner whose ledger it is; `trials` are those that are there, by number."""
+        self._storage, self._runner = storage, runner
         self._study_id = storage.get_study_id_from_name(study)
         self._distributions = dict(distributions)
-        self.next_number = len(trials)
+        self._waiting: deque[tuple[int, int]] = deque()
+        """Trials that wait, as far as is known: place in the budget and id, by number."""
+        self.begun = 0
+        """Trials that there are, not counting those that repeat one that was cut short: what uses up the budget."""
+        self.next_number = 0
         """The number that the next new trial will have, unless another process is faster."""
-        self._waiting = deque(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
+        for trial in trials:
+            self._take_note(trial, trial._trial_id)
         self._ids: dict[int, int] = {}
+
+    @property
+    def running(self) -> list[int]:
+        """Numbers of the trials that this runner runs."""
+        return list(self._ids)
 
     def enqueue(self, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Add a trial that waits for `take`."""
         self._create(TrialState.WAITING, params, attributes)
 
-    def take(self) -> FrozenTrial | None:
-        """Take the first trial out of the queue, as the only one who gets it; None when no trial waits."""
-        self._look_for_new_trials()
-        while self._waiting:
-            trial_id = self._waiting.popleft()
-            try:
-                taken = self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-            except UpdateFinishedTrialError:
-                continue
-            if taken:
+    def take(self, budget: int, fill_in: Filling) -> FrozenTrial | None:
+        """Take the first trial out of the queue, as the only one who gets it; None when no trial of the budget waits.
+
+        What it lacks is written down together with whose it is now.
+        """
+        self.look_for_new_trials()
+        if not self._waiting:
+            return None
+        with exclusive(self._storage, self._study_id):
+            while self._waiting:
+                place, trial_id = self._waiting[0]
                 trial = self._storage.get_trial(trial_id)
-                self._ids[trial.number] = trial_id
+                if trial.state != TrialState.WAITING:
+                    self._waiting.popleft()
+                    continue
+                if place >= budget:
+                    return None
+                params, attributes = fill_in(trial)
+                self._complete(trial_id, params, attributes)
+                # Last, since a process killed in between leaves the first of a journal's lines.
+                self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+                break
+            else:
+                return None
+        self._waiting.popleft()
+        self._ids[trial.number] = trial_id
+        return self._storage.get_trial(trial_id)
+
+    def start(self, budget: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> int | None:
+        """Add a running trial and return its number; None when the budget is used up."""
+        with exclusive(self._storage, self._study_id) as trials:
+            while self.next_number < trials:
+                self._look_at_next()
+            if self.begun >= budget:
+                return None
+            self._create(TrialState.RUNNING, params, attributes)
+        number = self.next_number
+        trial_id = self._id_of(number)
+        assert trial_id is not None, "it was made while nobody else could make one"
+        self._ids[number] = trial_id
+        self.look_for_new_trials()
+        return number
+
+    def find_own(self, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+        """Return a trial that this runner runs and does not know of, since its storage failed as it was begun."""
+        for trial in trials:
+            if trial.number not in self._ids and trial.system_attrs.get(RUNNER) == self._runner:
+                self._ids[trial.number] = trial._trial_id
                 return trial
         return None
 
-    def start(self, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> int:
-        """Add a running trial and return its number."""
-        trial_id = self._create(TrialState.RUNNING, params, attributes)
-        while self._id_of(self.next_number) != trial_id:
-            self._look_at_new_trial()
-        self._ids[self.next_number] = trial_id
-        self.next_number += 1
-        return self.next_number - 1
+    def report(self, values: Mapping[int, tuple[int, float]]) -> set[int]:
+        """Record intermediate values: (step, value) by the number of the running trial.
 
-    def complete(self, number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-        """Write down what a running trial lacks; the attributes come last."""
-        trial_id = self._ids[number]
-        with one_commit(self._storage):
-            for name, value in params.items():
-                distribution = self._distributions[name]
-                self._storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
-            self._set_attributes(trial_id, attributes)
-
-    def report(self, values: Mapping[int, tuple[int, float]]) -> None:
-        """Record intermediate values: (step, value) by the number of the running trial."""
-        with one_commit(self._storage):
-            for number, (step, value) in values.items():
-                self._storage.set_trial_intermediate_value(self._ids[number], step, float(value))
+        Returns the numbers of those that are this runner's no longer, since somebody has ended them.
+        """
+        lost = {number for number in values if number not in self._ids}
+        while True:
+            try:
+                with one_commit(self._storage):
+                    for number, (step, value) in values.items():
+                        if number not in lost:
+                            self._storage.set_trial_intermediate_value(self._ids[number], step, float(value))
+                return lost
+            except UpdateFinishedTrialError:
+                lost |= {number for number in values if number not in lost and self._is_over(number)}
+                for number in lost:
+                    self._ids.pop(number, None)
 
     def finish(
         self,
@@ -86,41 +133,80 @@ class Ledger:
         values: Sequence[float] | None,
         attributes: Mapping[str, Any],
         curves: Mapping[str, Any],
+        again: Filling | None = None,
     ) -> FrozenTrial:
-        """End a running trial and return it as it is stored.
+        """End a running trial and return it as it is stored; as somebody else has ended it, if that was before.
 
         What it reached, its attributes and its curves (attributes of the system's), is written before its state.
+        `again` returns what is queued in the same commit to run its configuration once more.
         """
-        trial_id = self._ids[number]
+        trial_id = self._ids.get(number) or self._id_of(number)
+        assert trial_id is not None, "a trial that runs is there"
         told = None if values is None else [float(value) for value in values]
-        with one_commit(self._storage):
-            for key, value in curves.items():
-                self._storage.set_trial_system_attr(trial_id, key, value)
-            self._set_attributes(trial_id, attributes)
-            self._storage.set_trial_state_values(trial_id, state, told)
-        del self._ids[number]
+        queued = None if again is None else again(self._storage.get_trial(trial_id))
+        try:
+            with one_commit(self._storage):
+                for key, value in curves.items():
+                    self._storage.set_trial_system_attr(trial_id, key, value)
+                self._set_attributes(trial_id, attributes)
+                self._storage.set_trial_state_values(trial_id, state, told)
+                if queued is not None:
+                    self.enqueue(*queued)
+        except UpdateFinishedTrialError:
+            pass  # an earlier try came through after all, or it is this runner's no longer: its record tells
+        self._ids.pop(number, None)
         return self._storage.get_trial(trial_id)
 
-    def _create(self, state: TrialState, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> int:
+    def lose(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        """Fail a running trial of another runner."""
+        self._set_attributes(trial._trial_id, attributes)
+        self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def may_have_more(self, budget: int) -> bool:
+        """Return whether there is something to take or to start, as far as is known."""
+        return self.begun < budget or any(place < budget for place, _ in self._waiting)
+
+    def look_for_new_trials(self) -> None:
+        """Take note of trials that `enqueue` or another process has added."""
+        while self._id_of(self.next_number) is not None:
+            self._look_at_next()
+
+    def _look_at_next(self) -> None:
+        trial_id = self._id_of(self.next_number)
+        assert trial_id is not None, "numbers have no gaps"
+        self._take_note(self._storage.get_trial(trial_id), trial_id)
+
+    def _take_note(self, trial: FrozenTrial, trial_id: int) -> None:
+        if trial.state == TrialState.WAITING:
+            # One that repeats another has that one's place, and that one had a place in the budget.
+            self._waiting.append((-1 if is_attempt_again(trial) else self.begun, trial_id))
+        self.begun += not is_attempt_again(trial)
+        self.next_number += 1
+
+    def _is_over(self, number: int) -> bool:
+        return self._storage.get_trial(self._ids[number]).state.is_finished()
+
+    def _create(self, state: TrialState, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         distributions = {name: self._distributions[name] for name in params}
-        trial = create_trial(state=state, params=dict(params), distributions=distributions, user_attrs=dict(attributes))
-        return self._storage.create_new_trial(self._study_id, template_trial=trial)
+        trial = create_trial(
+            state=state,
+            params=dict(params),
+            distributions=distributions,
+            user_attrs=dict(attributes),
+            system_attrs={RUNNER: self._runner} if state == TrialState.RUNNING else None,
+        )
+        self._storage.create_new_trial(self._study_id, template_trial=trial)
+
+    def _complete(self, trial_id: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+        for name, value in params.items():
+            distribution = self._distributions[name]
+            self._storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
+        self._set_attributes(trial_id, attributes)
+        self._storage.set_trial_system_attr(trial_id, RUNNER, self._runner)
 
     def _set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
             self._storage.set_trial_user_attr(trial_id, key, value)
-
-    def _look_for_new_trials(self) -> None:
-        while self._id_of(self.next_number) is not None:
-            self._look_at_new_trial()
-
-    def _look_at_new_trial(self) -> None:
-        """Take note of a trial that `enqueue` or another process has added."""
-        trial_id = self._id_of(self.next_number)
-        assert trial_id is not None, "numbers have no gaps"
-        if self._storage.get_trial(trial_id).state == TrialState.WAITING:
-            self._waiting.append(trial_id)
-        self.next_number += 1
 
     def _id_of(self, number: int) -> int | None:
         try:

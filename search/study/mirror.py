@@ -13,7 +13,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
-from search.records import EpochResult, Reason, TrialRecord
+from search.records import EpochResult, TrialRecord
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -58,7 +58,7 @@ class OptunaPruner:
     def trial_ended(self, record: TrialRecord) -> None:
         """Finish the mirrored trial; one that was never seen running is first replayed, epoch by epoch."""
         seen = record.number in self._epochs_seen
-        if record.reason is Reason.INTERRUPTED and not seen:
+        if record.reason.is_no_result and not seen:
             return
         self._follow(record.number, record.epochs)
         best = record.best

@@ -1,23 +1,20 @@
-"""Opening a study: made, resumed or refused, and locked for the one process that runs it.
+"""Opening a study: made, resumed or refused.
 
 What a study is begun with and recognized by is written down here; its trials are the business of `study.py`.
 """
 
-import hashlib
-import re
 import warnings
-from pathlib import Path
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from search import __version__
-from search.errors import HomeError, SpecMismatchError, StorageError, StudyBusyError, UsageError, did_you_mean
+from search.errors import SpecMismatchError, StorageError, UsageError, did_you_mean
 from search.pareto import MAXIMIZED
 from search.spec import StudySpec, spec_differences
+from search.study.commits import exclusive
 from search.study.storage import describe_storage
 
 _SPEC = "spec"
@@ -48,21 +45,23 @@ def stored_spec(study: optuna.Study) -> StudySpec:
 
 
 def create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna.Study:
-    """Return the study of that name, made if need be. Raises SpecMismatchError, StorageError when it is not ours."""
-    if name in (study.study_name for study in storage.get_all_studies()):
-        study = optuna.load_study(study_name=name, storage=storage)
+    """Return the study of that name, made if need be, however many do so at the same moment.
+
+    Raises SpecMismatchError, StorageError when it is not ours.
+    """
+    study = optuna.create_study(study_name=name, storage=storage, directions=_directions(spec), load_if_exists=True)
+    with exclusive(storage, storage.get_study_id_from_name(name)):
+        attributes = study.user_attrs
         _check_spec(study, spec, storage)
-    else:
-        study = optuna.create_study(study_name=name, storage=storage, directions=_directions(spec))
-    # Everything below is also what a process killed just after the creation has left to do.
-    for key, value in ((_SPEC, spec.to_json()), (_VERSION, __version__)):
-        if study.user_attrs.get(key) != value:
-            study.set_user_attr(key, value)
-    names: list[str] = list(spec.search.objectives)
-    if study.metric_names != names:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(names)
+        # What is missing a process killed just after the creation has left to do.
+        for key, value in ((_SPEC, spec.to_json()), (_VERSION, __version__)):
+            if attributes.get(key) != value:
+                study.set_user_attr(key, value)
+        names: list[str] = list(spec.search.objectives)
+        if study.metric_names != names:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names(names)
     return study
 
 
@@ -90,27 +89,3 @@ def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> N
 def _not_ours(name: str, storage: BaseStorage) -> StorageError:
     where = describe_storage(storage)
     return StorageError(f'{where}: study "{name}" was not made by regsearch; choose another name: --name NEW')
-
-
-def acquire_lock(name: str, home: Path) -> FileLock:
-    """Take the study's lock without waiting; the kernel frees it when this process dies.
-
-    Raises StudyBusyError when another process holds it, HomeError when there is no place for it.
-    """
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100]
-    if safe != name:
-        safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    path = home / "locks" / f"{safe}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Opened in one thread and closed in another, so the lock belongs to none.
-        lock = FileLock(path, thread_local=False, fallback_to_soft=False)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise StudyBusyError(
-            f'study "{name}" is being run by another process right now (it holds {path}); '
-            "wait for it, or give this one a name of its own: --name NEW"
-        ) from None
-    except OSError as error:
-        raise HomeError(f"{path}: the study's lock cannot be made: {error.strerror or error}") from error
-    return lock

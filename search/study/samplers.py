@@ -36,9 +36,12 @@ def distribution(setting: Range) -> BaseDistribution:
     return FloatDistribution(setting.low, setting.high, log=setting.log)
 
 
-def make_sampler(spec: StudySpec, trials: int) -> BaseSampler:
-    """Return the spec's sampler, seeded so that a resumed study does not repeat its draws."""
-    seed = int(np.random.SeedSequence([spec.search.seed, trials]).generate_state(1)[0])
+def make_sampler(spec: StudySpec, trials: int, runner: int = 0) -> BaseSampler:
+    """Return the spec's sampler, seeded so that neither a resumed study nor another runner repeats its draws.
+
+    `runner` is 0 for one that runs the study alone.
+    """
+    seed = int(np.random.SeedSequence([spec.search.seed, trials, *([runner] if runner else [])]).generate_state(1)[0])
     match spec.search.sampler:
         case "random":
             return RandomSampler(seed=seed)

@@ -80,6 +80,10 @@ class Sampling:
         """Correct the number of a trial that was suggested under another one."""
         self._memory.renumber(number, actual)
 
+    def forget(self, number: int) -> None:
+        """Forget a trial that was suggested and never began."""
+        self._memory.forget(number)
+
 
 class _Memory(InMemoryStorage):
     """A study's storage as its sampler sees it. A trial's id is its number.
@@ -136,6 +140,9 @@ class _Memory(InMemoryStorage):
         trial = self._running.pop(number)
         trial.number = actual
         self._running[actual] = trial
+
+    def forget(self, number: int) -> None:
+        self._running.pop(number, None)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:  # noqa: ARG002
         return next(reversed(self._running))  # what `suggest` has just put there

@@ -34,6 +34,12 @@ DRIVERS = {
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
 _SQLITE_BUSY_SECONDS = 60  # optuna-dashboard may be reading
+_RECYCLE_SECONDS = 1800
+_LOCK_SECONDS = 20
+_IDLE_SECONDS = 10
+_CONNECT_SECONDS = 10
+_KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+"""So that a connection to a server that has vanished is given up soon: libpq's own limit is two hours."""
 
 
 def open_storage(url: str | None, home: Path) -> BaseStorage:
@@ -74,11 +80,18 @@ def storage_errors(storage: BaseStorage) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        url = storage.url if isinstance(storage, RDBStorage) else ""
         raise StorageError(
-            f"{mask_password(url) or 'storage'}: {_driver_message(error, url)}; "
+            f"{describe_failure(error, storage)}; "
             "what was recorded is kept, run the same command again when this is mended"
         ) from None
+
+
+def describe_failure(error: BaseException, storage: BaseStorage) -> str:
+    """Return what is wrong with the storage, in the driver's words, without passwords."""
+    if isinstance(error, StorageError):
+        return str(error).partition(";")[0]
+    url = storage.url if isinstance(storage, RDBStorage) else ""
+    return f"{mask_password(url) or 'storage'}: {_driver_message(error, url)}"
 
 
 def describe_storage(storage: BaseStorage) -> str:
@@ -123,7 +136,12 @@ def _engine_options(database: str) -> dict[str, Any]:
     if database == "sqlite":
         return {"connect_args": {"timeout": _SQLITE_BUSY_SECONDS}}
     # A server closes idle connections, and trials may take hours.
-    return {"pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_pre_ping": True, "pool_recycle": _RECYCLE_SECONDS}
+    if database == "postgresql":
+        # A runner that was stopped in the middle of a transaction must not hold up the others: the server ends it.
+        settings = f"-c lock_timeout={_LOCK_SECONDS}s -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s"
+        options["connect_args"] = {"options": settings, "connect_timeout": _CONNECT_SECONDS, **_KEEP_ALIVE}
+    return options
 
 
 def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> None:

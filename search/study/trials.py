@@ -26,6 +26,9 @@ RETRY_OF = "retry_of"
 """Number of the first attempt at the configuration."""
 SUCCESSOR_OF = "successor_of"
 """Number of the attempt just before: an interrupted trial that none points to is still owed one."""
+RUNNER = "runner"
+"""System attribute: the name of the runner that runs, or ran, the trial; see `leases.py`."""
+_TRAINER_DEATHS = "trainer_deaths"
 _CURVES = "curves"
 _CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity", "val_loss_error")
 _STATE_NAMES = {
@@ -53,17 +56,37 @@ def end_attributes(record: TrialRecord) -> dict[str, Any]:
 
 def curves(record: TrialRecord) -> dict[str, Any]:
     """Return the system attributes to write when a trial ends."""
-    return {_CURVES: {name: [_to_json(getattr(row, name)) for row in record.epochs] for name in _CURVE_NAMES}}
+    return {_CURVES: epochs_to_json(record.epochs)}
 
 
-def retry_attributes(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the user attributes of the trial that shall run this one's configuration again."""
+def epochs_to_json(epochs: Sequence[EpochResult]) -> dict[str, list[float | str | None]]:
+    """Return curves as JSON, by name."""
+    return {name: [_to_json(getattr(row, name)) for row in epochs] for name in _CURVE_NAMES}
+
+
+def retry_attributes(trial: FrozenTrial, error: str | None = None) -> dict[str, Any]:
+    """Return the user attributes of the trial that shall run this one's configuration again.
+
+    `error` is what its trainer died of, if it did.
+    """
     attributes = {
         CONFIG: trial.user_attrs[CONFIG],
         RETRY_OF: first_attempt(trial),
         SUCCESSOR_OF: trial.number,
     }
-    return attributes | ({ROLE: trial.user_attrs[ROLE]} if ROLE in trial.user_attrs else {})
+    deaths = trainer_deaths(trial) + (error is not None)
+    kept = {key: trial.user_attrs[key] for key in (ROLE,) if key in trial.user_attrs}
+    return attributes | kept | ({_TRAINER_DEATHS: deaths} if deaths else {})
+
+
+def trainer_deaths(trial: FrozenTrial) -> int:
+    """Return how many trainers have died of earlier attempts at this trial's configuration."""
+    return int(trial.user_attrs.get(_TRAINER_DEATHS, 0))
+
+
+def is_attempt_again(trial: FrozenTrial) -> bool:
+    """Return whether a trial repeats an earlier one that was cut short, and so uses up no budget of its own."""
+    return SUCCESSOR_OF in trial.user_attrs
 
 
 def first_attempt(trial: FrozenTrial) -> int:
@@ -72,10 +95,10 @@ def first_attempt(trial: FrozenTrial) -> int:
 
 
 def owed_retries(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the interrupted trials whose configuration has not gone back to the queue."""
+    """Return the trials that were cut short and whose configuration has not gone back to the queue."""
     answered = {trial.user_attrs.get(SUCCESSOR_OF) for trial in trials}
-    interrupted = (trial for trial in trials if _is_record(trial) and reason_of(trial) is Reason.INTERRUPTED)
-    return [trial for trial in interrupted if trial.number not in answered]
+    cut_short = (trial for trial in trials if _is_record(trial) and reason_of(trial).is_no_result)
+    return [trial for trial in cut_short if trial.number not in answered]
 
 
 def reason_of(trial: FrozenTrial) -> Reason:
@@ -85,7 +108,7 @@ def reason_of(trial: FrozenTrial) -> Reason:
         return Reason.PRUNED
     if trial.state == TrialState.COMPLETE:
         return Reason.EARLY_STOPPED if given == Reason.EARLY_STOPPED else Reason.COMPLETED
-    return Reason(given) if given in (Reason.DIVERGED, Reason.ERROR) else Reason.INTERRUPTED
+    return Reason(given) if given in (Reason.DIVERGED, Reason.ERROR, Reason.LOST) else Reason.INTERRUPTED
 
 
 def to_record(trial: FrozenTrial) -> TrialRecord:
@@ -97,7 +120,7 @@ def to_record(trial: FrozenTrial) -> TrialRecord:
         params=attributes[CONFIG],
         reason=reason,
         # Earlier versions had them among the user's attributes.
-        epochs=_to_epochs(trial.system_attrs.get(_CURVES) or attributes.get(_CURVES, {})),
+        epochs=epochs_from_json(trial.system_attrs.get(_CURVES) or attributes.get(_CURVES, {})),
         started=_aware(trial.datetime_start or trial.datetime_complete),  # no start if failed while waiting
         ended=_aware(trial.datetime_complete),
         role=role_of(trial),
@@ -118,10 +141,21 @@ def to_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
 
 
 def spent_trials(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials that use up the budget: running ones, and finished ones that will not be run again."""
+    """Count the trials that use up the budget: running ones, and finished ones that need not be run again."""
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     finished = (trial for trial in trials if trial.state.is_finished())
-    return running + sum(reason_of(trial) is not Reason.INTERRUPTED for trial in finished)
+    return running + sum(not reason_of(trial).is_no_result for trial in finished)
+
+
+def unfinished_trials(trials: Sequence[FrozenTrial], budget: int) -> int:
+    """Count the trials of the budget that have not ended, those that are still to begin among them."""
+    begun, unfinished = 0, 0
+    for trial in trials:
+        # What another program queued beyond the budget stays there.
+        counts = is_attempt_again(trial) or begun < budget
+        unfinished += counts and not trial.state.is_finished()
+        begun += not is_attempt_again(trial)
+    return unfinished + max(0, budget - begun)
 
 
 def summarize(
@@ -165,7 +199,8 @@ def _epochs_run(trial: FrozenTrial) -> int:
     return max(len(trial.intermediate_values), int(trial.user_attrs.get("epochs", 0)))
 
 
-def _to_epochs(rows_by_name: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
+def epochs_from_json(rows_by_name: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
+    """Return the epochs that `epochs_to_json` was given."""
     # Studies of earlier versions lack the last ones.
     rows = zip(*(rows_by_name[name] for name in _CURVE_NAMES if name in rows_by_name), strict=True)
     return tuple(EpochResult(epoch, *map(_from_json, row)) for epoch, row in enumerate(rows, 1))

@@ -225,11 +225,11 @@ _FRONT = ("validation loss", "sparsity", "best epoch")
 
 def _ends(summary: Summary) -> str:
     reasons = {reason: summary.reasons.get(reason, 0) for reason in Reason}
-    again = reasons.pop(Reason.INTERRUPTED)
+    again = sum(reasons.pop(reason) for reason in Reason if reason.is_no_result)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
     lines = [f"Trials ended   {counted or 'none'}"]
     if again:
-        lines.append(f"Interrupted    {again} attempts, their configurations put back in the queue")
+        lines.append(f"Cut short      {again} attempts, their configurations put back in the queue")
     under_way = ", ".join(
         f"{summary.trials[state]} {state}" for state in ("running", "waiting") if summary.trials[state]
     )

@@ -105,7 +105,7 @@ class Progress:
         self._epoch_rate.add(len(news))
         self._heard = time.monotonic()
         self.reasons[record.reason] += 1
-        if record.reason is Reason.INTERRUPTED:
+        if record.reason.is_no_result:
             if self.ladder is not None:
                 self.ladder.forget(record.number)
             return

@@ -101,6 +101,8 @@ class Closing:
     ended: datetime
     findings: Findings | None = None
     """None when the search has died without a word."""
+    to_be_continued: bool = False
+    """Whether others go on with the study, and its run stays as it is."""
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ class MlflowWriter:
 
     def close(self, closing: Closing) -> str | None:
         """Complete the study's run. Return what is wrong with its artifacts: they must not hold up the rest."""
+        if closing.to_be_continued:
+            return None
         timestamp = milliseconds(closing.ended)
         artifacts: dict[str, bytes | Path] = {"spec.json": self._study.spec_json.encode()}
         if closing.findings is not None:

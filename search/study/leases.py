@@ -1,0 +1,216 @@
+"""Leases: who runs a study, and who of them has died, told by no clock but the observer's own.
+
+Each process that runs a study, a runner, beats: it writes a counter into the study several times a lease. Whoever sees
+the same beat for longer than its lease, by a clock of his own that never jumps, takes the runner for dead; clocks of
+different hosts are never compared. On the same machine nobody needs to wait: a runner holds a lock on a file, which the
+kernel frees when it dies. What becomes of a dead runner's trials is the business of `study.py`; that it cannot write
+to them any longer, should it only have been asleep, that of the storage, which refuses writes to finished trials.
+"""
+
+import fcntl
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.storages import BaseStorage
+
+from search.errors import HomeError
+
+LOCKS = "locks"
+"""Folder in the home for the runners' lock files."""
+
+_PREFIX = "runner:"
+_BEATS_PER_LEASE = 4
+
+
+Task = Literal["search", "finish"]
+
+
+def seconds_awake_or_not() -> float:
+    """Return the time by a clock that never jumps, and goes on while the machine sleeps where there is such a one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(frozen=True)
+class RunnerRecord:
+    """What a runner tells of itself in the study."""
+
+    runner: str
+    """Its name, made anew for each process."""
+    host: str
+    pid: int
+    boot: str
+    """What tells this run of this machine from all others; empty where nothing does."""
+    lock: str
+    """Path of the file that it holds a lock on."""
+    lease: float
+    """Seconds after which it counts as dead without a beat."""
+    since: str
+    task: Task
+    """Whether it runs trials, or only what follows the search."""
+    beat: int = 0
+    gone: bool = False
+    """Whether it has left, or was found dead: it is expected to write no more."""
+
+
+_FIELDS = RunnerRecord.__dataclass_fields__.keys()
+
+
+class Lease:
+    """This process's own place among the runners of a study; kept up by a thread of its own until `release`."""
+
+    def __init__(self, storage: BaseStorage, study_id: int, home: Path, seconds: float, task: Task) -> None:
+        """Raises HomeError when there is no place for the lock in the home."""
+        name = uuid.uuid4().hex[:12]
+        self._storage, self._study_id, self._path = storage, study_id, home / LOCKS / f"{name}.lock"
+        self._file = _hold(self._path)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        lock = str(self._path.resolve())
+        self._record = RunnerRecord(name, _host(), os.getpid(), _boot(), lock, seconds, started, task)
+        self._writing, self._released = threading.Lock(), threading.Event()
+        self._beaten = -float("inf")
+        self.longest_silence = 0.0
+        """Seconds between two beats, at most; longer than a lease means that others may have taken over."""
+
+    @property
+    def runner(self) -> str:
+        """This runner's name."""
+        return self._record.runner
+
+    @property
+    def seconds(self) -> float:
+        """How long this runner counts as alive without a beat."""
+        return self._record.lease
+
+    @property
+    def holds(self) -> bool:
+        """Whether others cannot have taken this runner for dead yet."""
+        return seconds_awake_or_not() - self._beaten < self._record.lease
+
+    def start(self) -> None:
+        """Write the first beat, and all others in a thread."""
+        self.beat()
+        threading.Thread(target=self._keep_up, name="lease", daemon=True).start()
+
+    def beat(self) -> None:
+        """Tell that this runner is alive. Raises what the storage raises."""
+        with self._writing:
+            if self._released.is_set():
+                return
+            now = seconds_awake_or_not()
+            record = replace(self._record, beat=self._record.beat + 1)
+            self._storage.set_study_system_attr(self._study_id, _PREFIX + record.runner, asdict(record))
+            if record.beat > 1:
+                self.longest_silence = max(self.longest_silence, now - self._beaten)
+            # What counts is when it was begun: others may have seen the one before for long by the time it is there.
+            self._record, self._beaten = record, now
+
+    def release(self) -> None:
+        """Leave: nobody has to wait for this runner's beats any more."""
+        with self._writing:
+            if self._released.is_set():
+                return
+            self._released.set()
+            with suppress(Exception):  # others find out by themselves, since the lock is free
+                mark_gone(self._storage, self._study_id, self._record)
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _keep_up(self) -> None:
+        while not self._released.wait(self._record.lease / _BEATS_PER_LEASE):
+            with suppress(Exception):  # a storage that fails is told of by those who need an answer from it
+                self.beat()
+
+
+class Observer:
+    """Watches the other runners of a study."""
+
+    def __init__(self, clock: Callable[[], float] = seconds_awake_or_not) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[int, float]] = {}
+        """By runner, its last beat and when that was seen first."""
+        self._looked = -float("inf")
+
+    def dead(self, runners: Iterable[RunnerRecord]) -> list[RunnerRecord]:
+        """Return those of the runners that have died. To be called several times a lease."""
+        now, runners = self._clock(), list(runners)
+        shortest = min((runner.lease for runner in runners), default=0.0)
+        if now - self._looked > shortest / 2:
+            # Whoever has not looked for long (asleep, or without a database) has missed beats: all begin anew.
+            self._seen.clear()
+        self._looked = now
+        return [runner for runner in runners if _has_died(runner) or self._is_silent(runner, now)]
+
+    def _is_silent(self, runner: RunnerRecord, now: float) -> bool:
+        beat, since = self._seen.get(runner.runner, (-1, now))
+        if beat != runner.beat:
+            self._seen[runner.runner] = (runner.beat, now)
+            return False
+        return now - since > runner.lease
+
+
+def runners_of(attributes: Mapping[str, Any]) -> list[RunnerRecord]:
+    """Return the runners that a study has and that are not known to be gone, from its system attributes."""
+    told = (value for key, value in attributes.items() if key.startswith(_PREFIX))
+    records = (RunnerRecord(**value) for value in told if value.keys() == _FIELDS)
+    return [record for record in records if not record.gone]
+
+
+def mark_gone(storage: BaseStorage, study_id: int, record: RunnerRecord) -> None:
+    """Note that a runner has left or died."""
+    storage.set_study_system_attr(study_id, _PREFIX + record.runner, asdict(replace(record, gone=True)))
+
+
+def tidy_away(record: RunnerRecord) -> None:
+    """Remove the lock file of a runner of this machine that has died."""
+    if _has_died(record):
+        Path(record.lock).unlink(missing_ok=True)
+
+
+def _hold(path: Path) -> int:
+    """Make a file and return a descriptor with a lock that the kernel frees when this process dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise HomeError(f"{path}: the study's lock cannot be made: {error.strerror or error}") from error
+    return file
+
+
+def _has_died(runner: RunnerRecord) -> bool:
+    """Return True where it is certain: a runner of this machine, not restarted since, whose lock is free."""
+    if not runner.boot or runner.boot != _boot():
+        return False
+    path = Path(runner.lock)
+    if (path.parent.name, path.name) != (LOCKS, f"{runner.runner}.lock"):
+        return False  # whoever wrote that into the storage, it is not a runner's, and nothing to open
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False  # another container's, for instance: its beat tells
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _host() -> str:
+    return os.uname().nodename
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,78 @@
+"""Results on their way to the storage, in files: whoever is killed before it has them loses none that is finished.
+
+One small file a trial, written as the trial ends and removed once its result is recorded. What a process leaves behind
+is recorded by the next one that runs the study from the same home, unless somebody has taken the trial over meanwhile.
+"""
+
+import json
+import os
+from collections.abc import Container, Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from search.records import Reason, TrialRecord
+from search.study.trials import epochs_from_json, epochs_to_json
+
+_FORMAT = 1
+
+
+class Spool:
+    """Folder `undelivered/STUDY` in the home."""
+
+    def __init__(self, home: Path, study: str) -> None:
+        self._folder = home / "undelivered" / study
+
+    def keep(self, runner: str, draft: TrialRecord) -> None:
+        """Write a result down, unless there is none or no room for it: then only the storage will tell of it."""
+        if draft.reason.is_no_result:
+            return
+        told = {
+            "format": _FORMAT,
+            "runner": runner,
+            "number": draft.number,
+            "reason": draft.reason.value,
+            "epochs": epochs_to_json(draft.epochs),
+            "error": draft.error,
+            "worker": draft.worker,
+            "ended": draft.ended.isoformat(),
+        }
+        path = self._path(runner, draft.number)
+        half = path.with_suffix(".part")
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            half.write_text(json.dumps(told))
+            os.replace(half, path)
+
+    def drop(self, runner: str, number: int) -> None:
+        """Forget a result: it is recorded, or not wanted any more."""
+        with suppress(OSError):
+            self._path(runner, number).unlink(missing_ok=True)
+            self._folder.rmdir()  # when it was the last one
+            self._folder.parent.rmdir()
+
+    def left_by_others(self, alive: Container[str]) -> Iterator[tuple[str, TrialRecord]]:
+        """Give the results of runners that are no longer alive, each with its runner's name."""
+        for path in sorted(self._folder.glob("*.json")):
+            read = _read(path)
+            if read is not None and read[0] not in alive:
+                yield read
+
+    def _path(self, runner: str, number: int) -> Path:
+        return self._folder / f"{runner}-{number:05d}.json"
+
+
+def _read(path: Path) -> tuple[str, TrialRecord] | None:
+    """Return a runner's name and its result; None where the file is not whole."""
+    try:
+        told = json.loads(path.read_text())
+        if told["format"] != _FORMAT:
+            return None
+        ended = datetime.fromisoformat(told["ended"])
+        epochs = epochs_from_json(told["epochs"])
+        reason = Reason(told["reason"])
+        return str(told["runner"]), TrialRecord(
+            int(told["number"]), {}, reason, epochs, ended, ended, error=told["error"], worker=told["worker"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
