@@ -12,6 +12,13 @@ from math import inf
 from search.records import Assignment, EpochResult, Reason, TrialRecord
 from search.trainers import Report, Trainer
 
+LEAST_HANG_SECONDS = 300.0
+HANG_FACTOR = 20.0
+FIRST_HANG_SECONDS = 3600.0
+"""Of a trainer's first epoch, before which it loads, compiles and measures."""
+_LONGEST_LOOK_AWAY = 1.0
+"""What a suspended machine, or a stopped process, misses is not held against its trainers."""
+
 
 @dataclass
 class Running:
@@ -52,6 +59,12 @@ class Post:
     to_free: list[int] = field(default_factory=list)
     waiting: bool = False
     """Whether an epoch is under way."""
+    waited: float = 0.0
+    """Seconds since the epoch under way began in which this process was awake to see it end."""
+    slowest: float = 0.0
+    """Seconds that this trainer's slowest epoch took."""
+    deaths_in_a_row: int = 0
+    """Trainers at this post that died without finishing an epoch."""
     first_step: float | None = None
     """When its trainer began its first epoch, by the monotonic clock."""
     training: float = 0.0
@@ -67,8 +80,16 @@ class Post:
         places = self.trainer.slots - len(self.running)
         return [self.asked.popleft() for _ in range(min(places, len(self.asked)))]
 
+    def hangs(self, seconds: float) -> bool:
+        """Return whether the epoch under way takes far longer than any before; to be told what time has passed."""
+        self.waited += min(seconds, _LONGEST_LOOK_AWAY)
+        limit = max(LEAST_HANG_SECONDS, HANG_FACTOR * self.slowest) if self.first_step else FIRST_HANG_SECONDS
+        return self.waiting and self.waited > limit
+
     def take_time(self, report: Report) -> None:
         """Add what an epoch took that has just been reported."""
+        self.slowest = max(self.slowest, self.waited, report.training + report.evaluation)
+        self.deaths_in_a_row = 0
         if self.first_step is None:
             self.first_step = time.monotonic() - report.training - report.evaluation
         self.training += report.training

@@ -120,7 +120,7 @@ class Runner:
         self._max_epochs = study.spec.training.max_epochs
         self._posts = [Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
         self._started = time.monotonic() if started is None else started
-        self._deaths_in_a_row = 0
+        self._looked = time.monotonic()
         self._may_ask = True
         """Whether there may be configurations that nobody runs."""
         self._reported: deque[Future[set[int]]] = deque()
@@ -158,6 +158,7 @@ class Runner:
             if busy:
                 for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
                     self._collect(busy[id(trainer)])
+                self._look_for_hangs()
             elif not any(post.asked for post in self._posts) and self._is_over():
                 return
             self._announce()
@@ -183,7 +184,7 @@ class Runner:
             self._watcher.started(assignment)
         if not post.running:
             return
-        free, post.to_free, post.waiting = post.to_free, [], True
+        free, post.to_free, post.waiting, post.waited = post.to_free, [], True, 0.0
         try:
             post.trainer.begin(arrived, free)
         except TrainerLost as error:
@@ -219,7 +220,6 @@ class Runner:
             report = post.trainer.collect()
             post.waiting = False
             post.take_time(report)
-            self._deaths_in_a_row = 0
             for number in report.failed.keys() & post.running.keys():
                 self._end(post.running.pop(number), Reason.ERROR, report.failed[number])
             self._decide(post, report)
@@ -337,25 +337,46 @@ class Runner:
             f"over {which}"
         )
 
+    def _look_for_hangs(self) -> None:
+        now = time.monotonic()
+        seconds, self._looked = now - self._looked, now
+        for post in [post for post in self._posts if post.hangs(seconds)]:
+            took = f"{post.waited:.0f} s, its epochs before at most {post.slowest:.0f} s"
+            self._replace(post, TrainerLost(f"an epoch has not ended after {took}"))
+
     def _replace(self, post: Post, error: TrainerLost) -> None:
-        """Put a dead trainer's trials back into the queue and start another in its place."""
+        """Put a dead trainer's trials back into the queue and start another in its place, unless it is hopeless."""
         # With half the slots there is hope, and no trial is to blame.
         too_many = isinstance(error, OutOfMemory) and post.trainer.slots > 1
-        self._deaths_in_a_row += not too_many
-        if self._deaths_in_a_row >= _ATTEMPTS:
-            post.trainer.close()
-            raise TrainerError(f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
-        for run in post.running.values():
-            self._try_again(run, str(error), counts=not too_many)
-        post.running.clear()
-        post.to_free.clear()
-        post.waiting = False
+        post.deaths_in_a_row += not too_many
+        if post.deaths_in_a_row >= _ATTEMPTS:
+            self._give_up(post, f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
+        self._put_back(post, str(error), counts=not too_many)
+        if post not in self._posts:
+            return
         how = "by one with half the slots" if too_many else "by another"
         self._watcher.message(f"A trainer failed and is replaced {how}; its trials are back in the queue: {error}")
         try:
             post.trainer = self._crew.replace(post.place, fewer_slots=too_many)
         except TrainerLost as lost:
-            raise TrainerError(f"a trainer could not be started: {lost}") from lost
+            self._give_up(post, f"a trainer could not be started: {lost}")
+
+    def _give_up(self, post: Post, why: str) -> None:
+        """Go on without a trainer. Raises TrainerError when it is the last one."""
+        post.trainer.close()
+        if len(self._posts) == 1:
+            raise TrainerError(why)
+        self._posts.remove(post)
+        for future in post.asked:
+            self._posts[0].asked.append(future)
+        self._watcher.message(f"The search goes on with {len(self._posts)} of its trainers: {why}")
+
+    def _put_back(self, post: Post, message: str, counts: bool) -> None:
+        for run in post.running.values():
+            self._try_again(run, message, counts)
+        post.running.clear()
+        post.to_free.clear()
+        post.waiting = False
 
     def _try_again(self, run: Running, message: str, counts: bool) -> None:
         if counts and run.assignment.trainer_deaths + 1 >= _ATTEMPTS:

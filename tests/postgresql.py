@@ -7,6 +7,7 @@ ends with the process that started it, however that ends. Knows nothing of what 
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -18,9 +19,10 @@ from typing import Any
 _USER = "postgres"
 _START_SECONDS = 60
 _SERVE = """
-"$@" >"$0/log" 2>&1 &
+until [ -e "$0/stop" ]; do "$@" >>"$0/log" 2>&1; sleep 0.05; done &
 read -r _  # until whoever has the other end of the pipe closes it, or is killed
-kill -INT $!  # ends open connections, unlike TERM
+touch "$0/stop"
+kill -INT "$(head -n 1 "$0/data/postmaster.pid")"  # ends open connections, unlike TERM
 wait
 rm -r "$0"
 """
@@ -52,6 +54,12 @@ def postgresql_server(*, durable: bool = False) -> Iterator[str]:
     with subprocess.Popen(serve, stdin=subprocess.PIPE, start_new_session=True, **identity):
         _wait_until_ready(programs, folder)
         yield f"postgresql+psycopg://{_USER}@/postgres?host={folder}"
+
+
+def crash(url: str) -> None:
+    """End a server at once, in the middle of whatever it does; it is started again by itself, and recovers."""
+    folder = Path(url.partition("host=")[2])
+    os.kill(int((folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
 
 
 def _programs() -> Path:

@@ -1,10 +1,12 @@
 """The runner's decisions, with a scripted trainer and a real study: every reason, refills, budgets, lost trainers."""
 
 import math
+import time
 
 import pytest
 from conftest import SPEC
 
+from search import runner as runner_module
 from search.errors import TrainerError
 from search.pruning import NoPruner, SuccessiveHalving
 from search.records import EpochResult, Reason, Role
@@ -269,6 +271,55 @@ def test_trainers_that_never_finish_an_epoch_end_the_search(study, tmp_path):
         run(study, tmp_path, *(Dead(falling) for _ in range(3)))
     assert study.summary().trials["running"] == 0
     assert study.spent() == 0
+
+
+def test_one_of_several_trainers_that_cannot_be_kept_alive_is_given_up(study, tmp_path):
+    class Dead(ScriptedTrainer):
+        def collect(self):
+            raise TrainerLost("device lost")
+
+    class Crew(ScriptedCrew):
+        def __init__(self):
+            self.trainers = [Dead(falling), ScriptedTrainer(falling)]
+
+        def replace(self, index, fewer_slots=False):
+            assert index == 0
+            self.trainers[0].close()
+            self.trainers[0] = Dead(falling)
+            return self.trainers[0]
+
+    notes, study.spec = Notes(), study.spec.with_overrides(trials=20)
+    Runner(study, Crew(), NoPruner(), None, notes, StopRequest()).run()
+    ended = [record.reason for record in study.records() if not record.reason.is_no_result]
+    assert len(ended) == study.spent() == 20
+    assert ended.count(Reason.COMPLETED) >= 17  # what was there all three times cannot be told from what is to blame
+    assert "The search goes on with 1 of its trainers" in notes.messages[-1]
+
+
+def test_an_epoch_that_does_not_end_is_a_lost_trainer(study, tmp_path, monkeypatch):
+    class Hanging(ScriptedTrainer):
+        epochs = 0
+
+        def collect(self):
+            self.epochs += 1
+            return super().collect()
+
+    hanging, other = Hanging(falling), ScriptedTrainer(falling)
+    monkeypatch.setattr("search.posts.LEAST_HANG_SECONDS", 0.3)
+    monkeypatch.setattr("search.posts.HANG_FACTOR", 0.0)
+    real = runner_module.wait_for_any
+
+    def wait_for_any(trainers, timeout):
+        if hanging in trainers and hanging.epochs == 2:
+            time.sleep(timeout)
+            return []
+        return real(trainers, timeout)
+
+    monkeypatch.setattr(runner_module, "wait_for_any", wait_for_any)
+    notes = run(study, tmp_path, hanging, other, trials=6)
+    assert hanging.closed
+    assert notes.reasons.count(Reason.COMPLETED) == 6
+    assert "an epoch has not ended after" in notes.messages[0]
 
 
 def test_stopped_epoch_is_not_a_lost_trainer(study, tmp_path):

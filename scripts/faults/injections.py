@@ -1,0 +1,395 @@
+"""The faults: each injects itself into one study with a seed of its own, and has what became of it counted."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.faults.pretend import NAME, POINTS
+from scripts.faults.processes import Process, pretend, regsearch, trainers_of
+from scripts.faults.proxy import Proxy
+from scripts.faults.tally import Tally
+from search.study import Study, close_storage, open_storage
+from tests.postgresql import crash, postgresql_server
+
+TRIALS = 24
+GROUPS = Path("/sys/fs/cgroup/memory")
+SMALL = """
+name = "faults"
+[data]
+name = "digits"
+[model]
+hidden = [16]
+[training]
+max_epochs = 9
+[space]
+dropout = {{ low = 0.0, high = 0.5 }}
+weight_decay = {{ low = 1e-5, high = 1e-2, log = true }}
+[search]
+trials = {trials}
+sampler = "random"
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table."""
+
+    name: str
+    how: str
+    inject: Callable[[random.Random, Path, Tally], None]
+    times: int
+    """How often in the long form."""
+    few: int = 1
+    """How often in the short one."""
+    needs: tuple[str, ...] = ()
+    """Programs, or `root`, or a folder to write to."""
+
+    def cannot(self) -> str | None:
+        """Return why this fault cannot be injected here, or None."""
+        lacking = [name for name in self.needs if not _is_there(name)]
+        return f"needs {', '.join(lacking)}" if lacking else None
+
+
+def _is_there(need: str) -> bool:
+    if need == "root":
+        return os.geteuid() == 0
+    return os.access(need, os.W_OK) if need.startswith("/") else shutil.which(need) is not None
+
+
+def until_done(home: Path, storage: str | None = None, **options: object) -> str:
+    """Run a study to its end, as its user does: the same command again."""
+    last = pretend(home, storage, trials=TRIALS, **options)
+    code = last.end()
+    assert code == 0, f"ended with {code}: {last.output[-2000:]}"
+    return last.output
+
+
+def took_over(tally: Tally, home: Path, storage: str | None, since: float) -> None:
+    """Take down how long the lost trials of a death took to be back in the queue."""
+    opened = open_storage(storage, home)
+    for trial in Study.load(NAME, opened)._study.trials:
+        if trial.user_attrs.get("reason") == "lost" and trial.datetime_complete.timestamp() >= since:
+            tally.took_over.append(trial.datetime_complete.timestamp() - since)
+    close_storage(opened)
+
+
+def killed_alone(dice: random.Random, home: Path, tally: Tally) -> None:
+    runner = pretend(home, trials=TRIALS)
+    runner.wait_for("running")
+    time.sleep(dice.uniform(0, 1.5))
+    since = runner.kill()
+    runner.end()
+    until_done(home)
+    took_over(tally, home, None, since)
+    tally.count(home, None, TRIALS)
+
+
+def killed_among_three(dice: random.Random, home: Path, tally: Tally, storage: str | None = None) -> None:
+    runners = [pretend(home, storage, trials=TRIALS, slots=2, seconds=0.05) for _ in range(3)]
+    for runner in runners:
+        runner.wait_for("running")
+    time.sleep(dice.uniform(0, 1.0))
+    victim = dice.choice(runners)
+    since = victim.kill()
+    for runner in runners:
+        runner.end()
+    until_done(home, storage)
+    took_over(tally, home, storage, since)
+    tally.count(home, storage, TRIALS)
+
+
+def killed_at(point: str, storage_of: Callable[[], Iterator[str | None]]) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        with storage_of() as storage:
+            if point == "between fail and queue":
+                first = pretend(home, storage, trials=TRIALS)  # somebody has to be taken over first
+                first.wait_for("running")
+                time.sleep(0.3)
+                first.kill()
+                first.end()
+                times = 1
+            else:
+                times = dice.randint(1, 12)
+            others = 2 if storage else 0
+            runners = [pretend(home, storage, trials=TRIALS, die=f"{point}:{times}", slots=2)]
+            runners += [pretend(home, storage, trials=TRIALS, slots=2) for _ in range(others)]
+            for runner in runners:
+                runner.end()
+            until_done(home, storage)
+            tally.count(home, storage, TRIALS)
+
+    return inject
+
+
+def asleep(dice: random.Random, home: Path, tally: Tally, storage: str | None = None) -> None:
+    lease = 2.0
+    sleeper = pretend(home, storage, trials=TRIALS, lease=lease, slots=3, seconds=0.1)
+    sleeper.wait_for("running")
+    time.sleep(dice.uniform(0.3, 1.0))
+    since = sleeper.kill(signal.SIGSTOP)
+    other = pretend(home, storage, trials=TRIALS, lease=lease, slots=3)
+    time.sleep(3 * lease)
+    sleeper.kill(signal.SIGCONT)
+    other.end()
+    sleeper.end()
+    until_done(home, storage)
+    took_over(tally, home, storage, since)
+    tally.count(home, storage, TRIALS)
+    if "lost its lease" not in sleeper.output:
+        tally.complaints.append(f"the sleeper did not say that it lost its lease: {sleeper.output[-500:]}")
+
+
+def many_starts(dice: random.Random, home: Path, tally: Tally, storage: str | None = None) -> None:  # noqa: ARG001
+    runners = [pretend(home, storage, trials=40, slots=2) for _ in range(16)]
+    for runner in runners:
+        runner.end()
+    tally.count(home, storage, 40)
+
+
+def wrong_clocks(dice: random.Random, home: Path, tally: Tally) -> None:
+    with postgresql_server() as storage:
+        shifts = ("-1h", "+1h", "+0h")
+        runners = [
+            pretend(home, storage, ("faketime", "-f", shift), trials=TRIALS, slots=2, seconds=0.05, lease=4)
+            for shift in shifts
+        ]
+        for runner in runners:
+            runner.wait_for("running")
+        time.sleep(dice.uniform(0, 1))
+        runners[dice.randrange(3)].kill()
+        for runner in runners:
+            runner.end()
+        until_done(home, storage)
+        tally.count(home, storage, TRIALS)
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    with postgresql_server() as url:
+        yield url
+
+
+@contextmanager
+def journal() -> Iterator[None]:
+    yield None
+
+
+def with_postgresql(fault: Callable) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        with postgresql_server() as storage:
+            fault(dice, home, tally, storage)
+
+    return inject
+
+
+def restarted(dice: random.Random, home: Path, tally: Tally) -> None:
+    with postgresql_server() as storage:
+        runner = pretend(home, storage, trials=60, seconds=0.1)
+        runner.wait_for("running")
+        for _ in range(10):
+            time.sleep(dice.uniform(0.1, 0.6))
+            with suppress(OSError, IndexError):  # it is not up again yet
+                crash(storage)
+        code = runner.end()
+        if code:
+            tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
+        tally.count(home, storage, 60)
+
+
+def cut_off(seconds: float) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        with postgresql_server() as storage:
+            folder = storage.partition("host=")[2]
+            proxy = Proxy(f"{folder}/.s.PGSQL.5432")
+            through = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/postgres"
+            runner = pretend(home, through, trials=TRIALS, seconds=0.1, lease=max(10, seconds / 2))
+            runner.wait_for("running")
+            time.sleep(dice.uniform(0.3, 1.0))
+            proxy.cut()
+            time.sleep(seconds)
+            proxy.mend()
+            code = runner.end()
+            proxy.close()
+            if code:
+                tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
+            tally.count(home, storage, TRIALS)
+
+    return inject
+
+
+def torn_tail(kind: str) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        killed = pretend(home, trials=TRIALS)
+        killed.wait_for("running")
+        time.sleep(dice.uniform(0.2, 1.0))
+        killed.kill()
+        killed.end()
+        path = home / "optuna.journal"
+        match kind:
+            case "torn":
+                content = path.read_bytes()
+                last = content.rstrip(b"\n").rfind(b"\n") + 1
+                path.write_bytes(content[: dice.randint(last + 1, len(content) - 1)])
+            case "NUL-filled":
+                with path.open("ab") as file:
+                    file.write(b"\0" * dice.randint(1, 5000))
+            case _:
+                with path.open("ab") as file:
+                    file.write(bytes(dice.randrange(256) for _ in range(dice.randint(1, 500))))
+        until_done(home)
+        tally.count(home, None, TRIALS)
+
+    return inject
+
+
+def full_disk(dice: random.Random, home: Path, tally: Tally) -> None:
+    """The home is a small file system in a mount namespace of the runner's own; somebody fills it, and tidies up."""
+    home.mkdir()
+    script = 'mount -t tmpfs -o size=2m none "$0" && echo mounted && exec sleep 600'
+    keeper = subprocess.Popen(["unshare", "-m", "sh", "-c", script, str(home)], stdout=subprocess.PIPE)
+    keeper.stdout.readline()
+    enter = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt")
+    runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
+    runner.wait_for("running")
+    time.sleep(dice.uniform(0.2, 0.6))
+    fill = f"dd if=/dev/zero of={home}/ballast bs=4k 2>/dev/null; sleep 4; rm {home}/ballast"
+    subprocess.run([*enter, "sh", "-c", fill], check=False)
+    code = runner.end()
+    subprocess.run([*enter, "cp", "-a", f"{home}/.", f"{home}-copy"], check=True)
+    keeper.kill()
+    keeper.wait()
+    keeper.stdout.close()
+    if code or "The storage is back" not in runner.output:
+        tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
+    tally.count(home.with_name(home.name + "-copy"), None, TRIALS)
+
+
+def read_only(dice: random.Random, home: Path, tally: Tally) -> None:
+    home.mkdir()
+    script = 'mount -t tmpfs -o size=20m none "$0" && echo mounted && exec sleep 600'
+    keeper = subprocess.Popen(["unshare", "-m", "sh", "-c", script, str(home)], stdout=subprocess.PIPE)
+    keeper.stdout.readline()
+    enter = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt")
+    runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
+    runner.wait_for("running")
+    time.sleep(dice.uniform(0.2, 0.6))
+    again = f"i=0; until mount -o remount,ro {home}; do i=$((i+1)); [ $i -gt 200 ] && exit 1; sleep 0.02; done"
+    subprocess.run([*enter, "sh", "-c", f"{again}; sleep 4; mount -o remount,rw {home}"], check=False)
+    code = runner.end()
+    subprocess.run([*enter, "cp", "-a", f"{home}/.", f"{home}-copy"], check=True)
+    keeper.kill()
+    keeper.wait()
+    keeper.stdout.close()
+    if code or "The storage is back" not in runner.output:
+        tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
+    tally.count(home.with_name(home.name + "-copy"), None, TRIALS)
+
+
+def _real(home: Path, trials: int, *more: object) -> Process:
+    study = home.with_suffix(".toml")
+    study.write_text(SMALL.format(trials=trials))
+    return regsearch("start", "--study", study, "--home", home, "--no-confirm", "--workers", 2, *more)
+
+
+def killed_for_real(trainer: bool) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        real = _real(home, 12)
+        real.wait_for("Measured and chosen")
+        time.sleep(dice.uniform(0, 1.0))
+        trainers = trainers_of(real.pid)
+        if trainer and trainers:
+            os.kill(dice.choice(trainers), signal.SIGKILL)
+        elif not trainer:
+            real.kill()
+        real.end()
+        last = _real(home, 12)
+        code = last.end()
+        if code:
+            tally.complaints.append(f"ended with {code}: {last.output[-500:]}")
+        tally.count(home, None, 12)
+        compare_mlflow(home, tally)
+
+    return inject
+
+
+def compare_mlflow(home: Path, tally: Tally) -> None:
+    """Have MLflow told what it misses, and count the trials that it has otherwise than Optuna."""
+    synced = regsearch("sync", "--study", NAME, "--home", home)
+    if synced.end():
+        tally.complaints.append(f"sync: {synced.output[-500:]}")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name(NAME)
+    runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'", max_results=1000)
+    opened = open_storage(None, home)
+    wanted = sorted(
+        (record.number, {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[record.state])
+        for record in Study.load(NAME, opened).records()
+    )
+    there = sorted((int(run.data.tags["regsearch.trial"]), run.info.status) for run in runs)
+    tally.mlflow_differs = (tally.mlflow_differs or 0) + len(set(wanted) ^ set(there)) + abs(len(there) - len(wanted))
+
+
+def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
+    """The kernel kills a trainer whose control group has no more memory."""
+    group = GROUPS / f"regsearch-{os.getpid()}-{dice.randrange(10**9)}"
+    real = _real(home, 12)
+    real.wait_for("Measured and chosen")
+    group.mkdir()
+    try:
+        if trainers := trainers_of(real.pid):
+            victim = dice.choice(trainers)
+            (group / "cgroup.procs").write_text(str(victim))
+            (group / "memory.force_empty").write_text("0")
+            (group / "memory.limit_in_bytes").write_text(str(1 << 20))
+        code = real.end()
+    finally:
+        time.sleep(0.2)
+        group.rmdir()
+    if code:
+        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
+    tally.count(home, None, 12)
+    compare_mlflow(home, tally)
+
+
+_MOUNTS = ("root", "unshare", "nsenter", "mount")
+
+FAULTS = (
+    Fault("runner killed", "kill -9 at a random moment, journal, started again", killed_alone, 60, 4),
+    Fault("1 of 3 runners killed", "kill -9 at a random moment, journal", killed_among_three, 20, 2),
+    Fault("1 of 3 runners killed", "the same on PostgreSQL", with_postgresql(killed_among_three), 20, 2),
+    Fault("runner killed", "kill -9 of `regsearch start`, journal and MLflow", killed_for_real(False), 10, 1),
+    Fault("trainer killed", "kill -9 of a trainer of `regsearch start`", killed_for_real(True), 10, 1),
+    *(Fault("runner killed", f"{point}, journal", killed_at(point, journal), 5) for point in POINTS),
+    *(
+        Fault("runner killed", f"{point}, 1 of 3 on PostgreSQL", killed_at(point, postgresql), 5)
+        for point in POINTS[:3]
+    ),
+    Fault("runner asleep", "SIGSTOP for three leases of 2 s, journal", asleep, 5),
+    Fault("runner asleep", "the same on PostgreSQL", with_postgresql(asleep), 5),
+    Fault("16 starts at once", "one study, journal", many_starts, 3),
+    Fault("16 starts at once", "the same on PostgreSQL", with_postgresql(many_starts), 3),
+    *(
+        Fault(f"{kind} journal", "killed, then the file's end damaged", torn_tail(kind), 10)
+        for kind in ("torn", "NUL-filled", "garbage")
+    ),
+    Fault("disk full", "a tmpfs of 2 MB, full for 4 s", full_disk, 5, needs=_MOUNTS),
+    Fault("home read-only", "remounted for 4 s", read_only, 5, needs=_MOUNTS),
+    Fault("PostgreSQL restarted", "ten times in a row, at once", restarted, 3),
+    *(
+        Fault("PostgreSQL cut off", f"for {seconds} s, by a TCP proxy", cut_off(seconds), times, few)
+        for seconds, times, few in ((5, 3, 1), (30, 2, 0), (120, 1, 0))
+    ),
+    Fault(
+        "clocks one hour off", "3 runners by libfaketime, one killed, PostgreSQL", wrong_clocks, 3, needs=("faketime",)
+    ),
+    Fault("out of memory", "the kernel kills a trainer", out_of_memory, 3, needs=("root", str(GROUPS))),
+)

@@ -1,0 +1,43 @@
+"""Whatever breaks, nothing is lost and nothing counts twice: the faults of docs/reliability.md, a few times each.
+
+With REGSEARCH_LONG=1 as often as for the table in the docs, which takes an hour.
+"""
+
+import os
+
+import pytest
+
+from scripts.faults.__main__ import PAGE, inject, table
+from scripts.faults.injections import FAULTS
+from tests.postgresql import NoPostgreSQL
+
+LONG = bool(os.environ.get("REGSEARCH_LONG"))
+
+
+@pytest.mark.timeout(3600 if LONG else 600)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.name}, {fault.how}".replace(" ", "_"))
+def test_nothing_is_lost_and_nothing_counts_twice(fault):
+    times = fault.times if LONG else fault.few
+    if times == 0:
+        pytest.skip("takes minutes: REGSEARCH_LONG=1")
+    if reason := fault.cannot():
+        pytest.skip(reason)
+    try:
+        tally = inject(fault, times, seed=1)
+    except NoPostgreSQL as reason:
+        pytest.skip(str(reason))
+    assert tally.complaints == []
+    assert tally.holds
+    assert tally.tried == times
+
+
+def test_ten_kills_are_part_of_every_test_run():
+    assert sum(fault.few for fault in FAULTS if "kill -9" in fault.how or fault.how == "the same on PostgreSQL") >= 10
+    assert sum(fault.times for fault in FAULTS if "killed" in fault.name) >= 100
+
+
+def test_the_docs_have_a_row_for_each_fault():
+    rows = PAGE.read_text()
+    for fault in FAULTS:
+        assert f"| {fault.name} | {fault.how} |" in rows
+    assert table([["a"] * 10]).count("\n") == 2
