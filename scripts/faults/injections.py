@@ -82,7 +82,7 @@ def took_over(tally: Tally, home: Path, storage: str | None, since: float) -> No
 
 def killed_alone(dice: random.Random, home: Path, tally: Tally) -> None:
     runner = pretend(home, trials=TRIALS)
-    runner.wait_for("running")
+    runner.wait_for("training")
     time.sleep(dice.uniform(0, 1.5))
     since = runner.kill()
     runner.end()
@@ -94,7 +94,7 @@ def killed_alone(dice: random.Random, home: Path, tally: Tally) -> None:
 def killed_among_three(dice: random.Random, home: Path, tally: Tally, storage: str | None = None) -> None:
     runners = [pretend(home, storage, trials=TRIALS, slots=2, seconds=0.05) for _ in range(3)]
     for runner in runners:
-        runner.wait_for("running")
+        runner.wait_for("training")
     time.sleep(dice.uniform(0, 1.0))
     victim = dice.choice(runners)
     since = victim.kill()
@@ -110,7 +110,7 @@ def killed_at(point: str, storage_of: Callable[[], Iterator[str | None]]) -> Cal
         with storage_of() as storage:
             if point == "between fail and queue":
                 first = pretend(home, storage, trials=TRIALS)  # somebody has to be taken over first
-                first.wait_for("running")
+                first.wait_for("training")
                 time.sleep(0.3)
                 first.kill()
                 first.end()
@@ -131,7 +131,7 @@ def killed_at(point: str, storage_of: Callable[[], Iterator[str | None]]) -> Cal
 def asleep(dice: random.Random, home: Path, tally: Tally, storage: str | None = None) -> None:
     lease = 2.0
     sleeper = pretend(home, storage, trials=TRIALS, lease=lease, slots=3, seconds=0.1)
-    sleeper.wait_for("running")
+    sleeper.wait_for("training")
     time.sleep(dice.uniform(0.3, 1.0))
     since = sleeper.kill(signal.SIGSTOP)
     other = pretend(home, storage, trials=TRIALS, lease=lease, slots=3)
@@ -161,7 +161,7 @@ def wrong_clocks(dice: random.Random, home: Path, tally: Tally) -> None:
             for shift in shifts
         ]
         for runner in runners:
-            runner.wait_for("running")
+            runner.wait_for("training")
         time.sleep(dice.uniform(0, 1))
         runners[dice.randrange(3)].kill()
         for runner in runners:
@@ -192,7 +192,7 @@ def with_postgresql(fault: Callable) -> Callable:
 def restarted(dice: random.Random, home: Path, tally: Tally) -> None:
     with postgresql_server() as storage:
         runner = pretend(home, storage, trials=60, seconds=0.1)
-        runner.wait_for("running")
+        runner.wait_for("training")
         for _ in range(10):
             time.sleep(dice.uniform(0.1, 0.6))
             with suppress(OSError, IndexError):  # it is not up again yet
@@ -210,7 +210,7 @@ def cut_off(seconds: float) -> Callable:
             proxy = Proxy(f"{folder}/.s.PGSQL.5432")
             through = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/postgres"
             runner = pretend(home, through, trials=TRIALS, seconds=0.1, lease=max(10, seconds / 2))
-            runner.wait_for("running")
+            runner.wait_for("training")
             time.sleep(dice.uniform(0.3, 1.0))
             proxy.cut()
             time.sleep(seconds)
@@ -227,7 +227,7 @@ def cut_off(seconds: float) -> Callable:
 def torn_tail(kind: str) -> Callable:
     def inject(dice: random.Random, home: Path, tally: Tally) -> None:
         killed = pretend(home, trials=TRIALS)
-        killed.wait_for("running")
+        killed.wait_for("training")
         time.sleep(dice.uniform(0.2, 1.0))
         killed.kill()
         killed.end()
@@ -257,7 +257,7 @@ def full_disk(dice: random.Random, home: Path, tally: Tally) -> None:
     keeper.stdout.readline()
     enter = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt")
     runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
-    runner.wait_for("running")
+    runner.wait_for("training")
     time.sleep(dice.uniform(0.2, 0.6))
     fill = f"dd if=/dev/zero of={home}/ballast bs=4k 2>/dev/null; sleep 4; rm {home}/ballast"
     subprocess.run([*enter, "sh", "-c", fill], check=False)
@@ -278,7 +278,7 @@ def read_only(dice: random.Random, home: Path, tally: Tally) -> None:
     keeper.stdout.readline()
     enter = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt")
     runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
-    runner.wait_for("running")
+    runner.wait_for("training")
     time.sleep(dice.uniform(0.2, 0.6))
     again = f"i=0; until mount -o remount,ro {home}; do i=$((i+1)); [ $i -gt 200 ] && exit 1; sleep 0.02; done"
     subprocess.run([*enter, "sh", "-c", f"{again}; sleep 4; mount -o remount,rw {home}"], check=False)

@@ -75,11 +75,17 @@ class Alone:
 
 
 class Onlooker:
-    """Prints what is said."""
+    """Prints what is said, and when training has begun."""
+
+    def __init__(self) -> None:
+        self._silent = True
 
     def started(self, assignment) -> None: ...
 
-    def epoch_ended(self, report) -> None: ...
+    def epoch_ended(self, report) -> None:
+        if self._silent:
+            print("training", flush=True)
+        self._silent = False
 
     def ended(self, record) -> None: ...
 

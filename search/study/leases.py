@@ -178,7 +178,8 @@ def _hold(path: Path) -> int:
     """Make a file and return a descriptor with a lock that the kernel frees when this process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # Not to be written to: a folder can be made read-only under it.
+        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise HomeError(f"{path}: the study's lock cannot be made: {error.strerror or error}") from error
