@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
+from search.errors import StorageUnavailableError
 from search.study.journal import Journal
 
 _memory = threading.RLock()
@@ -66,6 +68,11 @@ def _one_transaction(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
         sessions(bind=connection, join_transaction_mode="rollback_only")
         try:
             yield connection
+        except (StorageInternalError, SQLAlchemyError) as error:
+            # Optuna tries some calls again by itself, on a connection that is gone; what it says then is misleading.
+            if connection.invalidated:
+                raise StorageUnavailableError("the database has ended the connection; it is tried again") from error
+            raise
         finally:
             sessions.remove()
         if not connection.in_transaction():
