@@ -106,7 +106,7 @@ class Aftermath:
         due = confirming.due(seeds)
         if due:
             watcher = self._watcher.repeating(title, confirming.labels(due, names))
-            confirming.train(due, self._crew, watcher, self._stop, keep)
+            confirming.train(due, self._crew, watcher, self._stop, keep, self._study.asked_to_stop)
         return not (confirming.due(seeds) and self._stop())
 
 

@@ -30,23 +30,27 @@ def port(name: str, **settings: Any) -> Callable[[_Command], _Command]:
     return option(name, type=click.IntRange(1, 65535), metavar="N", **settings)
 
 
+def in_home(command: _Command) -> _Command:
+    """Add the option that says where all is written."""
+    return option("--home", type=Folder(), default="runs", help="Folder for all that is written.")(command)
+
+
 def place(command: _Command) -> _Command:
     """Add the options that say where studies are kept."""
-    home = option("--home", type=Folder(), default="runs", help="Folder for all that is written.")
     storage = option(
         "--storage",
         metavar="URL",
         show_default="optuna.journal in the home",
         help="Optuna's storage: `sqlite:///file.db`, `postgresql://user@host/db`, or a journal's path.",
     )
-    return home(storage(command))
+    return in_home(storage(command))
 
 
-def place_as_given() -> str:
-    """Return these options as the command line had them, for the commands that are told to come next."""
+def place_as_given(*names: str) -> str:
+    """Return these options, or those named, as the command line had them, for the commands that may come next."""
     context = click.get_current_context()
     told = ""
-    for name in ("home", "storage"):
+    for name in names or ("home", "storage"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             told += f" --{name} {shlex.quote(_shown(context.params[name]))}"
     return told

@@ -8,13 +8,21 @@ import click
 
 from search import __version__
 from search.commands.reading import report, show, studies, watch
-from search.commands.searching import confirm, explain, start
+from search.commands.running import logs, status, stop
+from search.commands.searching import GIVEN, confirm, explain, start
 from search.commands.sharing import export, sync, ui
+from search.detached import take_over
 from search.errors import RegsearchError
 
 
 class _Group(click.Group):
     """Tells what a user can mend in one line, without a traceback."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **settings: Any) -> click.Context:
+        given = list(args)
+        context = super().make_context(info_name, args, *more, **settings)
+        context.meta[GIVEN] = given
+        return context
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -40,5 +48,11 @@ def main() -> None:
     """
 
 
-for _command in (start, confirm, explain, show, watch, report, studies, export, sync, ui):
+for _command in (start, status, stop, logs, confirm, explain, show, watch, report, studies, export, sync, ui):
     main.add_command(_command)
+
+
+def detached() -> None:
+    """Run what another process has handed over, see `detached.launch`."""
+    order = take_over()
+    main(order.arguments, prog_name="regsearch", obj=order)

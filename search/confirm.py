@@ -84,14 +84,15 @@ class Confirming:
         watcher: Watcher,
         stop: StopRequest,
         save: Callable[[Repeats], None],
+        asked_to_stop: Callable[[], bool],
     ) -> None:
         """Train the repeats that are due; `save` is called with all of them whenever one has ended.
 
-        Raises TrainerError, and what `save` does.
+        `save` and `asked_to_stop` are called in the same thread. Raises TrainerError, and what `save` does.
         """
         for trainer in crew.trainers:
             trainer.vacate()
-        agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save))
+        agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save), asked_to_stop)
         Runner(agenda, crew, NoPruner(), self._weights, watcher, stop).run()
 
     def score(self, trainer: Trainer, save: Callable[[Repeats], None]) -> None:
@@ -136,9 +137,15 @@ class Confirming:
 class _Agenda:
     """A list of trials to run, in the place of a study."""
 
-    def __init__(self, spec: StudySpec, due: Sequence[Assignment], ended: Callable[[TrialRecord], None]) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        due: Sequence[Assignment],
+        ended: Callable[[TrialRecord], None],
+        asked_to_stop: Callable[[], bool],
+    ) -> None:
         self.spec = spec
-        self._due, self._ended = deque(due), ended
+        self._due, self._ended, self._asked_to_stop = deque(due), ended, asked_to_stop
         self._running: dict[int, Assignment] = {}
 
     def records(self) -> list[TrialRecord]:
@@ -158,7 +165,7 @@ class _Agenda:
         pass
 
     def news(self) -> News:
-        return News(to_ask=bool(self._due))
+        return News(to_ask=bool(self._due), stop=self._asked_to_stop())
 
     def unfinished(self) -> int:
         return len(self._due) + len(self._running)

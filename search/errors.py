@@ -60,6 +60,10 @@ class StudyBusyError(RegsearchError):
     """Another process runs this study right now."""
 
 
+class DetachError(RegsearchError):
+    """A process that shall go on by itself cannot be started."""
+
+
 class TrackingError(RegsearchError):
     """MLflow cannot be written."""
 

@@ -1,6 +1,7 @@
-"""Where things are on this machine: the home folder for all that is written, and the folder for data sets."""
+"""Where things are on this machine: the home folder for all that is written, data sets, and the program's modules."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,12 @@ def default_data_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("regsearch") / "data"
+
+
+def module_path() -> str:
+    """Return where a process of the program's own finds modules: where this one does, wherever that was started."""
+    package_root = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(os.path.abspath(entry) for entry in [*sys.path, package_root])
 
 
 @contextmanager

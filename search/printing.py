@@ -31,6 +31,8 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
     """Print what `start` ends with: why it ended, the results, where everything is, how to look into it."""
     if ending.interrupted_by is not None:
         console.print("Interrupted: running trials are back in the queue; the same command goes on.")
+    elif ending.stopped:
+        console.print("Stopped on request: trials are back in the queue; the same command goes on.")
     elif ending.timed_out:
         console.print("Time is up: running trials are back in the queue; the same command goes on.")
     console.print()

@@ -137,6 +137,8 @@ class News:
     """Whether there are configurations that nobody runs, as far as is known."""
     again_in: float = 2.0
     """Seconds after which to ask for news again."""
+    stop: bool = False
+    """Whether somebody has asked this process to leave, by `regsearch stop`."""
 
 
 @dataclass(frozen=True)

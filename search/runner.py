@@ -123,6 +123,8 @@ class Runner:
         self._looked = time.monotonic()
         self._may_ask = True
         """Whether there may be configurations that nobody runs."""
+        self._draining = False
+        """Whether no more epochs are begun, since somebody has asked this process to leave."""
         self._reported: deque[Future[set[int]]] = deque()
         self._recorded: deque[Future[TrialRecord]] = deque()
         self._desk = Desk()
@@ -152,16 +154,22 @@ class Runner:
     def _search(self) -> None:
         while not self._stop():
             for post in self._posts:
-                if not post.waiting:
+                if not post.waiting and not self._draining:
                     self._begin(post)
             busy = {id(post.trainer): post for post in self._posts if post.waiting}
             if busy:
                 for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
                     self._collect(busy[id(trainer)])
                 self._look_for_hangs()
+            elif self._draining:
+                self._drain()
             elif not any(post.asked for post in self._posts) and self._is_over():
                 return
             self._announce()
+
+    def _drain(self) -> None:
+        """Stop as was asked for, now that no epoch is under way; what the trainers hold is still there."""
+        self._stop.requested = True
 
     def _is_over(self) -> bool:
         """Return whether all trials have ended; if not, wait a moment for others to end theirs or to leave some."""
@@ -317,6 +325,9 @@ class Runner:
 
     def _take_in(self, news: News) -> None:
         self._may_ask = self._may_ask or news.to_ask
+        if news.stop and not self._draining:
+            self._draining = True
+            self._watcher.message("Asked to stop: the epochs under way are the last")
         for record in news.ended:
             self._tell_pruner(record)
             self._watcher.ended(record)

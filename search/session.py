@@ -72,6 +72,8 @@ class Ending:
     timed_out: bool
     report: Path | None = None
     """The page that tells all of it; None when it could not be written."""
+    stopped: bool = False
+    """Whether it ended because somebody asked for it with `regsearch stop`."""
     left_to: str | None = None
     """Who else confirms and reports what was found, as `process on host`; None when it was done here."""
 
@@ -171,7 +173,7 @@ class Session:
                 tracker.trial(record)  # those of others that have left, too
             weights.tidy(study.summary())
             after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
-            if not (cut_short and stop.signal):
+            if not (cut_short and (stop.signal or stop.requested)):
                 after.score(weights)
             study.add_wall_seconds(time.monotonic() - start)
             if self.options.confirm is not None and not cut_short:
@@ -185,6 +187,9 @@ class Session:
             end(study, finished=not unfinished)
             self._crew.close()
             report, told = self._tell(watcher), self._closing(watcher)
+            # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
+            patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
+            outcome = tracker.finish(told, patience)
         except Exception:
             # What MLflow has not written yet is written all the same, as far as that goes soon.
             tracker.finish(Closing(interrupted=True, ended=datetime.now(UTC)), _INTERRUPTED_TRACKING_PATIENCE)
@@ -195,9 +200,9 @@ class Session:
         finally:
             self._crew.close()
             study.close()
-        patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
-        outcome = tracker.finish(told, patience)
-        return Ending(summary, outcome, interrupted_by, cut_short and interrupted_by is None, report)
+        stopped = cut_short and interrupted_by is None and stop.requested
+        timed_out = cut_short and interrupted_by is None and not stopped
+        return Ending(summary, outcome, interrupted_by, timed_out, report, stopped)
 
     def _leave_to(self, holder: RunnerRecord, tracker: Tracker) -> Ending:
         """Return the ending where somebody else does what follows the search."""

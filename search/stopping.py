@@ -1,4 +1,7 @@
-"""Being asked to stop: Ctrl-C, SIGTERM, or the time budget. The first request ends tidily, a second one at once."""
+"""Being asked to stop: Ctrl-C, SIGTERM, the time budget, or `regsearch stop`.
+
+The first signal ends tidily, a second one at once.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ class StopRequest:
     def __init__(self, timeout: float | None = None, on_signal: Callable[[], None] = lambda: None) -> None:
         """`timeout` in seconds from now; `on_signal` is called once, at the first signal, to say what happens."""
         self.signal: int | None = None
+        self.requested = False
+        """Whether somebody asked for it through the study, and all that was under way has come to its end."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._on_signal = on_signal
         self._before: dict[int, object] = {}
 
     def __call__(self) -> bool:
-        return self.interrupted or self.timed_out
+        return self.interrupted or self.timed_out or self.requested
 
     @property
     def interrupted(self) -> bool:

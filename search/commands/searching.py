@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.arguments import Duration, of_spec, of_trainers, option, place, wishes_of
+from search.arguments import Duration, of_spec, of_trainers, option, place, place_as_given, wishes_of
 from search.commands.output import say, stdout
+from search.detached import Order, launch
 
 if TYPE_CHECKING:
     from search.session import Ending, Options, Session
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _STARTED = time.monotonic()
 _SEEDS = "How often each is trained; earlier ones count."
+GIVEN = "search.given"
+"""Where a context keeps the arguments that the program was given."""
 
 
 @click.command()
@@ -37,21 +41,30 @@ _SEEDS = "How often each is trained; earlier ones count."
     "--outage", type=Duration(), default="1h", help="How long to ask a storage that does not answer; training goes on."
 )
 @option("--confirm/--no-confirm", default=True, help="Train the best with five seeds each at the end, or don't.")
+@option("--detach", is_flag=True, help="Search in a process of its own, which goes on when you log out.")
 @place
-def start(timeout: float | None, **given: Any) -> None:
+@click.pass_context
+def start(context: click.Context, /, timeout: float | None, detach: bool, **given: Any) -> None:
     """Run a search, or resume it: the same command goes on where it was cut off.
 
     \b
       regsearch start --study digits
       regsearch start --study my-study.toml --trials 128 --timeout 2h
+      regsearch start --study mnist --detach
     """
     from search.session import Session
 
+    order = context.find_object(Order)
     spec, options = _read(given)
     say(f"Study {options.name}: {spec.search.trials} trials of at most {spec.training.max_epochs} epochs")
+    if detach and order is None:
+        _detach(context.find_root().meta[GIVEN], options)
+        return
     session = Session(spec, options, _STARTED)
     session.prepare()
     say(session.choices)
+    if order is not None:
+        order.tell(session.choices)
     _search(session, timeout)
 
 
@@ -92,6 +105,21 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
     importances = Study.load(study, open_existing(storage, home)).importances()
     printing.print_explanation(ending.summary, importances, stdout())
     _leave(ending)
+
+
+def _detach(arguments: list[str], options: Options) -> None:
+    """Start a process with the same arguments, and tell how to look at it once it has begun."""
+    launched = launch(arguments, options.name, options.home)
+    if not launched.began:
+        click.echo(launched.said, err=True, nl=False)
+        sys.exit(launched.exit_code)
+    say(launched.said)
+    click.echo(f"Process {launched.pid} goes on with it, and writes to {launched.log}")
+    study = f"--study {shlex.quote(options.name)}"
+    click.echo(f"Look at it       regsearch watch {study}{place_as_given()}")
+    click.echo(f"Who runs it      regsearch status {study}{place_as_given()}")
+    click.echo(f"What it prints   regsearch logs {study}{place_as_given('home')} --follow")
+    click.echo(f"Stop it          regsearch stop {study}{place_as_given()}")
 
 
 def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:

@@ -13,9 +13,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from search.errors import DashboardError
+from search.places import module_path
 
 # -P: neither the working directory nor a script's folder may shadow a module that is imported.
 _COMMAND = ("-P", "-c", "from search.dashboards.leash import main; main()")
@@ -84,7 +84,7 @@ class Server:
             stdin=subprocess.PIPE,  # its closing ends the server, should this process be killed
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment, **_no_proxy(), "PYTHONPATH": _module_path()},
+            env={**os.environ, **environment, **_no_proxy(), "PYTHONPATH": module_path()},
             process_group=0,  # Ctrl-C is for this process, which then ends them in order
         )
 
@@ -141,9 +141,3 @@ def _no_proxy() -> dict[str, str]:
     told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     names = ",".join(filter(None, [told, "127.0.0.1", "localhost", "::1"]))
     return {"no_proxy": names, "NO_PROXY": names}
-
-
-def _module_path() -> str:
-    """Return where the process finds modules: where this one does, wherever that was started."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join(os.path.abspath(entry) for entry in [*sys.path, package_root])

@@ -31,6 +31,7 @@ _BEATS_PER_LEASE = 4
 
 
 Task = Literal["search", "finish"]
+Life = Literal["alive", "dead", "unknown"]
 
 
 def seconds_awake_or_not() -> float:
@@ -186,24 +187,28 @@ def _hold(path: Path) -> int:
     return file
 
 
-def _has_died(runner: RunnerRecord) -> bool:
-    """Return True where it is certain: a runner of this machine, not restarted since, whose lock is free."""
+def sign_of_life(runner: RunnerRecord) -> Life:
+    """Return whether a runner lives, where its lock tells: on this machine, since that was started."""
     if not runner.boot or runner.boot != _boot():
-        return False
+        return "unknown"
     path = Path(runner.lock)
     if (path.parent.name, path.name) != (LOCKS, f"{runner.runner}.lock"):
-        return False  # whoever wrote that into the storage, it is not a runner's, and nothing to open
+        return "unknown"  # whoever wrote that into the storage, it is not a runner's, and nothing to open
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
-        return False  # another container's, for instance: its beat tells
+        return "unknown"  # another container's, for instance: its beat tells
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
+        return "alive"
     finally:
         os.close(file)
-    return True
+    return "dead"
+
+
+def _has_died(runner: RunnerRecord) -> bool:
+    return sign_of_life(runner) == "dead"
 
 
 def _host() -> str:

@@ -1,11 +1,11 @@
 """A study in Optuna: ask, report, finish, and read back.
 
 Where it is kept is the business of `storage.py`, how it is opened of `opening.py`, how trials get into the storage of
-`ledger.py`, what is written about them of `trials.py`, who chooses configurations of `sampling.py`, and who else runs
-the study of `leases.py`. Several processes may run one study at once, each a runner with a lease on its trials;
-everyone may read. All calls of one `Study` come from one thread, which need not be the one that opened it. Promises,
-whenever a process dies: every configuration handed out is run to its end at least once, its result counts once, and
-the budget is exact.
+`ledger.py`, what is written about them of `trials.py`, who chooses configurations of `sampling.py`, who else runs the
+study of `leases.py`, and how those that do not run it ask them to stop of `roster.py`. Several processes may run one
+study at once, each a runner with a lease on its trials; everyone may read. All calls of one `Study` come from one
+thread, which need not be the one that opened it. Promises, whenever a process dies: every configuration handed out is
+run to its end at least once, its result counts once, and the budget is exact.
 """
 
 import functools
@@ -35,6 +35,7 @@ from search.study.ledger import Ledger
 from search.study.mirror import optuna_pruner
 from search.study.opening import create_or_resume, load, our_study_names, stored_spec
 from search.study.patience import Patience
+from search.study.roster import Dismissal, hears_stop
 from search.study.samplers import distributions, make_sampler, promising_from, trials_shown
 from search.study.sampling import Sampling
 from search.study.spool import Spool
@@ -221,7 +222,14 @@ class Study:
         for record in ended:
             self.on_end(record)
         shortest = min((other.lease for other in others), default=LEASE_SECONDS)
-        return News(ended, self._ledger.may_have_more(self.spec.search.trials), min(_NEWS_SECONDS, shortest / 6))
+        to_ask, again_in = self._ledger.may_have_more(self.spec.search.trials), min(_NEWS_SECONDS, shortest / 6)
+        return News(ended, to_ask, again_in, hears_stop(self._storage, self._study_id, self._runner))
+
+    @_guarded
+    def asked_to_stop(self) -> bool:
+        """Return whether somebody has asked this process to leave; whoever it was learns that it was heard."""
+        self._must_be_open()
+        return hears_stop(self._storage, self._study_id, self._runner)
 
     @_guarded
     def unfinished(self) -> int:
@@ -257,6 +265,10 @@ class Study:
     def follow(self) -> Following:
         """Return who tells what is new in the study, while another process runs it."""
         return Following(self._study, self._storage)
+
+    def dismiss(self) -> Dismissal:
+        """Ask all that run the study to stop; return who tells what becomes of that. Raises StorageError."""
+        return Dismissal(self._storage, self._study_id)
 
     @_guarded
     def add_wall_seconds(self, seconds: float) -> None:

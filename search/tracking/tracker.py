@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 from urllib.parse import quote
 
+from search.places import module_path
 from search.records import TrialRecord
 from search.tracking.messages import (
     Closing,
@@ -222,7 +223,4 @@ def default_tracking_uri(home: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    # The process finds modules where this one does, `search` above all, wherever its working directory is.
-    package_root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(os.path.abspath(entry) for entry in [*sys.path, package_root])
-    return {**_DEFAULTS, **os.environ, **_FIXED, "PYTHONPATH": path}
+    return {**_DEFAULTS, **os.environ, **_FIXED, "PYTHONPATH": module_path()}

@@ -1,0 +1,79 @@
+"""Commands about searches that are running, here or elsewhere: status, stop, logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from search.arguments import in_home, option, place, place_as_given
+from search.commands.output import say, stdout
+
+
+@click.command()
+@option("--study", metavar="NAME", show_default="all that somebody runs", help="Name of a stored study.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@place
+def status(study: str | None, as_json: bool, home: Path, storage: str | None) -> None:
+    """Tell who runs a study, on which host, and how far it is.
+
+    \b
+      regsearch status
+      regsearch status --study digits --json
+    """
+    from search.study.roster import all_running, standing
+    from search.study.storage import open_existing
+    from search.terminal import standings
+
+    opened = open_existing(storage, home)
+    told = all_running(opened) if study is None else [standing(study, opened)]
+    if as_json:
+        click.echo(json.dumps(standings.as_json(told), indent=2))
+    else:
+        standings.print_standings(told, stdout())
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME", help="Name of a stored study.")
+@option("--wait/--no-wait", default=True, help="Wait until all have left, or don't.")
+@place
+def stop(study: str, wait: bool, home: Path, storage: str | None) -> None:
+    """Ask all processes that run a study, on whatever host, to end their epochs and to leave; the same `start` goes on.
+
+    \b
+      regsearch stop --study digits
+    """
+    from search.study import Study
+    from search.study.storage import open_existing
+    from search.terminal.standings import tell_of_dismissal
+
+    dismissal = Study.load(study, open_existing(storage, home)).dismiss()
+    if not dismissal.runners:
+        say(f"Nobody runs study {study}")
+    elif not wait:
+        say(
+            f"{len(dismissal.runners)} asked to stop; regsearch status --study {study}{place_as_given()} tells who left"
+        )
+    elif not tell_of_dismissal(dismissal, stdout()):
+        sys.exit(1)
+
+
+@click.command()
+@option("--study", required=True, metavar="NAME", help="Name of a study that was started with --detach.")
+@option("--follow", is_flag=True, help="Go on with what is added, until the search ends; Ctrl-C leaves it alone.")
+@option("--lines", type=click.IntRange(min=1), metavar="N", help="Only the last so many.", show_default="all")
+@in_home
+def logs(study: str, follow: bool, lines: int | None, home: Path) -> None:
+    """Print what the newest `start --detach` of a study in this home has printed.
+
+    \b
+      regsearch logs --study digits --lines 20 --follow
+    """
+    from search.logs import newest_log, read_log
+
+    path = newest_log(home, study)
+    say(f"{path}:")
+    for line in read_log(path, lines, follow):
+        click.echo(line, nl=False)

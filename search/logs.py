@@ -1,0 +1,88 @@
+"""Logs of searches that run without a terminal: a file for each process in the home, locked as long as that writes it.
+
+What is in them is what `start` prints. Who starts such processes is `detached`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from search.errors import HomeError, UsageError
+from search.places import make_home
+
+_FOLDER = "logs"
+_POLL_SECONDS = 0.3
+
+
+class NewLog:
+    """A log about to be written. Its name holds the process that writes it, which is to be started with `file`."""
+
+    def __init__(self, home: Path, study: str) -> None:
+        """Raises HomeError."""
+        folder = home / _FOLDER
+        self._new_folders = [each for each in (folder, home) if not each.exists()]
+        self._name = f"{study}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        self.path = folder / f".{self._name}-{os.getpid()}"
+        make_home(home)
+        try:
+            folder.mkdir(exist_ok=True)
+            self.file: BinaryIO = open(self.path, "ab")  # noqa: SIM115  # for the process that inherits it, and its lock
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise HomeError(f"{self.path}: the log cannot be written: {error.strerror or error}") from error
+
+    def give_to(self, pid: int) -> None:
+        """Name the log after the process that has inherited its file, and let go of that."""
+        self.path = self.path.rename(self.path.with_name(f"{self._name}-{pid}.log"))
+        self.file.close()
+
+    def remove(self) -> None:
+        """Remove the log, and the folders that were made for it and hold nothing else."""
+        self.file.close()
+        self.path.unlink()
+        for folder in self._new_folders:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def newest_log(home: Path, study: str) -> Path:
+    """Return the newest log of a study in this home. Raises UsageError when there is none."""
+    name = re.compile(rf"{re.escape(study)}-(\d{{8}}-\d{{6}})-\d+\.log")
+    found = [(match[1], path) for path in (home / _FOLDER).glob("*.log") if (match := name.fullmatch(path.name))]
+    if not found:
+        raise UsageError(
+            f'{home / _FOLDER} holds no log of study "{study}"; `regsearch start --detach` writes one, '
+            "--home names another folder"
+        )
+    return max(found, key=lambda each: (each[0], each[1].stat().st_mtime_ns))[1]
+
+
+def read_log(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
+    """Give the last so many lines of a log, or all; then, to follow it, what is added as long as it is written."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        yield from deque(file, lines)
+        while follow:
+            ended = not _is_written(file.fileno())
+            yield from file
+            if ended:
+                return
+            time.sleep(_POLL_SECONDS)
+
+
+def _is_written(file: int) -> bool:
+    """Return whether a process has the lock that goes with writing a log."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
