@@ -215,7 +215,7 @@ def first_attempt(record: TrialRecord) -> int:
 
 
 def counted(records: list[TrialRecord]) -> list[TrialRecord]:
-    return [record for record in records if record.reason is not Reason.INTERRUPTED]
+    return [record for record in records if not record.reason.is_no_result]
 
 
 def assert_exact(place: Place, trials: int, storage: str | None = None) -> None:
@@ -502,16 +502,16 @@ def test_a_stopped_search_is_tidy_and_goes_on_to_the_exact_budget(make_place, nu
     assert_all_in_mlflow(place)
 
 
-def test_a_study_has_one_runner_and_a_second_interrupt_leaves_at_once(make_place):
+def test_a_study_that_is_run_is_not_synced_and_a_second_interrupt_leaves_at_once(make_place):
     place = make_place(SLOW)
     with socket.socket() as silent:  # accepts connections and never answers: the search would wait for it in the end
         silent.bind(("127.0.0.1", 0))
         silent.listen(32)
         search = place.launch(ENDLESS, "--tracking-uri", f"http://127.0.0.1:{silent.getsockname()[1]}")
         search.wait_for_trials()
-        refused = place.start(code=1)
-        assert 'study "tiny" is being run by another process right now' in refused.err
-        assert "--name NEW" in refused.err
+        refused = CliRunner().invoke(main, ["sync", "--study", "tiny", "--home", str(place.home)])
+        assert refused.exit_code == 1
+        assert 'study "tiny" is being run right now' in refused.stderr
         assert place.show()["trials"]["running"] > 0
         search.process.send_signal(signal.SIGINT)
         wait_until(lambda: "Ctrl-C again leaves at once" in search.err)
@@ -550,7 +550,7 @@ def test_a_killed_search_and_a_torn_journal(make_place):
     with open(place.home / "optuna.journal", "ab") as journal:
         journal.write(b'{"op_code"')
     assert_exact(place, place.go_on())
-    assert place.show()["reasons"]["interrupted"] == left["running"]
+    assert place.show()["reasons"]["lost"] == left["running"]
     assert len(list(place.home.glob("optuna.journal.corrupt-*"))) == 2
     assert_all_in_mlflow(place)
 
