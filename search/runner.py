@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 from typing import Protocol, TypeVar
@@ -158,8 +159,9 @@ class Runner:
                     self._begin(post)
             busy = {id(post.trainer): post for post in self._posts if post.waiting}
             if busy:
-                for trainer in wait_for_any([post.trainer for post in busy.values()], _POLL_SECONDS):
-                    self._collect(busy[id(trainer)])
+                self._collect(
+                    [busy[id(ready)] for ready in wait_for_any([p.trainer for p in busy.values()], _POLL_SECONDS)]
+                )
                 self._look_for_hangs()
             elif self._draining:
                 self._drain()
@@ -223,29 +225,42 @@ class Runner:
         for _ in range(post.room - arriving if self._may_ask else 0):
             post.asked.append(self._desk.submit("asking", self._study.ask))
 
-    def _collect(self, post: Post) -> None:
+    def _collect(self, posts: Sequence[Post]) -> None:
+        """Take in the epochs of trainers that are ready; the more there are, the fewer writes it takes."""
+        reports = [(post, report) for post in posts if (report := self._receive(post)) is not None]
+        results = [(number, result) for _, report in reports for number, result in report.results.items()]
+        if reports:
+            self._reported.append(self._desk.submit("recording", self._study.report, dict(results)))
+        for post, report in reports:
+            try:
+                self._decide(post, report)
+            except TrainerStopped:
+                continue
+            except TrainerLost as error:
+                self._replace(post, error)
+                continue
+            self._watcher.epoch_ended(report)
+
+    def _receive(self, post: Post) -> Report | None:
+        """Return a trainer's epoch without trials that others have taken over meanwhile; None when it brought none."""
         try:
             report = post.trainer.collect()
-            post.waiting = False
-            post.take_time(report)
-            for number in report.failed.keys() & post.running.keys():
-                self._end(post.running.pop(number), Reason.ERROR, report.failed[number])
-            self._decide(post, report)
         except TrainerStopped:
-            return
+            return None
         except TrainerLost as error:
             self._replace(post, error)
-            return
-        self._watcher.epoch_ended(report)
+            return None
+        post.waiting = False
+        post.take_time(report)
+        for number in report.failed.keys() & post.running.keys():
+            self._end(post.running.pop(number), Reason.ERROR, report.failed[number])
+        return replace(report, results={n: result for n, result in report.results.items() if n in post.running})
 
     def _decide(self, post: Post, report: Report) -> None:
-        # Without those that others have taken over meanwhile.
-        results = {number: result for number, result in report.results.items() if number in post.running}
-        for number, result in results.items():
+        for number, result in report.results.items():
             post.running[number].epochs.append(result)
-        self._reported.append(self._desk.submit("recording", self._study.report, results))
         pruned = self._prune(post)
-        for number in results:
+        for number in report.results:
             reason = self._reason(post.running[number], number in pruned)
             if reason is not None:
                 self._keep_weights(post, number, reason)

@@ -424,16 +424,31 @@ def test_a_number_that_another_program_was_faster_to_take(study, other, monkeypa
     real = study._sampling.suggest
 
     def too_late(*args):
-        other.enqueue_trial({"dropout_0": 0.25})
+        other.ask()
         monkeypatch.undo()
         return real(*args)
 
     monkeypatch.setattr(study._sampling, "suggest", too_late)
     assert study.ask().number == 3
+    study.report({3: curve(0.25)[0]})
+    assert [trial.intermediate_values for trial in other.trials] == [{}, {}, {}, {1: 0.25}]
+
+
+def test_what_is_queued_while_the_sampler_is_asked_comes_first(study, other, monkeypatch):
+    for _ in range(2):
+        study.ask()
+    real = study._sampling.suggest
+
+    def too_late(*args):
+        other.enqueue_trial({"dropout_0": 0.25})
+        monkeypatch.undo()
+        return real(*args)
+
+    monkeypatch.setattr(study._sampling, "suggest", too_late)
     queued = study.ask()
     assert (queued.number, queued.params["dropout_0"]) == (2, 0.25)
-    study.report({2: curve(0.5)[0], 3: curve(0.25)[0]})
-    assert [trial.intermediate_values for trial in other.trials] == [{}, {}, {1: 0.5}, {1: 0.25}]
+    assert study.ask().number == 3
+    assert sorted(study._sampling._memory._running) == [0, 1, 2, 3]
 
 
 def test_a_queued_trial_that_was_not_handed_out_waits_again(study, other, tmp_path, monkeypatch):
@@ -486,6 +501,30 @@ def test_a_later_trial_asks_no_more_of_the_database_than_an_earlier_one(tmp_path
         late = statements_of_a_trial()
     assert late == early
     study.close()
+    close_storage(storage)
+
+
+def test_trials_of_others_are_read_in_one_statement_however_many_they_are(tmp_path, postgresql):
+    storage = open_storage(postgresql, tmp_path)
+    study = Study.open("fixed", make_spec(trials=60), storage, tmp_path, lease=3600)
+    other = Study.open("fixed", make_spec(trials=60), storage, tmp_path, lease=3600)
+    statements = []
+
+    def statements_of_asking() -> list[str]:
+        statements.clear()
+        study.ask()
+        return list(statements)
+
+    for _ in range(14):  # past the queue and the sampler's random beginning
+        other.ask()
+        study.ask()
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    alone = statements_of_asking()
+    for _ in range(10):
+        other.ask()
+    assert statements_of_asking() == alone
+    study.close()
+    other.close()
     close_storage(storage)
 
 

@@ -82,7 +82,7 @@ class Onlooker:
 
     def started(self, assignment) -> None: ...
 
-    def epoch_ended(self, report) -> None:
+    def epoch_ended(self, report) -> None:  # noqa: ARG002
         if self._silent:
             print("training", flush=True)
         self._silent = False

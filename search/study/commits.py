@@ -38,22 +38,23 @@ def one_commit(storage: BaseStorage) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(storage: BaseStorage, study_id: int) -> Iterator[int]:
+def exclusive(storage: BaseStorage, study_id: int) -> Iterator[None]:
     """Have the block, reads and writes, happen as if nobody else used the study meanwhile; as `one_commit` otherwise.
 
-    Yields how many trials there are; to ask for one that is not there would end a database's transaction. All that
-    others have written before is to be seen in the block, and nobody else writes until it ends. A database locks the
-    study's row, as Optuna does for each new trial; a journal its file.
+    All that others have written before is to be seen in the block, and nobody else writes until it ends. A database
+    locks the study's row, as Optuna does for each new trial; a journal its file. To ask in the block for a trial that
+    is not there would end a database's transaction.
     """
     if isinstance(storage, Journal):
         with storage.exclusive():
-            yield storage.get_n_trials(study_id)
+            yield
     elif isinstance(storage, RDBStorage):
         with _one_transaction(storage) as connection:
-            yield _locked_trials(connection, study_id)
+            _lock(connection, study_id)
+            yield
     else:
         with _memory:
-            yield storage.get_n_trials(study_id)
+            yield
 
 
 @contextmanager
@@ -80,14 +81,11 @@ def _one_transaction(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
             raise InvalidRequestError("the database refused one of several writes, and none was made")
 
 
-def _locked_trials(connection: sqlalchemy.Connection, study_id: int) -> int:
-    """Lock a study and count its trials."""
-    study = {"id": study_id}
+def _lock(connection: sqlalchemy.Connection, study_id: int) -> None:
+    """Lock a study until the transaction's end."""
     if connection.dialect.name == "sqlite":
         # SQLite locks no rows: nobody else writes at all. A deferred transaction could not wait for that later on.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
-        connection.execute(sqlalchemy.text("SELECT study_id FROM studies WHERE study_id = :id FOR UPDATE"), study)
-    return int(
-        connection.execute(sqlalchemy.text("SELECT COUNT(*) FROM trials WHERE study_id = :id"), study).scalar_one()
-    )
+        query = sqlalchemy.text("SELECT study_id FROM studies WHERE study_id = :id FOR UPDATE")
+        connection.execute(query, {"id": study_id})

@@ -16,6 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.study.arrivals import Arrival, arrivals
 from search.study.commits import exclusive, one_commit
 from search.study.trials import RUNNER, is_attempt_again
 
@@ -44,8 +45,9 @@ class Ledger:
         """Trials that there are, not counting those that repeat one that was cut short: what uses up the budget."""
         self.next_number = 0
         """The number that the next new trial will have, unless another process is faster."""
+        self._last_id = -1
         for trial in trials:
-            self._take_note(trial, trial._trial_id)
+            self._take_note(Arrival(trial._trial_id, trial.state == TrialState.WAITING, is_attempt_again(trial)))
         self._ids: dict[int, int] = {}
 
     @property
@@ -62,42 +64,36 @@ class Ledger:
 
         What it lacks is written down together with whose it is now.
         """
-        self.look_for_new_trials()
-        if not self._waiting:
+        if self.begun >= budget:  # else `start` looks anyway
+            self.look_for_new_trials()
+        if not self.has_waiting(budget):
             return None
         with exclusive(self._storage, self._study_id):
-            while self._waiting:
-                place, trial_id = self._waiting[0]
+            for place, trial_id in [entry for entry in self._waiting if entry[0] < budget]:
                 trial = self._storage.get_trial(trial_id)
-                if trial.state != TrialState.WAITING:
-                    self._waiting.popleft()
-                    continue
-                if place >= budget:
-                    return None
-                params, attributes = fill_in(trial)
-                self._complete(trial_id, params, attributes)
-                # Last, since a process killed in between leaves the first of a journal's lines.
-                self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-                break
+                if trial.state == TrialState.WAITING:
+                    break
+                self._waiting.remove((place, trial_id))
             else:
                 return None
-        self._waiting.popleft()
+            params, attributes = fill_in(trial)
+            self._complete(trial_id, params, attributes)
+            # Last, since a process killed in between leaves the first of a journal's lines.
+            self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        self._waiting.remove((place, trial_id))
         self._ids[trial.number] = trial_id
         return self._storage.get_trial(trial_id)
 
     def start(self, budget: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> int | None:
-        """Add a running trial and return its number; None when the budget is used up."""
-        with exclusive(self._storage, self._study_id) as trials:
-            while self.next_number < trials:
-                self._look_at_next()
-            if self.begun >= budget:
+        """Add a running trial and return its number; None when the budget is used up, or one waits for `take`."""
+        with exclusive(self._storage, self._study_id):
+            self.look_for_new_trials()
+            if self.begun >= budget or self.has_waiting(budget):
                 return None
             self._create(TrialState.RUNNING, params, attributes)
         number = self.next_number
-        trial_id = self._id_of(number)
-        assert trial_id is not None, "it was made while nobody else could make one"
-        self._ids[number] = trial_id
-        self.look_for_new_trials()
+        own, *_ = self.look_for_new_trials()  # it was made while nobody else could make one
+        self._ids[number] = own.trial_id
         return number
 
     def find_own(self, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
@@ -164,24 +160,26 @@ class Ledger:
 
     def may_have_more(self, budget: int) -> bool:
         """Return whether there is something to take or to start, as far as is known."""
-        return self.begun < budget or any(place < budget for place, _ in self._waiting)
+        return self.begun < budget or self.has_waiting(budget)
 
-    def look_for_new_trials(self) -> None:
-        """Take note of trials that `enqueue` or another process has added."""
-        while self._id_of(self.next_number) is not None:
-            self._look_at_next()
+    def has_waiting(self, budget: int) -> bool:
+        """Return whether there is something to take, as far as is known."""
+        return any(place < budget for place, _ in self._waiting)
 
-    def _look_at_next(self) -> None:
-        trial_id = self._id_of(self.next_number)
-        assert trial_id is not None, "numbers have no gaps"
-        self._take_note(self._storage.get_trial(trial_id), trial_id)
+    def look_for_new_trials(self) -> list[Arrival]:
+        """Take note of trials that `enqueue`, `start` or another process has added, and return them by number."""
+        new = arrivals(self._storage, self._study_id, self.next_number, self._last_id)
+        for arrival in new:
+            self._take_note(arrival)
+        return new
 
-    def _take_note(self, trial: FrozenTrial, trial_id: int) -> None:
-        if trial.state == TrialState.WAITING:
+    def _take_note(self, arrival: Arrival) -> None:
+        if arrival.waiting:
             # One that repeats another has that one's place, and that one had a place in the budget.
-            self._waiting.append((-1 if is_attempt_again(trial) else self.begun, trial_id))
-        self.begun += not is_attempt_again(trial)
+            self._waiting.append((-1 if arrival.is_again else self.begun, arrival.trial_id))
+        self.begun += not arrival.is_again
         self.next_number += 1
+        self._last_id = arrival.trial_id
 
     def _is_over(self, number: int) -> bool:
         return self._storage.get_trial(self._ids[number]).state.is_finished()

@@ -4,6 +4,7 @@ Journal files are opened by `journal.py`; databases by Optuna through SQLAlchemy
 neither by us nor inside a driver's message. What is stored is the business of `study.py`.
 """
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -38,6 +39,11 @@ _RECYCLE_SECONDS = 1800
 _LOCK_SECONDS = 20
 _IDLE_SECONDS = 10
 _CONNECT_SECONDS = 10
+_ONE_AFTER_THE_OTHER = (
+    "SET LOCAL lock_timeout = '120s'",
+    "SET LOCAL idle_in_transaction_session_timeout = '60s'",
+    "SELECT pg_advisory_xact_lock(7265677365617263)",  # any number that nobody else takes
+)
 _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 """So that a connection to a server that has vanished is given up soon: libpq's own limit is two hours."""
 
@@ -123,13 +129,41 @@ def _open_database(url: str, database: str) -> BaseStorage:
     options = _engine_options(database)
     try:
         _refuse_foreign_tables(url, database, options)
-        # Optuna fills in {SCHEMA_VERSION}; other braces belong to the user.
-        return RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        return _with_tables(url, options)
     except StorageError:
         raise
     except Exception as error:  # a driver may raise anything
         # Without the cause: its traceback would show the password.
         raise StorageError(f"{mask_password(url)}: {_explanation(error, url)}") from None
+
+
+def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Return the storage with Optuna's tables, made if need be by one process, however many begin (MySQL has no word)."""
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        with _alone_in_folder(_storage_file(url, Path())), engine.begin() as connection:
+            if engine.dialect.name == "postgresql" and not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                for statement in _ONE_AFTER_THE_OTHER:
+                    connection.exec_driver_sql(statement)
+            # Optuna fills in {SCHEMA_VERSION}; other braces belong to the user.
+            return RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _alone_in_folder(file: Path | None) -> Iterator[None]:
+    """Let one process at a time into the block, of those on this machine that open a database in that folder."""
+    if file is None:
+        yield
+        return
+    # Not the file itself: to close it would take away SQLite's own locks on it.
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _engine_options(database: str) -> dict[str, Any]:

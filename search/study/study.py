@@ -71,6 +71,8 @@ LEASE_SECONDS = 60.0
 _FINISHER = "finisher"
 """System attribute: the runner that does what is done once in a study's end."""
 _NEWS_SECONDS = 2.0
+_NEWS_SHARE = 0.05
+"""Of the time that the thread of the storage's operations may spend on news."""
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 _Arguments = ParamSpec("_Arguments")
@@ -214,6 +216,7 @@ class Study:
     def news(self) -> News:
         """Return what others have done, and take over what runners that have died were running."""
         self._must_be_open()
+        start = time.monotonic()
         others = self._others()
         if dead := self._observer.dead(others):
             self._take_over(dead)
@@ -222,7 +225,9 @@ class Study:
         for record in ended:
             self.on_end(record)
         shortest = min((other.lease for other in others), default=LEASE_SECONDS)
-        to_ask, again_in = self._ledger.may_have_more(self.spec.search.trials), min(_NEWS_SECONDS, shortest / 6)
+        # Reading what others run costs more the more there are, and must leave time for writing.
+        pause = max(_NEWS_SECONDS, (time.monotonic() - start) / _NEWS_SHARE)
+        to_ask, again_in = self._ledger.may_have_more(self.spec.search.trials), min(pause, shortest / 6)
         return News(ended, to_ask, again_in, hears_stop(self._storage, self._study_id, self._runner))
 
     @_guarded
@@ -472,7 +477,7 @@ class Study:
             raise
         if number is None:
             self._sampling.forget(expected)
-            return None
+            return self._ask() if self._ledger.has_waiting(budget) else None
         if number != expected:
             self._sampling.renumber(expected, number)
         return Assignment(number, number, config)
