@@ -50,17 +50,24 @@ class Crew:
     """Trainers that have been started; to be closed in the end, whatever happens."""
 
     def __init__(
-        self, spec: StudySpec, wishes: Wishes, stop: Callable[[], bool] = lambda: False, own: Own = NOTHING_OWN
+        self,
+        spec: StudySpec,
+        wishes: Wishes,
+        stop: Callable[[], bool] = lambda: False,
+        own: Own = NOTHING_OWN,
+        checkpoints: Path | None = None,
     ) -> None:
         """Decide who is needed. Raises DeviceError, and UsageError when the spec is not enough to go by.
 
-        `stop` is asked amid an epoch by a trainer in this process.
+        `stop` is asked amid an epoch by a trainer in this process. `checkpoints` is the folder that trials are kept in,
+        None to keep none.
         """
         if spec.is_own and own == NOTHING_OWN:
             raise UsageError(
                 f'study "{spec.name}" was made in Python, with a model or data of its own: go on with it there'
             )
         self._spec, self._wishes, self._stop, self._own = spec, wishes, stop, own
+        self._checkpoints = checkpoints
         self.devices = pick_devices(wishes.device)
         models = spec.data.folds or 1
         count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices, models)
@@ -144,6 +151,7 @@ class Crew:
             None if self._count == 1 else 1,
             -(-self._count // len(self.devices)),
             self._own,
+            self._checkpoints,
         )
 
 

@@ -127,6 +127,7 @@ class Runner:
         self._draining = False
         """Whether no more epochs are begun, since somebody has asked this process to leave."""
         self._reported: deque[Future[set[int]]] = deque()
+        self._noticed: set[str] = set()
         self._recorded: deque[Future[TrialRecord]] = deque()
         self._desk = Desk()
         self._newspaper = Newspaper(self._desk, study)
@@ -170,7 +171,11 @@ class Runner:
             self._announce()
 
     def _drain(self) -> None:
-        """Stop as was asked for, now that no epoch is under way; what the trainers hold is still there."""
+        """Stop as was asked for, now that no epoch is under way, with checkpoints for whoever goes on."""
+        for post in self._posts:
+            free, post.to_free = post.to_free, []
+            with suppress(TrainerLost):  # whoever goes on has an earlier one, or begins anew
+                post.trainer.checkpoint(free)
         self._stop.requested = True
 
     def _is_over(self) -> bool:
@@ -239,6 +244,9 @@ class Runner:
             except TrainerLost as error:
                 self._replace(post, error)
                 continue
+            if report.notice and report.notice not in self._noticed:
+                self._noticed.add(report.notice)
+                self._watcher.message(report.notice)
             self._watcher.epoch_ended(report)
 
     def _receive(self, post: Post) -> Report | None:
@@ -254,7 +262,19 @@ class Runner:
         post.take_time(report)
         for number in report.failed.keys() & post.running.keys():
             self._end(post.running.pop(number), Reason.ERROR, report.failed[number])
+        if resumed := {number: rows for number, rows in report.resumed.items() if number in post.running}:
+            self._resume(post, resumed)
         return replace(report, results={n: result for n, result in report.results.items() if n in post.running})
+
+    def _resume(self, post: Post, resumed: Mapping[int, Sequence[EpochResult]]) -> None:
+        """Take in what trials that go on from a checkpoint had reached before."""
+        for number, rows in resumed.items():
+            post.running[number].epochs.extend(rows)
+        # The pruner learns of it; what it would say now was decided then: they went on.
+        self._prune(post)
+        for index in range(max(map(len, resumed.values()))):
+            results = {number: rows[index] for number, rows in resumed.items() if index < len(rows)}
+            self._reported.append(self._desk.submit("recording", self._study.report, results))
 
     def _decide(self, post: Post, report: Report) -> None:
         for number, result in report.results.items():

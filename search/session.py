@@ -25,6 +25,7 @@ from search.stopping import StopRequest
 from search.tracked import begin, closing, end, tracked_study
 from search.tracking import Closing, Tracker, TrackingOutcome, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
+from search.training.checkpoints import discard
 
 if TYPE_CHECKING:
     from search.aftermath import Onlooker
@@ -89,7 +90,8 @@ class Session:
 
     def prepare(self) -> None:
         """Check device and data, then open the study. Nothing is written before all of that is known to work."""
-        self._crew = Crew(self.spec, self.options.trainers, lambda: self._stop(), self.options.own)
+        checkpoints = self._checkpoints if self.options.search else None
+        self._crew = Crew(self.spec, self.options.trainers, lambda: self._stop(), self.options.own, checkpoints)
         try:
             self._crew.start()
             # While the trainers' processes import torch and load the data, this one imports what it needs itself.
@@ -146,6 +148,11 @@ class Session:
         """Folder of this study's own files: best configuration and weights."""
         return self.options.home / "artifacts" / self.options.name
 
+    @property
+    def _checkpoints(self) -> Path:
+        """Folder of what unfinished trials go on from."""
+        return self.options.home / "checkpoints" / self.options.name
+
     def run(self, watcher: Onlooker, stop: StopRequest) -> Ending:
         """Search until the budget is used up or the user stops it; then score, record, and return how it stands."""
         start, self._stop = time.monotonic(), stop
@@ -186,6 +193,8 @@ class Session:
             unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
             end(study, finished=not unfinished)
             self._crew.close()
+            if not unfinished:
+                discard(self._checkpoints)
             report, told = self._tell(watcher), self._closing(watcher)
             # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
             patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE

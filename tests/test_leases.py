@@ -126,6 +126,7 @@ def test_each_learns_what_the_other_found(study, tmp_path):
 
 def test_many_at_once_make_one_study_and_use_up_its_budget(tmp_path, storage_url):
     """16 `start`s in the same second."""
+    import sqlalchemy.orm  # noqa: F401  not by all threads at once
 
     def run(place: int) -> list[int]:
         storage = open_storage(storage_url, tmp_path)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import SPEC
@@ -231,6 +232,66 @@ def test_lost_trainer_is_replaced_and_its_trials_run_again(study, tmp_path):
     assert notes.reasons.count(Reason.INTERRUPTED) == 3
     assert study.spent() == 6
     assert any("out of memory" in message for message in notes.messages)
+
+
+class Keeping(ScriptedTrainer):
+    """Goes on with trials where the last trainer had brought them; may die when its first trial begins an epoch."""
+
+    def __init__(self, curve, kept, slots=3, dies_in=None, notice=""):
+        super().__init__(curve, slots)
+        self._kept, self._dies_in, self._notice, self._resumed = kept, dies_in, notice, {}
+
+    def begin(self, admit, free):
+        super().begin(admit, free)
+        self._resumed = {}
+        for assignment in admit:
+            if rows := self._kept.get(assignment.seed):
+                self.occupied[assignment.number][0] = len(rows)
+                self._resumed[assignment.number] = tuple(rows)
+
+    def collect(self):
+        if any((assignment.seed, epoch + 1) == self._dies_in for epoch, assignment in self.occupied.values()):
+            raise TrainerLost("out of memory")
+        report = replace(super().collect(), resumed=self._resumed, notice=self._notice)
+        for number, result in report.results.items():
+            self._kept.setdefault(self.occupied[number][1].seed, []).append(result)
+        return report
+
+
+def test_trials_of_a_lost_trainer_go_on_from_their_checkpoints(study, tmp_path):
+    kept = {}
+    notes = run(study, tmp_path, Keeping(falling, kept, dies_in=(0, 3)), Keeping(falling, kept), trials=6)
+    assert notes.reasons.count(Reason.COMPLETED) == 6
+    assert notes.reasons.count(Reason.INTERRUPTED) == 3
+    # Nobody has trained an epoch twice, and everything is told of each trial all the same.
+    assert [len(rows) for rows in kept.values()] == [MAX_EPOCHS] * 6
+    again = [record for record in study.records() if record.retry_of is not None]
+    assert len(again) == 3
+    for record in again:
+        assert list(record.epochs) == kept[record.retry_of]
+    stored = {trial.number: trial.intermediate_values for trial in study._trials()}
+    assert {tuple(stored[record.number]) for record in again} == {(1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_trial_that_goes_on_is_not_judged_again_by_those_who_came_after_it(study, tmp_path, keeps):
+    """At the first rung it was alone, and went on; the next one to come there was better."""
+
+    def curve(assignment):
+        level = {0: math.nan, 1: 1.0}.get(assignment.seed, 0.5)
+        return lambda epoch: level / epoch
+
+    kept = {}
+    trainers = [Keeping(curve, kept, slots=2, dies_in=(1, 3)), Keeping(curve, kept if keeps else {}, slots=2)]
+    run(study, tmp_path, *trainers, trials=4, pruner=SuccessiveHalving(1, 2, MAX_EPOCHS))
+    (again,) = [record for record in study.records() if record.retry_of == 1]
+    assert again.reason is (Reason.COMPLETED if keeps else Reason.PRUNED)
+
+
+def test_what_trainers_have_to_say_is_said_once(study, tmp_path):
+    kept = {}
+    trainers = [Keeping(falling, kept, dies_in=(0, 3), notice="disk full"), Keeping(falling, kept, notice="disk full")]
+    assert run(study, tmp_path, *trainers).messages.count("disk full") == 1
 
 
 def test_out_of_memory_halves_the_slots_and_goes_on(study, tmp_path):

@@ -228,6 +228,15 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
     assert not redraws(plain_console())
 
 
+def test_a_trial_that_goes_on_is_shown_with_all_its_epochs():
+    progress = Progress(total=3, max_epochs=4, ladder=Ladder(1, 2, 4))
+    view = LiveProgress(terminal(), progress, StopRequest())
+    view.started(Assignment(7, 2, {}))
+    view.epoch_ended(Report({7: epoch(3, 0.5)}, resumed={7: (epoch(1, 0.75), epoch(2, 0.25))}))
+    assert progress.running[7].val_losses == [0.75, 0.25, 0.5]
+    assert [rung.reached for rung in progress.ladder.rungs()] == [1, 1]
+
+
 def test_the_live_view_follows_a_search_and_answers_an_interrupt():
     console, stop = terminal(color_system=None), StopRequest()
     view = LiveProgress(console, Progress(total=3, max_epochs=30), stop)

@@ -138,7 +138,7 @@ def _open_database(url: str, database: str) -> BaseStorage:
 
 
 def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
-    """Return the storage with Optuna's tables, made if need be by one process, however many begin (MySQL has no word)."""
+    """Return the storage with Optuna's tables, made if need be by one process, however many begin at once."""
     engine = sqlalchemy.create_engine(url, **options)
     try:
         with _alone_in_folder(_storage_file(url, Path())), engine.begin() as connection:

@@ -50,6 +50,7 @@ class LiveProgress:
     def epoch_ended(self, report: Report) -> None:
         """Show the new losses."""
         with self._lock:
+            self._progress.resumed(report.resumed)
             self._progress.epochs_ended(report.results)
 
     def ended(self, record: TrialRecord) -> None:

@@ -34,6 +34,7 @@ class PlainProgress:
 
     def epoch_ended(self, report: Report) -> None:
         """Say nothing."""
+        self._progress.resumed(report.resumed)
         self._progress.epochs_ended(report.results)
 
     def ended(self, record: TrialRecord) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search.pruning import Ladder
@@ -84,6 +84,12 @@ class Progress:
         number = assignment.number
         label = str(number) if self.labels is None else self.labels[number]
         self.running[number] = Slot(label, assignment.role is not Role.BASELINE)
+
+    def resumed(self, epochs: Mapping[int, Sequence[EpochResult]]) -> None:
+        """Take note of what trials that go on had reached before, by number: nothing that has just been trained."""
+        for number, results in epochs.items():
+            for result in results if number in self.running else ():
+                self._follow(number, self.running[number], result)
 
     def epochs_ended(self, results: Mapping[int, EpochResult]) -> None:
         """Take note of an epoch of several trials, by number."""

@@ -111,6 +111,10 @@ class TrainerSetup:
     """Trainers on the device, this one included."""
     own: Own = NOTHING_OWN
     """Takes the place of what the spec's sections name."""
+    checkpoints: Path | None = None
+    """Folder from which trials that were cut off go on, and where they are kept for that; None for neither."""
+    checkpoint_seconds: float = 60.0
+    """Between two times that they are written, or more where that takes long."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,10 @@ class Report:
     """Seconds of the epoch spent in training steps."""
     evaluation: float = 0.0
     """Seconds of the epoch spent in evaluating."""
+    resumed: dict[int, tuple[EpochResult, ...]] = field(default_factory=dict)
+    """Of trials that were admitted before the epoch and went on from a checkpoint, the epochs until then."""
+    notice: str = ""
+    """What the user should know; said once."""
 
 
 class Trainer(Protocol):
@@ -146,7 +154,10 @@ class Trainer(Protocol):
         ...
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
-        """Free slots, admit trials, start an epoch; returns at once. Raises TrainerLost."""
+        """Free slots, admit trials, from their checkpoints where there are some, and start an epoch; returns at once.
+
+        Raises TrainerLost.
+        """
         ...
 
     def collect(self) -> Report:
@@ -158,7 +169,11 @@ class Trainer(Protocol):
         ...
 
     def vacate(self) -> None:
-        """Free all slots. Raises TrainerLost."""
+        """Free all slots; trials can still go on from their checkpoints. Raises TrainerLost."""
+        ...
+
+    def checkpoint(self, free: Sequence[int]) -> None:
+        """Free slots, then write checkpoints of all other trials at once. Raises TrainerLost."""
         ...
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search.errors import RegsearchError
-from search.records import Assignment
+from search.records import Assignment, EpochResult
 from search.trainers.interface import OutOfMemory, Report, TrainerLost, TrainerSetup, TrainerStopped
+from search.trainers.keeping import make_keeper
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +38,7 @@ class LocalTrainer:
         self._population: Population | FoldedPopulation | None = None
         self._test: Split | None = None
         self._engine = ""
+        self._amid_epoch = False
         try:
             self._data = setup.data.load()
             self.slots = fit(setup, self._data)
@@ -44,6 +46,7 @@ class LocalTrainer:
             raise
         except Exception as error:
             raise TrainerLost(brief(error)) from error
+        self._keeper = make_keeper(setup, self._data)
 
     @property
     def alive(self) -> bool:
@@ -71,14 +74,19 @@ class LocalTrainer:
         admit, free = self._orders
         population = self.warm_up()
         try:
-            population.free(free)
-            failed = _admit(population, admit)
+            self._free(population, free)
+            # Only now it is known who goes on: nobody shall do so from a checkpoint where the runner had ended it.
+            self._keeper.write_if_due(population)
+            failed, resumed = self._admit(population, admit)
+            self._amid_epoch = True
             results = population.train_epoch(self._should_stop)
+            self._amid_epoch = False
         except Stopped:
             raise TrainerStopped from None
         except Exception as error:
             raise as_lost(error) from error
-        return Report(results, failed, self._engine, *population.seconds)
+        self._keeper.epoch_ended(results)
+        return Report(results, failed, self._engine, *population.seconds, resumed, self._keeper.take_notice())
 
     def best_weights(self, number: int) -> bytes:
         from safetensors.torch import save
@@ -92,12 +100,22 @@ class LocalTrainer:
     def vacate(self) -> None:
         if self._population is not None:
             self._population.free(self._population.numbers)
+            self._keeper.vacated()
+
+    def checkpoint(self, free: Sequence[int]) -> None:
+        if self._population is None or self._amid_epoch:  # what an epoch left half done is nothing to go on from
+            return
+        try:
+            self._free(self._population, free)
+        except Exception as error:
+            raise as_lost(error) from error
+        self._keeper.write(self._population)
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
         if self._data.folds is not None:
             return self.refit(assignment, epochs)
         # In single precision, which is as near as can be to however it was trained first.
-        alone = LocalTrainer(replace(self._setup, slots=1, engine="looped", precision="fp32"))
+        alone = LocalTrainer(replace(self._setup, slots=1, engine="looped", precision="fp32", checkpoints=None))
         alone.begin([assignment], [])
         for _ in range(epochs):
             alone.collect()
@@ -144,6 +162,25 @@ class LocalTrainer:
 
     def close(self) -> None:
         pass
+
+    def _free(self, population: Population | FoldedPopulation, numbers: Sequence[int]) -> None:
+        population.free(numbers)
+        self._keeper.freed(numbers)
+
+    def _admit(
+        self, population: Population | FoldedPopulation, assignments: Sequence[Assignment]
+    ) -> tuple[dict[int, str], dict[int, tuple[EpochResult, ...]]]:
+        """Return the errors of trials that could not be admitted, and the earlier epochs of those that go on."""
+        failed: dict[int, str] = {}
+        resumed: dict[int, tuple[EpochResult, ...]] = {}
+        for assignment in assignments:
+            try:
+                rows = self._keeper.admit(population, assignment)
+            except Exception as error:  # a configuration that cannot be built must not end the others
+                failed[assignment.number] = brief(error)
+            else:
+                resumed |= {assignment.number: rows} if rows else {}
+        return failed, resumed
 
 
 def fit(setup: TrainerSetup, data: Dataset) -> int:
@@ -205,16 +242,6 @@ def _loss(setup: TrainerSetup) -> Loss:
     from search.training.losses import LOSSES, on_device
 
     return LOSSES[setup.training.loss] if setup.own.loss is None else on_device(setup.own.loss, "cpu")
-
-
-def _admit(population: Population | FoldedPopulation, assignments: Sequence[Assignment]) -> dict[int, str]:
-    failed = {}
-    for assignment in assignments:
-        try:
-            population.admit(assignment)
-        except Exception as error:  # a configuration that cannot be built must not end the others
-            failed[assignment.number] = brief(error)
-    return failed
 
 
 def _in_words(chosen: Chosen, compiled: bool) -> str:

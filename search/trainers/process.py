@@ -76,6 +76,9 @@ class ProcessTrainer:
     def vacate(self) -> None:
         self._ask("vacate")
 
+    def checkpoint(self, free: Sequence[int]) -> None:
+        self._ask("checkpoint", list(free))
+
     def test(self, weights: bytes) -> tuple[float, float, float]:
         accuracy, loss, ece = self._ask("test", weights)
         return float(accuracy), float(loss), float(ece)
@@ -170,6 +173,9 @@ def _answer(trainer: LocalTrainer, message: tuple[Any, ...]) -> object:
             return trainer.best_weights(number)
         case ("vacate",):
             trainer.vacate()
+            return None
+        case ("checkpoint", free):
+            trainer.checkpoint(free)
             return None
         case ("retrain", assignment, epochs):
             return trainer.retrain(assignment, epochs)

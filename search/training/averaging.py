@@ -23,7 +23,8 @@ class Averages:
         """`state` is what is averaged, [slots, ...], as trained; whole numbers stay as they are."""
         self._state = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
         self._max_epochs = max_epochs
-        self._means: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
+        """By name, each [slots, ...]; empty until a trial has some."""
 
     @contextmanager
     def in_place(self, turns: Sequence[Turn]) -> Iterator[None]:
@@ -35,8 +36,9 @@ class Averages:
         slots = torch.tensor(list(counts), device=next(iter(self._state.values())).device)
         share = 1 / torch.tensor(list(counts.values()), device=slots.device)
         kept = {name: tensor[slots] for name, tensor in self._state.items()}
+        means = self._made()
         for name, now in kept.items():
-            mean = self._means.setdefault(name, torch.zeros_like(self._state[name]))
+            mean = means[name]
             # The first of an average is itself, whatever stood there before.
             old = torch.where(_like(share, now) == 1, now, mean[slots])
             mean[slots] = old + (now - old) * _like(share, now)
@@ -47,10 +49,14 @@ class Averages:
             for name, now in kept.items():
                 self._state[name][slots] = now
 
-    def move(self, source: int, target: int) -> None:
-        """Copy a slot's averages to another slot."""
-        for mean in self._means.values():
-            mean[target] = mean[source]
+    def history(self, turn: Turn) -> dict[str, Tensor]:
+        """Return the means, [slots, ...], if a trial has some at the end of this epoch."""
+        return self._made() if self._count(turn) else {}
+
+    def _made(self) -> dict[str, Tensor]:
+        if not self.means:
+            self.means = {name: torch.zeros_like(tensor) for name, tensor in self._state.items()}
+        return self.means
 
     def _count(self, turn: Turn) -> int:
         """Return how many epochs a trial's average has after this one: the last share of all that it may have."""

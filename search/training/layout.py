@@ -4,7 +4,9 @@ Weights come first, then what is never decayed, thresholded or counted in the sp
 normalization layers. Parameters that need no gradient are not trained, and in no row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 
 import torch
@@ -64,6 +66,14 @@ def layout_of(model: nn.Module) -> Layout:
     units = (f"{prefix}.weight".lstrip(".") for prefix, module in model.named_modules() if isinstance(module, _UNITS))
     of_units = frozenset(units) & {name for name, _ in named}
     return Layout(tuple(name for name, _ in named), tuple(p.shape for _, p in named), weights, of_units)
+
+
+def state_dict(template: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the `state_dict`, on the CPU, of a model with these parameters and buffers; the rest is the template's."""
+    # Tied weights have several names, of which the first is known.
+    first = {id(tensor): name for name, tensor in chain(template.named_parameters(), template.named_buffers())}
+    whole = template.state_dict(keep_vars=True)
+    return {name: tensors.get(first[id(own)], own).detach().to("cpu", copy=True) for name, own in whole.items()}
 
 
 def _exempt(model: nn.Module) -> set[str]:

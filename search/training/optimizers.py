@@ -58,15 +58,15 @@ class Optimizer(ABC):
         self.state = [torch.zeros_like(parameters) for _ in range(self.moments)]
         self.steps = parameters.new_zeros((len(parameters), 1), dtype=torch.float64)
 
+    @property
+    def history(self) -> dict[str, Tensor]:
+        """What is remembered of the slots, by name, each [slots, ...]."""
+        return {f"moment_{index}": moment for index, moment in enumerate(self.state)} | {"steps": self.steps}
+
     def reset(self, slot: int) -> None:
         """Forget a slot's history."""
-        for tensor in (*self.state, self.steps):
+        for tensor in self.history.values():
             tensor[slot].zero_()
-
-    def move(self, source: int, target: int) -> None:
-        """Copy a slot's history to another slot."""
-        for tensor in (*self.state, self.steps):
-            tensor[target].copy_(tensor[source])
 
     def begin(self, rows: slice, strengths: Strengths, steps: int) -> Sequence[Coefficients]:
         """Return what the next `steps` steps of some slots multiply with, one after the other; all must be taken."""

@@ -2,7 +2,8 @@
 
 Slots are admitted, trained, evaluated, snapshotted, freed and refilled while the others go on. The population knows
 nothing of studies, samplers or pruning: it is told whom to admit and whom to free, and returns one `EpochResult` per
-occupied slot and epoch.
+occupied slot and epoch. What a trial needs to go on can be taken out between two epochs, and put into another slot or
+population.
 
 State is one matrix [slots, parameters] (see `layout`), the same for the best epoch's weights and for each of the
 optimizer's moments. Occupied slots are always the leading rows: a slot freed in the middle is taken by the last one.
@@ -12,9 +13,9 @@ So no work is done for empty slots, and everything below runs on plain slices wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ from search.training.data import Dataset
 from search.training.engines import ENGINES, PRECISIONS, Engine, Models
 from search.training.evaluation import widest_activation
 from search.training.feeding import Feed
-from search.training.layout import layout_of
+from search.training.layout import layout_of, state_dict
 from search.training.losses import LOSSES, Loss, on_device
 from search.training.models import ModelFactory
+from search.training.occupants import Occupant, resumed
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
 from search.training.regularizers import GradientNoise, NormLimits, configure
 from search.training.schedules import make_schedule
@@ -47,13 +49,6 @@ class Way:
 
     engine: str = "stacked"
     precision: str = "fp32"
-
-
-@dataclass
-class _Occupant:
-    assignment: Assignment
-    epoch: int = 0
-    best_loss: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -104,18 +99,18 @@ class Population:
         self._layout = layout_of(template)
         dtype = next(template.parameters()).dtype
         self._rows = torch.zeros(slots, self._layout.size, device=self._device, dtype=dtype)
-        self._best_rows = torch.zeros_like(self._rows)
         self._buffers = {name: self._slotted(buffer) for name, buffer in template.named_buffers()}
-        self._best_buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self._trained = {"weights": self._rows} | {f"buffers/{name}": each for name, each in self._buffers.items()}
+        self._best = {name: tensor.clone() for name, tensor in self._trained.items()}
         self._optimizer = make_optimizer(training, self._rows, self._layout.weights)
         self._strengths = Strengths(
             *(torch.zeros(slots, 1, device=self._device, dtype=torch.float64) for _ in range(3))
         )
-        self._occupants: list[_Occupant] = []
+        self._occupants: list[Occupant] = []
         self.seconds = (0.0, 0.0)
         """What the last epoch's training and its evaluation took."""
         self._schedule = make_schedule(training, slots)
-        self._averages = Averages({"": self._rows, **self._buffers}, training.max_epochs)
+        self._averages = Averages(self._trained, training.max_epochs)
         self._feed = Feed(self._data, training.batch_size)
         example = self._data.train.x[:8]
         self._engines: dict[Way, Engine] = {}
@@ -160,7 +155,7 @@ class Population:
         self._schedule.reset(slot)
         for tensor, name in zip(vars(self._strengths).values(), vars(self._strengths), strict=True):
             tensor[slot] = assignment.params[name]
-        self._occupants.append(_Occupant(assignment))
+        self._occupants.append(Occupant(assignment))
 
     def free(self, numbers: Iterable[int]) -> None:
         """Empty the slots of these trials; the last occupied slots move into the gaps."""
@@ -169,6 +164,30 @@ class Population:
             if gap != last:
                 self._move(last, gap)
             self._occupants.pop()
+
+    @torch.no_grad()
+    def state(self, number: int) -> dict[str, Tensor]:
+        """Return all that a trial needs to go on, between two epochs: copies on the CPU, the same for every slot."""
+        slot = self._slot(number)
+        occupant = self._occupants[slot]
+        memory = {name: tensor[slot].to("cpu", copy=True) for name, tensor in self._memory_of(occupant).items()}
+        return memory | occupant.progress()
+
+    @torch.no_grad()
+    def restore(self, assignment: Assignment, state: Mapping[str, Tensor]) -> None:
+        """Put a trial into the next free slot as it was when `state` was taken, here or in another population.
+
+        Raises ValueError, and changes nothing, when no such trial can have had such a state here.
+        """
+        occupant = resumed(assignment, state)
+        memory = self._memory_of(occupant)
+        if not occupant.has_state(state, memory):
+            raise ValueError("this is the state of a trial of another model or another training")
+        self.admit(assignment)
+        slot = len(self._occupants) - 1
+        for name, tensor in memory.items():
+            tensor[slot] = state[name]
+        self._occupants[slot] = occupant
 
     def train_epoch(self, should_stop: Callable[[], bool] = lambda: False) -> dict[int, EpochResult]:
         """Train every trial for one epoch, evaluate it, keep its weights if they are its best; results by number.
@@ -207,14 +226,9 @@ class Population:
     def best_weights(self, number: int) -> dict[str, Tensor]:
         """Return the state of a trial's module at its best epoch, on the CPU, as its `state_dict` would."""
         slot = self._slot(number)
-        state = self._layout.views(self._best_rows[slot]) | {k: v[slot] for k, v in self._best_buffers.items()}
-        template = self._models.template
-        # What is not trained is the template's own; tied weights have several names, of which the first is known.
-        first = {id(tensor): name for name, tensor in chain(template.named_parameters(), template.named_buffers())}
-        whole = template.state_dict(keep_vars=True)
-        return {
-            name: state.get(first[id(tensor)], tensor).detach().to("cpu", copy=True) for name, tensor in whole.items()
-        }
+        state = self._layout.views(self._best["weights"][slot])
+        state |= {name: self._best[f"buffers/{name}"][slot] for name in self._buffers}
+        return state_dict(self._models.template, state)
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -233,17 +247,25 @@ class Population:
     def _slot(self, number: int) -> int:
         return self.numbers.index(number)
 
-    def _state(self) -> Iterator[Tensor]:
-        yield from (self._rows, self._best_rows)
-        yield from self._buffers.values()
-        yield from self._best_buffers.values()
-        yield from vars(self._strengths).values()
+    def _memory(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return all that slots remember of their trials, by name, each [slots, ...]; `means` are weight averages."""
+        optimizer, schedule = self._optimizer.history, self._schedule.history
+        parts = {
+            "": self._trained,
+            "best/": self._best,
+            "optimizer/": optimizer,
+            "schedule/": schedule,
+            "means/": means,
+        }
+        return {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+
+    def _memory_of(self, occupant: Occupant) -> dict[str, Tensor]:
+        """Return what of that this trial has as far as it has come."""
+        return self._memory(self._averages.history(occupant.turn(self._seed, occupant.epoch)))
 
     def _move(self, source: int, target: int) -> None:
-        for tensor in self._state():
+        for tensor in (*self._memory(self._averages.means).values(), *vars(self._strengths).values()):
             tensor[target] = tensor[source]
-        for part in (self._optimizer, self._schedule, self._averages):
-            part.move(source, target)
         self._occupants[target] = self._occupants[source]
 
     def _chunks(self) -> list[slice]:
@@ -252,8 +274,7 @@ class Population:
         return [slice(start, min(start + size, occupied)) for start in range(0, occupied, size)]
 
     def _turns(self, rows: slice) -> list[Turn]:
-        own = ((occupant, occupant.assignment) for occupant in self._occupants[rows])
-        return [Turn(self._seed, trial.seed, occupant.epoch + 1, trial.params, trial.fold) for occupant, trial in own]
+        return [occupant.turn(self._seed, occupant.epoch + 1) for occupant in self._occupants[rows]]
 
     def _steps(self, rows: slice) -> Iterator[_Step]:
         """Yield what each step of an epoch takes; all must be taken."""
@@ -301,6 +322,5 @@ class Population:
             self._schedule.epoch_ended(slot, loss)
         if improved:
             slots = torch.tensor(improved, device=self._device)
-            self._best_rows[slots] = self._rows[slots]
-            for name, buffer in self._buffers.items():
-                self._best_buffers[name][slots] = buffer[slots]
+            for name, tensor in self._trained.items():
+                self._best[name][slots] = tensor[slots]

@@ -23,11 +23,13 @@ class Schedule:
         """
         return done.new_ones(1, len(done), 1)
 
+    @property
+    def history(self) -> dict[str, Tensor]:
+        """What is remembered of the slots, by name, each [slots, ...]."""
+        return {}
+
     def reset(self, slot: int) -> None:
         """Forget a slot's history."""
-
-    def move(self, source: int, target: int) -> None:
-        """Copy a slot's history to another slot."""
 
     def epoch_ended(self, slot: int, val_loss: float) -> None:
         """Learn what a slot has reached."""
@@ -45,6 +47,9 @@ class Cosine(Schedule):
         return (1 + torch.cos(math.pi * step / (self._max_epochs * steps))) / 2
 
 
+_AT_FIRST = (1.0, math.inf, 0.0)
+
+
 class Plateau(Schedule):
     """Down by a factor whenever the validation loss has not improved for more than so many epochs.
 
@@ -53,28 +58,29 @@ class Plateau(Schedule):
 
     def __init__(self, slots: int, factor: float, epochs: int) -> None:
         self._factor, self._epochs = factor, epochs
-        self._factors, self._best, self._waited = [1.0] * slots, [math.inf] * slots, [0] * slots
+        # Factor, best loss and epochs without a better one.
+        self._slots = torch.tensor(_AT_FIRST, dtype=torch.float64).repeat(slots, 1)
+
+    @property
+    def history(self) -> dict[str, Tensor]:
+        """What the slots have come to, on the CPU."""
+        return {"plateau": self._slots}
 
     def factors(self, rows: slice, done: Tensor, steps: int) -> Tensor:  # noqa: ARG002
         """Return each slot's factor, the same for all steps."""
-        return torch.tensor(self._factors[rows], dtype=torch.float64, device=done.device).view(1, -1, 1)
+        return self._slots[rows, 0].to(done.device).view(1, -1, 1)
 
     def reset(self, slot: int) -> None:
         """Start at the full rate."""
-        self._factors[slot], self._best[slot], self._waited[slot] = 1.0, math.inf, 0
-
-    def move(self, source: int, target: int) -> None:
-        """Copy factor, best loss and count."""
-        self._factors[target], self._best[target] = self._factors[source], self._best[source]
-        self._waited[target] = self._waited[source]
+        self._slots[slot] = self._slots.new_tensor(_AT_FIRST)
 
     def epoch_ended(self, slot: int, val_loss: float) -> None:
         """Count epochs without improvement."""
-        self._waited[slot] = 0 if val_loss < self._best[slot] else self._waited[slot] + 1
-        self._best[slot] = min(self._best[slot], val_loss)
-        if self._waited[slot] > self._epochs:
-            self._factors[slot] *= self._factor
-            self._waited[slot] = 0
+        factor, best, waited = self._slots[slot].tolist()
+        waited = 0 if val_loss < best else waited + 1
+        if waited > self._epochs:
+            factor, waited = factor * self._factor, 0
+        self._slots[slot] = self._slots.new_tensor((factor, min(best, val_loss), waited))
 
 
 def make_schedule(spec: TrainingSpec, slots: int) -> Schedule:
