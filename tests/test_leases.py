@@ -63,7 +63,8 @@ def record(beat=1, **other) -> RunnerRecord:
 def test_a_runner_is_dead_once_its_beat_has_been_the_same_for_a_lease():
     clock = Clock()
     observer = Observer(clock)
-    for now, beat, dead in [(0, 1, 0), (25, 1, 0), (50, 2, 0), (75, 2, 0), (100, 2, 0), (111, 2, 1), (120, 3, 0)]:
+    looks = [(0, 1, 0), (15, 1, 0), (30, 1, 0), (45, 2, 0), (60, 2, 0), (75, 2, 0), (90, 2, 0), (105, 2, 0)]
+    for now, beat, dead in [*looks, (106, 2, 1), (110, 3, 0)]:
         clock.now = now
         assert len(observer.dead([record(beat)])) == dead, now
 

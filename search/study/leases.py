@@ -136,25 +136,21 @@ class Observer:
     def __init__(self, clock: Callable[[], float] = seconds_awake_or_not) -> None:
         self._clock = clock
         self._seen: dict[str, tuple[int, float]] = {}
-        """By runner, its last beat and when that was seen first."""
-        self._looked = -float("inf")
+        """By runner, its last beat and for how many seconds that has been seen."""
+        self._looked = clock()
 
     def dead(self, runners: Iterable[RunnerRecord]) -> list[RunnerRecord]:
         """Return those of the runners that have died. To be called several times a lease."""
-        now, runners = self._clock(), list(runners)
-        shortest = min((runner.lease for runner in runners), default=0.0)
-        if now - self._looked > shortest / 2:
-            # Whoever has not looked for long (asleep, or without a database) has missed beats: all begin anew.
-            self._seen.clear()
-        self._looked = now
-        return [runner for runner in runners if _has_died(runner) or self._is_silent(runner, now)]
+        now = self._clock()
+        passed, self._looked = now - self._looked, now
+        return [runner for runner in list(runners) if self._is_silent(runner, passed) or _has_died(runner)]
 
-    def _is_silent(self, runner: RunnerRecord, now: float) -> bool:
-        beat, since = self._seen.get(runner.runner, (-1, now))
-        if beat != runner.beat:
-            self._seen[runner.runner] = (runner.beat, now)
-            return False
-        return now - since > runner.lease
+    def _is_silent(self, runner: RunnerRecord, passed: float) -> bool:
+        beat, silent = self._seen.get(runner.runner, (-1, 0.0))
+        # Whoever has not looked for long (asleep, or without a database) has missed beats: that counts little.
+        silent = silent + min(passed, runner.lease / _BEATS_PER_LEASE) if beat == runner.beat else 0.0
+        self._seen[runner.runner] = (runner.beat, silent)
+        return silent > runner.lease
 
 
 def runners_of(attributes: Mapping[str, Any]) -> list[RunnerRecord]:
