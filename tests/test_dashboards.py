@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import regsearch
 
-from search.dashboards.content import Noted, annotate, artifact_folder
+from search.dashboards.content import NoticeBoard, annotate, artifact_folder
 from search.dashboards.curves import curves_svg
 from search.dashboards.optuna_app import Door, Doorman
 from search.dashboards.servers import choose_port
@@ -384,9 +384,9 @@ class TestContent:
             raise OSError("no note today")
 
         monkeypatch.setattr(Annotations, "note", refuse)
-        noted = Noted(study)
-        number = noted.ask().number
-        assert noted.finish(number, Reason.COMPLETED, [EpochResult(1, 0.5, 0.6, 0.8, 0.0)]).number == number
+        study.on_end = NoticeBoard(study).ended
+        number = study.ask().number
+        assert study.finish(number, Reason.COMPLETED, [EpochResult(1, 0.5, 0.6, 0.8, 0.0)]).number == number
 
     def test_a_shorter_note_replaces_a_longer_one(self, study):
         study.annotations.note("x" * 5000)
@@ -395,13 +395,13 @@ class TestContent:
         assert note_of(study) == "z"
 
     def test_the_note_keeps_up_with_the_search(self, study):
-        noted = Noted(study)
+        study.on_end = NoticeBoard(study).ended
         assert "No trial is complete yet, after 0 of 6 trials" in note_of(study)
-        number = noted.ask().number
+        number = study.ask().number
         epoch = EpochResult(1, 0.5, 0.6, 0.8, 0.0)
-        noted.report({number: epoch})
-        noted.finish(number, Reason.COMPLETED, [epoch])
-        Noted(study)
+        study.report({number: epoch})
+        study.finish(number, Reason.COMPLETED, [epoch])
+        NoticeBoard(study)
         assert f"Best so far: trial {number}, validation loss 0.6000, after 1 of 6 trials" in note_of(study)
 
     @pytest.mark.parametrize("losses", [[1.0], [2.0, 1.0], [float("nan")], [100.0, float("inf"), 0.1], []])
