@@ -271,17 +271,6 @@ def test_another_spec_is_refused_with_the_fields_and_the_way_out():
     assert "search.seed: stored 0, given 5" in start_refused(FAILED, "--seed", "5")
 
 
-def test_a_study_that_is_being_run_is_refused():
-    Path("runs").mkdir()
-    running = Study.open("tiny", load_spec("tiny.toml"), open_storage(None, Path("runs")), Path("runs").absolute())
-    try:
-        message = start_refused(FAILED)
-    finally:
-        running.close()
-    assert 'study "tiny" is being run by another process right now' in message
-    assert "--name NEW" in message
-
-
 # Settings from the environment
 
 

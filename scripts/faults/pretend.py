@@ -60,6 +60,8 @@ class PretendTrainer:
     def best_weights(self, number: int) -> bytes:  # noqa: ARG002
         return b""
 
+    def checkpoint(self, free) -> None: ...
+
     def close(self) -> None:
         pass
 

@@ -49,7 +49,10 @@ def create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna
 
     Raises SpecMismatchError, StorageError when it is not ours.
     """
-    study = optuna.create_study(study_name=name, storage=storage, directions=_directions(spec), load_if_exists=True)
+    if name in (study.study_name for study in storage.get_all_studies()):
+        study = optuna.load_study(study_name=name, storage=storage)
+    else:
+        study = optuna.create_study(study_name=name, storage=storage, directions=_directions(spec), load_if_exists=True)
     with exclusive(storage, storage.get_study_id_from_name(name)):
         attributes = study.user_attrs
         _check_spec(study, spec, storage)

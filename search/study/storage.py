@@ -128,8 +128,9 @@ def _open_database(url: str, database: str) -> BaseStorage:
         raise StorageError(f"{url}: this database lives in memory and would be lost; give a file: sqlite:///PATH")
     options = _engine_options(database)
     try:
-        _refuse_foreign_tables(url, database, options)
-        return _with_tables(url, options)
+        with _alone_in_folder(_storage_file(url, Path())):
+            _refuse_foreign_tables(url, database, options)
+            return _with_tables(url, options)
     except StorageError:
         raise
     except Exception as error:  # a driver may raise anything
@@ -141,7 +142,7 @@ def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
     """Return the storage with Optuna's tables, made if need be by one process, however many begin at once."""
     engine = sqlalchemy.create_engine(url, **options)
     try:
-        with _alone_in_folder(_storage_file(url, Path())), engine.begin() as connection:
+        with engine.begin() as connection:
             if engine.dialect.name == "postgresql" and not sqlalchemy.inspect(connection).has_table("alembic_version"):
                 for statement in _ONE_AFTER_THE_OTHER:
                     connection.exec_driver_sql(statement)
