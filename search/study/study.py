@@ -526,6 +526,7 @@ class Study:
         self._take_over(self._observer.dead(others))
         with exclusive(self._storage, self._study_id):
             self._enqueue_roles(self._storage.get_all_trials(self._study_id, deepcopy=False))
+        self._ledger.look_for_new_trials()  # lest the sampler be asked in vain, and draw anew
         trials = self._trials()
         self._sampling = Sampling(
             self.name,
