@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from search.ablation import Ablation
 from search.confirm import Confirming, best_weights, due_tests
@@ -18,8 +22,11 @@ from search.runner import Watcher
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.study import Study
-from search.trainers import TrainerLost
+from search.trainers import Trainer, TrainerLost
 from search.weights import WeightStore
+
+_ATTEMPTS = 3
+_Answer = TypeVar("_Answer")
 
 
 class Onlooker(Watcher, Protocol):
@@ -46,9 +53,10 @@ class Aftermath:
         """
         with _trainers_needed("the test data could not be scored"):
             for which, record in due_tests(self._study.summary()).items():
-                kept = best_weights(self._crew.idle(), record, weights)
+                kept = self._ask_a_trainer(partial(best_weights, record=record, weights=weights))
                 if self._crew.has_test:
-                    self._study.record_test(which, Score(record.number, *self._crew.idle().test(kept)))
+                    told = self._ask_a_trainer(methodcaller("test", kept))
+                    self._study.record_test(which, Score(record.number, *told))
 
     def confirm(self, wanted: Confirm) -> bool:
         """Train the best configurations with several seeds and score them; return whether all of that was done.
@@ -68,7 +76,7 @@ class Aftermath:
             if not self._train(confirming, wanted.seeds, title, names, study.keep_repeats):
                 return False
             if self._crew.has_test:
-                confirming.score(self._crew.idle(), study.keep_repeats)
+                self._ask_a_trainer(partial(confirming.score, save=study.keep_repeats))
         return True
 
     def ablate(self, seeds: int) -> bool:
@@ -90,6 +98,11 @@ class Aftermath:
         with _trainers_needed("the winner's ingredients could not be weighed"):
             title = f"Training trial {number} without each of {many}"
             return self._train(confirming, seeds, title, ablation.labels(), keep)
+
+    def _ask_a_trainer(self, question: Callable[[Trainer], _Answer]) -> _Answer:
+        """Return what a trainer answers; where it dies of the question, or had died before, another is asked."""
+        again = Retrying(stop=stop_after_attempt(_ATTEMPTS), retry=retry_if_exception_type(TrainerLost), reraise=True)
+        return again(lambda: question(self._crew.idle()))
 
     def _train(
         self,

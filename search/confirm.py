@@ -90,8 +90,7 @@ class Confirming:
 
         `save` and `asked_to_stop` are called in the same thread. Raises TrainerError, and what `save` does.
         """
-        for trainer in crew.trainers:
-            trainer.vacate()
+        crew.vacate()
         agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save), asked_to_stop)
         Runner(agenda, crew, NoPruner(), self._weights, watcher, stop).run()
 

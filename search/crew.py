@@ -19,6 +19,7 @@ from search.trainers import (
     ProcessTrainer,
     StudyData,
     Trainer,
+    TrainerLost,
     TrainerSetup,
     cores,
     pick_devices,
@@ -106,6 +107,14 @@ class Crew:
             process = self.trainers[index] = ProcessTrainer()
             process.set_up(self._setup(index))
         return self.trainers[index]
+
+    def vacate(self) -> None:
+        """Take all trials out of all trainers. Those that have died since they were last asked are replaced."""
+        for index, trainer in enumerate(self.trainers):
+            try:
+                trainer.vacate()
+            except TrainerLost:
+                self.replace(index)
 
     @property
     def has_test(self) -> bool:

@@ -27,8 +27,6 @@ from search.stopping import StopRequest
 from search.study.leases import RunnerRecord
 from search.study.roster import Dismissal, all_running, standing
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 HERE = ["--workers=0", "--engine=stacked", "--precision=fp32", "--population=2"]
 
 
@@ -240,7 +238,6 @@ def test_a_confirmation_is_stopped_too(spec):
     stop, saved = StopRequest(), []
     confirming = Confirming(spec, Repeats(Picks([0], None, None)), {0: spec.textbook()}, None)
     trainer = ScriptedTrainer(falling)
-    trainer.vacate = lambda: None
     confirming.train(confirming.due(5), ScriptedCrew(trainer), Notes(), stop, saved.append, lambda: True)
     assert stop.requested
     assert len(confirming.due(5)) + len(confirming.repeats.runs) == 5

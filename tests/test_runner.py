@@ -8,6 +8,7 @@ import pytest
 from conftest import SPEC
 
 from search import runner as runner_module
+from search.crew import Crew
 from search.errors import TrainerError
 from search.pruning import NoPruner, SuccessiveHalving
 from search.records import EpochResult, Reason, Role
@@ -55,6 +56,9 @@ class ScriptedTrainer:
         for number in free:
             del self.occupied[number]
 
+    def vacate(self):
+        self.occupied.clear()
+
     def close(self):
         self.closed = True
 
@@ -72,6 +76,8 @@ class ScriptedCrew:
         if fewer_slots:
             self.trainers[index].slots = slots // 2
         return self.trainers[index]
+
+    vacate = Crew.vacate
 
 
 class Notes:
