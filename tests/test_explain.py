@@ -8,8 +8,6 @@ from conftest import regsearch
 from search.ablation import Ablation
 from search.confirmation import Repeat
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 PARAMS = {"learning_rate": 1e-3, "dropout_0": 0.2, "l1": 0.0, "weight_decay": 1e-3, "patience": 5}
 
 

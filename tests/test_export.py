@@ -18,8 +18,6 @@ from search.training.models import model_factory
 from search.training.regularizers import configure
 from search.training.sources import WIDE_INFORMATIVE
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 MODELS = [
     ModelSpec(name="mlp", hidden=[8, 5]),
     ModelSpec(name="mlp", hidden=[]),

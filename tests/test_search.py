@@ -32,9 +32,6 @@ from search.spec import StudySpec, load_spec
 from search.study import Study, close_storage, open_storage
 from search.tracking import TrackingOutcome, default_tracking_uri
 
-# MLflow's own use of SQLAlchemy, when a test reads what was written.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 SLOW = SPEC.replace("batch_size = 64", "batch_size = 8").replace("trials = 6", "trials = 8")
 """A search of some seconds."""
 

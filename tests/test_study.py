@@ -752,7 +752,7 @@ def test_a_plain_path_and_a_journal_url_are_journals(tmp_path):
         ("journal://j.log", "three slashes"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
-        ("sqlite:////no/such/folder/s.db", "unable to open database file"),
+        ("sqlite:////no/such/folder/s.db", "No such file or directory"),
         ("postgresql+psycopg2://u:secret@h:port/db", "not a valid database URL"),
         ("postgresql+pony://u:secret@h/db", "not a valid database URL"),
     ],

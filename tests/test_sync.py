@@ -16,9 +16,6 @@ from search.tracking import default_tracking_uri
 
 FAST = ("--workers=0", "--engine=looped", "--precision=fp32", "--no-confirm")
 
-# MLflow's own use of SQLAlchemy, when a test reads what was written.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 
 def told(uri: str) -> dict[str, dict[str, Any]]:
     """Return all that MLflow says of the runs of study `tiny`, by name; runs are named where it has its own ids."""

@@ -44,9 +44,6 @@ ENDED = STARTED + timedelta(hours=1)
 STUDY = TrackedStudy("digits", '{"name": "digits"}', "Eight by eight digits.", {"team": "a"}, {"budget.trials": "4"})
 PATIENT = 60.0
 
-# MLflow's own use of SQLAlchemy, when a test reads what was written.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
-
 
 def a_trial(number: int, reason: Reason = Reason.COMPLETED, epochs: int = 3, **more: Any) -> TrialRecord:
     rows = tuple(

@@ -28,10 +28,11 @@ class Process:
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self.child.stdout:
-            with self._news:
-                self.lines.append(line.rstrip())
-                self._news.notify_all()
+        with self.child.stdout:
+            for line in self.child.stdout:
+                with self._news:
+                    self.lines.append(line.rstrip())
+                    self._news.notify_all()
         with self._news:
             self._news.notify_all()
 
