@@ -29,8 +29,6 @@ from search.report import gather
 from search.study import Study, open_storage
 from search.study.annotations import Annotations, artifact_store
 
-# MLflow's own use of SQLAlchemy, when a command closes a study's run.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
 COMMAND = [sys.executable, "-P", "-c", "from search.cli import main; main()"]
 LOCAL = ["localhost", "127.0.0.1", "::1"]
 
@@ -451,7 +449,7 @@ class TestInABrowser:
             page.goto(f"{ui[0]}/dashboard")
             page.get_by_text("tiny").first.click()
             page.wait_for_url("**/studies/0")
-            page.get_by_text("Hyperparameter Importance").wait_for()
+            page.get_by_role("heading", name="Hyperparameter Importance").wait_for()
             # The report's plots, drawn: their titles are text inside the plots.
             page.locator("text.gtitle", has_text="What ran when, and why it ended").first.wait_for()
             page.goto(f"{ui[0]}/dashboard/studies/0/note")

@@ -44,7 +44,20 @@ class Figure:
     @property
     def plot(self) -> dict[str, Any]:
         """The plot for plotly."""
-        return {"data": list(self.data), "layout": {"height": self.height, **self.layout}}
+        return {"data": list(self.data), "layout": {"height": self.height, "margin": self._margin(), **self.layout}}
+
+    def _margin(self) -> dict[str, int]:
+        """Return room for labels and legend. Where it is too little plotly makes more, but draws everything twice.
+
+        Plotly adds the smallest of the four to what labels take.
+        """
+        x, y = (self.layout.get(axis, {}) for axis in ("xaxis", "yaxis"))
+        return {
+            "l": 66 if "title" in y else 8,
+            "r": 8,
+            "t": 44 if self.layout.get("showlegend") else 14,
+            "b": 48 if "title" in x else 31,
+        }
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from search.report.material import Material
 from search.report.theme import SCALE
 
 _WORST_SHOWN = 0.9
+_MARGIN = {"l": 66, "r": 80, "t": 8, "b": 48}
+"""Room for the colours' bar too."""
 
 
 def slice_figures(material: Material) -> list[Figure]:
@@ -36,7 +38,7 @@ def _slice(param: str, plot: Mapping[str, Any]) -> Figure:
         caption="",
         alt=f"{param} against validation loss, coloured by the trial's number.",
         data=traces,
-        layout={"xaxis": _axis(plot, "xaxis"), "yaxis": _axis(plot, "yaxis"), "showlegend": False},
+        layout=_layout(plot),
         height=260,
     )
 
@@ -49,11 +51,7 @@ def _contour(name: str, plot: Mapping[str, Any]) -> Figure:
         caption="",
         alt=f"Validation loss over {x} and {y}, between the complete trials, which are dots.",
         data=[_restyled(trace) for trace in plot["data"]],
-        layout={
-            "xaxis": _axis(plot, "xaxis"),
-            "yaxis": _axis(plot, "yaxis"),
-            "showlegend": False,
-        },
+        layout=_layout(plot),
         height=300,
     )
 
@@ -73,6 +71,10 @@ def _restyled(trace: Trace) -> Trace:
         "colorbar": bar,
         "line": {"width": 0.5, "color": "@paper/60"},
     }
+
+
+def _layout(plot: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{side: _axis(plot, side) for side in ("xaxis", "yaxis")}, "showlegend": False, "margin": _MARGIN}
 
 
 def _axis(plot: Mapping[str, Any], side: str) -> dict[str, Any]:
