@@ -134,6 +134,19 @@ def test_choices_run_every_engine_and_precision(stub):
     assert "stacked, bf16" in shown
 
 
+def test_trainers_share_the_same_number_of_slots(stub, monkeypatch):
+    monkeypatch.setattr(bench, "cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    shown = bench_command("--trainers", "--study=digits", "--trials=32", "--repeats=1")
+    assert [options for _, _, options in stub] == [
+        {"workers": 1, "population": 8},
+        {"workers": 2, "population": 4},
+        {"workers": 4, "population": 2},
+    ]
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert "trial-epochs a second" in shown
+
+
 def test_regsearch_can_run_alone(stub):
     shown = bench_command("--study=digits", "--mode=users", "--repeats=1", "--feed=none")
     assert [side for side, *_ in stub] == ["regsearch"]

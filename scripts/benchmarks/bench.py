@@ -7,6 +7,7 @@ table do. Progress goes to standard error, tables to standard output.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -20,15 +21,24 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from scripts.benchmarks.cases import CHOICES, MODES, SIZES, Case, derive_spec
+from scripts.benchmarks.cases import CHOICES, MODES, SIZES, TRAINERS, Case, derive_spec
 from scripts.benchmarks.comparing import measures
 from scripts.benchmarks.machine import describe_machine
 from scripts.benchmarks.rates import Rate, Work, matmul_rates, trial_epoch_work
 from scripts.benchmarks.sides import REGSEARCH, Run, Setup, run_side
-from scripts.benchmarks.tables import Table, as_markdown, as_rich, case_table, choices_table, rates_table
+from scripts.benchmarks.tables import (
+    Table,
+    as_markdown,
+    as_rich,
+    case_table,
+    choices_table,
+    rates_table,
+    trainers_table,
+)
+from search.crew import plan
 from search.errors import RegsearchError
 from search.places import default_data_dir
-from search.trainers import pick_devices
+from search.trainers import cores, pick_devices
 from search.training.data import load_data
 from search.training.engines import ENGINES, PRECISIONS
 
@@ -86,6 +96,21 @@ class Bench:
         runs, _ = self._alternate(case, contestants)
         self._show(choices_table(case.title, case.repeats, runs, list(fixed)))
 
+    def multiply(self, case: Case) -> None:
+        """Run regsearch with 1, 2, 4, ... trainers of one thread each, up to one for each core, and show the table.
+
+        All have the same number of slots together.
+        """
+        counts = [2**i for i in range(cores().bit_length())]
+        slots = plan(derive_spec(case, 0).search.trials, 1, case.population, ["cpu"])[1]
+        contestants = {
+            str(count): (REGSEARCH, {"workers": count, "population": -(-slots // count)}) for count in counts
+        }
+        # Torch's own setting: several trainers have one thread each anyway.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        runs, _ = self._alternate(case, contestants)
+        self._show(trainers_table(case.title, case.repeats, runs))
+
     def _alternate(self, case: Case, contestants: Contestants) -> tuple[dict[str, list[Run]], Work]:
         """Have each contestant run once in each repeat; none of them always comes first."""
         runs: dict[str, list[Run]] = {name: [] for name in contestants}
@@ -120,6 +145,7 @@ class Bench:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--size", type=click.Choice(list(SIZES)), default="minute", show_default=True, help="How much to run.")
 @click.option("--choices", is_flag=True, help="Instead: regsearch with each engine and precision, beside auto.")
+@click.option("--trainers", is_flag=True, help="Instead: regsearch with 1, 2, ... trainers of a thread each.")
 @click.option("--study", metavar="NAME|FILE", help="Only this study, whether or not it is one of the size's.")
 @click.option("--mode", type=click.Choice(list(MODES)), help="Only equal work, or only as users run it.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Repeats, each with a seed of its own.")
@@ -139,6 +165,7 @@ def main(
     *,
     size: str,
     choices: bool,
+    trainers: bool,
     study: str | None,
     mode: str | None,
     feed: str | None,
@@ -155,17 +182,18 @@ def main(
       scripts/bench --size hour --out runs.jsonl --markdown tables.md
       scripts/bench --study mnist --mode equal --trials 8 --epochs 2
       scripts/bench --choices --study digits
+      scripts/bench --trainers
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this ends what it has started, too
     feeds = None if feed is None else FEEDS[feed]
-    cases = [case.changed(feeds=feeds, **changes) for case in _cases(size, choices, study, mode)]
+    cases = [case.changed(feeds=feeds, **changes) for case in _cases(size, choices, trainers, study, mode)]
     try:
         setup = Setup(_kind(pick_devices(device)), data_dir or default_data_dir())
         bench = Bench(setup, out, markdown, _command(context))
         _check(cases, setup.data_dir)
         bench.begin()
         for case in cases:
-            (bench.choose if choices else bench.compare)(case)
+            (bench.choose if choices else bench.multiply if trainers else bench.compare)(case)
     except RegsearchError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
@@ -173,13 +201,13 @@ def main(
         context.exit(130)
 
 
-def _cases(size: str, choices: bool, study: str | None, mode: str | None) -> list[Case]:
+def _cases(size: str, choices: bool, trainers: bool, study: str | None, mode: str | None) -> list[Case]:
     """Return the size's cases that were asked for, or else the hour's, or else one of the whole study in each mode."""
-    for known in [CHOICES] if choices else [SIZES[size], SIZES["hour"]]:
+    for known in [CHOICES] if choices else [TRAINERS] if trainers else [SIZES[size], SIZES["hour"]]:
         found = [case for case in known if study in (None, case.study) and mode in (None, case.mode)]
         if found:
             return found
-    modes = ["equal"] if choices else [mode] if mode else MODES
+    modes = ["equal"] if choices or trainers else [mode] if mode else MODES
     return [Case(study=study or "digits", mode=one, repeats=1) for one in modes]
 
 

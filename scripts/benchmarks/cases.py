@@ -76,6 +76,10 @@ CHOICES: tuple[Case, ...] = (
 """For every engine and precision: regsearch against itself. digits whole, since it tells what bf16 does to a study."""
 
 
+TRAINERS: tuple[Case, ...] = (Case(study="mnist", mode="equal", repeats=3, trials=16, epochs=4, feeds=()),)
+"""For every number of trainers: regsearch against itself."""
+
+
 def derive_spec(case: Case, seed: int) -> StudySpec:
     """Return the case's study with its trials, epochs and seed; for equal work without pruning or early stops.
 

@@ -26,6 +26,7 @@ _FORMATS = {
     "%": "{:.1f}",
     "GFLOP/s": "{:.3g}",
     "times": "{:.3g}",
+    "rate": "{:.3g}",
 }
 _PLAIN_NUMBERS = ("count", "loss")
 """Units that need no word beside the label."""
@@ -82,6 +83,22 @@ def choices_table(title: str, repeats: int, runs: Runs, fixed: Sequence[str]) ->
     header = ["", "search, ms a trial-epoch", "to best fixed", "computing, ms", "to best fixed"]
     header += ["best validation loss", f"to {auto}'s", "in its own words"]
     return Table(_heading(title, repeats), header, rows)
+
+
+def trainers_table(title: str, repeats: int, runs: Runs) -> Table:
+    """Return how many trial-epochs a second each number of trainers does, beside the first number."""
+    rates = {count: [run.trial_epochs / run.search_s for run in own] for count, own in runs.items()}
+    first = next(iter(runs))
+    rows = [
+        [
+            count,
+            _cell(spread(rates[count]), "rate"),
+            _cell(paired(rates[count], rates[first]), "times"),
+            "; ".join(sorted({run.chosen for run in own})),
+        ]
+        for count, own in runs.items()
+    ]
+    return Table(_heading(title, repeats), ["trainers", "trial-epochs a second", "times", "in its own words"], rows)
 
 
 def rates_table(rates: Sequence[Rate]) -> Table:
