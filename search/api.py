@@ -31,7 +31,7 @@ from search.records import Params, Summary
 from search.session import Ending, Options, Session
 from search.spec import OWN, ModelSpec, Range, Setting, StudySpec, check_study_name, read_spec
 from search.stopping import StopRequest
-from search.trainers import Own
+from search.trainers import Own, RayWishes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -142,6 +142,8 @@ def run_search(
     precision: str = "auto",
     population: int | None = None,
     workers: int | None = 0,
+    ray: str | None = None,
+    gpus_per_worker: float | None = None,
     confirm: Confirm | None = _CONFIRM,
     timeout: float | None = None,
     quiet: bool = False,
@@ -154,7 +156,8 @@ def run_search(
     dropout, weight decay, L1 and patience are searched, and dropout that it does not name stays as the model has it.
     `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n], by itself: trials are trained
     together, and an example of one is no other's. All else is as in
-    `regsearch start`; `workers` 0 trains in this process, more need a factory that can be pickled.
+    `regsearch start`; `workers` 0 trains in this process, more need a factory that can be pickled; with
+    `ray` it can be any, and None are as many as the cluster has room for.
 
     Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
     """
@@ -163,7 +166,7 @@ def run_search(
         raise UsageError(f"data must be search.Data(train=...) or a data set's name, not a {type(data).__name__}")
     sections = {"name": check_study_name(name), "training": dict(training or {}), "search": dict(search or {})}
     spec, own = _specify(model, data, space, sections, loss)
-    if workers != 0:
+    if workers != 0 and ray is None:
         _check_portable(own)
     wishes = Wishes(
         default_data_dir() if data_dir is None else Path(data_dir).absolute(),
@@ -171,7 +174,8 @@ def run_search(
         engine,
         precision,
         population=population,
-        workers=workers,
+        workers=workers if ray is None else workers or None,
+        ray=None if ray is None else RayWishes(ray, gpus_per_worker, own_folders=data_dir is None),
     )
     options = Options(name, Path(home).absolute(), wishes, storage, tracking_uri, confirm, own=own)
     return Found(_run(Session(spec, options, started), timeout, quiet).summary, spec, options)

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from search.crew import Wishes
+    from search.trainers import RayWishes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -183,8 +184,21 @@ _OF_TRAINERS = (
         "--workers",
         type=CountOrAuto(fewest=0),
         default="auto",
-        help="Trainers, each a process with a thread or a GPU of its own; auto: one for each core or GPU; 0: one, in "
-        "the program's own process.",
+        help="Trainers, each a process with a thread or a GPU of its own; auto: one for each core or GPU of this "
+        "machine or the Ray cluster; 0: one, in the program's own process.",
+    ),
+    option(
+        "--ray",
+        metavar="auto|local|ADDRESS",
+        help="Train on a Ray cluster: `host:port`, `ray://host:port`; auto: the one of this machine, or else one "
+        "that is started here for the search, as local does in any case.",
+    ),
+    option(
+        "--gpus-per-worker",
+        type=click.FloatRange(0, 1),
+        metavar="F",
+        show_default="1 where the Ray cluster has GPUs",
+        help="Share of a GPU that Ray reserves for each trainer, such as 0.25; 0: a processor core alone.",
     ),
     option(
         "--engine",
@@ -236,4 +250,18 @@ def wishes_of(given: dict[str, Any]) -> Wishes:
     from search.places import default_data_dir
 
     of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "kernels", "population", "workers")}
-    return Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers)
+    ray = _ray_wishes(given.pop("ray"), given.pop("gpus_per_worker"))
+    return Wishes(given.pop("data_dir") or default_data_dir(), **of_trainers, ray=ray)
+
+
+def _ray_wishes(address: str | None, gpus_per_worker: float | None) -> RayWishes | None:
+    from search.errors import UsageError
+    from search.trainers import RayWishes
+
+    if address is None:
+        if gpus_per_worker is not None:
+            raise UsageError("--gpus-per-worker says what Ray reserves for a trainer: it needs --ray")
+        return None
+    # A folder that the environment names is this machine's; only one given for the search is meant for all machines.
+    source = click.get_current_context().get_parameter_source("data_dir")
+    return RayWishes(address, gpus_per_worker, own_folders=source is not ParameterSource.COMMANDLINE)

@@ -5,28 +5,38 @@ Nothing here knows what a search does with them.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.errors import KernelError, UsageError
+from search.errors import UsageError
+from search.machine import describe_machine
 from search.records import Assignment
+from search.shortage import Shortage
 from search.spec import StudySpec
 from search.trainers import (
     NOTHING_OWN,
     LocalTrainer,
     Own,
     ProcessTrainer,
+    RayCluster,
+    RayTrainer,
+    RayWishes,
     StudyData,
     Trainer,
     TrainerLost,
     TrainerSetup,
     cores,
+    find_kernels,
     pick_devices,
 )
 from search.training.files import prepare_files
-from search.training.kernels.building import kernel_library
 
+_POLL_SECONDS = 0.2
+_LATECOMER_SECONDS = 20.0
+"""Within which trainers find room if there is any: Ray starts a process for each."""
 _MOST_SLOTS = {"cpu": 32, "cuda": 128}
 """Of all trainers of a kind together. On a processor more of them are not more efficient, on a GPU they are."""
 
@@ -45,6 +55,8 @@ class Wishes:
     """Slots of each trainer."""
     workers: int | None = None
     """Trainers, each with a process of its own; 0 for one in this process."""
+    ray: RayWishes | None = None
+    """The Ray cluster whose machines they are to run on; None for this machine."""
 
 
 class Crew:
@@ -58,7 +70,8 @@ class Crew:
         own: Own = NOTHING_OWN,
         checkpoints: Path | None = None,
     ) -> None:
-        """Decide who is needed. Raises DeviceError, and UsageError when the spec is not enough to go by.
+        """Decide who is needed. Raises DeviceError, UsageError when the spec is not enough to go by, and TrainerError
+        when there is no such cluster.
 
         `stop` is asked amid an epoch by a trainer in this process. `checkpoints` is the folder that trials are kept in,
         None to keep none.
@@ -69,43 +82,60 @@ class Crew:
             )
         self._spec, self._wishes, self._stop, self._own = spec, wishes, stop, own
         self._checkpoints = checkpoints
-        self.devices = pick_devices(wishes.device)
-        models = spec.data.folds or 1
-        count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices, models)
+        self._cluster = _cluster(wishes)
+        self.devices = pick_devices(wishes.device) if self._cluster is None else self._cluster.devices
+        models, places = spec.data.folds or 1, None if self._cluster is None else self._cluster.places
+        count, self.slots = plan(spec.search.trials, wishes.workers, wishes.population, self.devices, models, places)
         self.trainers: list[Trainer] = []
-        self.notice: str | None = None
-        """What the user should know of how the trainers work, once they are started."""
+        self.notices: list[str] = []
+        """What the user should know of how the trainers work, once they are ready."""
         self._count = count
         self._kernels: Path | None = None
+        self._fingerprint: str | None = None
+        self._processors: list[str] = []
+        self._machines = 0
 
     def start(self) -> None:
         """Start all trainers; meanwhile check the data's files and compile. Raises DataError and KernelError."""
         in_process = self._wishes.workers == 0
-        processes = [] if in_process else [ProcessTrainer() for _ in range(self._count)]
-        self.trainers = list(processes)
-        if self._own.data is None:
-            prepare_files(self._spec.data.name, self._wishes.data_dir)
-        self._kernels = self._compile()
-        for index, process in enumerate(processes):
-            process.set_up(self._setup(index))
+        elsewhere = [] if in_process else [self._hire() for _ in range(self._count)]
+        self.trainers = list(elsewhere)
+        if self._cluster is None:
+            self._look_after_files()
+        for index, trainer in enumerate(elsewhere):
+            trainer.set_up(self._setup(index))
         if in_process:
             self.trainers = [LocalTrainer(self._setup(0), self._stop)]
 
     def get_ready(self) -> set[str]:
-        """Wait until all trainers have their data; return the checksums. Raises DataError and TrainerLost."""
-        fingerprints = {trainer.get_ready() for trainer in self.trainers}
-        self.slots = min(trainer.slots for trainer in self.trainers)
+        """Wait until the trainers that have room have their data; return the checksums.
+
+        Raises DataError, TrainerLost, and TrainerError when there is no room for any of them.
+        """
+        ready = _await_room(self.trainers)
+        fingerprints = {trainer.get_ready() for trainer in ready}
+        self.slots = min(trainer.slots for trainer in ready)
+        if len(fingerprints) == 1:
+            (self._fingerprint,) = fingerprints
+        for index, trainer in enumerate(self.trainers):
+            if trainer not in ready:  # one that joins in later is to know what the others have found
+                self.replace(index)
+        if self._cluster is not None:
+            self._look_around(self._cluster, ready)
         return fingerprints
 
     def replace(self, index: int, fewer_slots: bool = False) -> Trainer:
-        """End a trainer and start another in its place, on the same device. Raises TrainerLost."""
+        """End a trainer and start another in its place, on the same device or wherever the cluster has room.
+
+        Raises TrainerLost.
+        """
         self.trainers[index].close()
         self.slots = max(1, self.slots // 2) if fewer_slots else self.slots
         if self._wishes.workers == 0:
             self.trainers[index] = LocalTrainer(self._setup(index), self._stop)
         else:
-            process = self.trainers[index] = ProcessTrainer()
-            process.set_up(self._setup(index))
+            trainer = self.trainers[index] = self._hire()
+            trainer.set_up(self._setup(index))
         return self.trainers[index]
 
     def vacate(self) -> None:
@@ -117,31 +147,59 @@ class Crew:
                 self.replace(index)
 
     @property
+    def where(self) -> str:
+        """Where the trainers are, in words."""
+        devices = ", ".join(self.devices)
+        if self._cluster is None:
+            return devices
+        return f"{devices} of {self._machines} machine{'s' if self._machines > 1 else ''} of a Ray cluster"
+
+    def describe(self) -> dict[str, str]:
+        """Return what the trainers run on, as a report tells it."""
+        processors = {"processor": "; ".join(self._processors)} if self._processors else {}
+        return describe_machine([self.where]) | processors
+
+    @property
     def has_test(self) -> bool:
         """Whether there is test data."""
         return self._own.data is None or self._own.data.has_test
 
     def idle(self) -> Trainer:
-        """Return a trainer for work between searches: one whose process lives, or a new one."""
-        if not self.trainers[0].alive:
-            return self.replace(0)
-        return self.trainers[0]
+        """Return a trainer for work between searches: one that lives and has room, or a new one.
+
+        Raises TrainerLost, and TrainerError when there is no room.
+        """
+        for trainer in self.trainers:
+            if trainer.lacks is None and trainer.alive:
+                return trainer
+        trainer = self.replace(0)
+        _await_room([trainer])
+        return trainer
 
     def close(self) -> None:
         """End all trainers at once."""
         for trainer in self.trainers:
             trainer.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
-    def _compile(self) -> Path | None:
-        if self._wishes.kernels == "torch" or self.devices != ["cpu"]:
-            return None
-        try:
-            return kernel_library()
-        except KernelError as error:
-            if self._wishes.kernels == "compiled":
-                raise
-            self.notice = f"Steps take up to twice as long without compiled kernels: {error}"
-            return None
+    def _hire(self) -> ProcessTrainer | RayTrainer:
+        return ProcessTrainer() if self._cluster is None else self._cluster.start_trainer()
+
+    def _look_after_files(self) -> None:
+        if self._own.data is None:
+            prepare_files(self._spec.data.name, self._wishes.data_dir)
+        self._kernels, notice = find_kernels(self._wishes.kernels, self.devices[0])
+        self.notices = [] if notice is None else [notice]
+
+    def _look_around(self, cluster: RayCluster, ready: Sequence[Trainer]) -> None:
+        """Take note of where the cluster has put the trainers."""
+        places = [trainer.place() for trainer in ready if isinstance(trainer, RayTrainer)]
+        self.devices = sorted({place.device for place in places})
+        self._processors = sorted({place.processor for place in places})
+        self._machines = len({place.machine for place in places})
+        told = [cluster.notice, *sorted({place.notice for place in places if place.notice is not None})]
+        self.notices = [notice for notice in told if notice is not None]
 
     def _setup(self, index: int) -> TrainerSetup:
         spec, wishes = self._spec, self._wishes
@@ -157,25 +215,56 @@ class Crew:
             self._kernels,
             self.devices[index % len(self.devices)],
             # Several trainers share the processor: a thread each. A second one in each would wait for the other's.
-            None if self._count == 1 else 1,
+            None if self._count == 1 and self._cluster is None else 1,
             -(-self._count // len(self.devices)),
             self._own,
             self._checkpoints,
+            fingerprint=self._fingerprint,
         )
 
 
+def _cluster(wishes: Wishes) -> RayCluster | None:
+    if wishes.ray is None:
+        return None
+    if wishes.workers == 0:
+        raise UsageError(
+            "--workers 0 trains in the program's own process, and --ray in a cluster: leave one of them out"
+        )
+    return RayCluster(wishes.ray, wishes.device, wishes.kernels, wishes.workers)
+
+
+def _await_room(trainers: Sequence[Trainer]) -> list[Trainer]:
+    """Return those that have room, at least one, after giving the others some time. Raises TrainerError."""
+    shortage, start = Shortage(logging.getLogger(__name__).warning), time.monotonic()
+    while True:
+        lacks = {trainer: lack for trainer in trainers if (lack := trainer.lacks) is not None}
+        ready = [trainer for trainer in trainers if trainer not in lacks]
+        if not lacks or (ready and time.monotonic() - start > _LATECOMER_SECONDS):
+            return ready
+        shortage.note([*lacks.values()], len(trainers), working=bool(ready))
+        time.sleep(_POLL_SECONDS)
+
+
 def plan(
-    trials: int, workers: int | None, population: int | None, devices: Sequence[str], models: int = 1
+    trials: int,
+    workers: int | None,
+    population: int | None,
+    devices: Sequence[str],
+    models: int = 1,
+    places: int | None = None,
 ) -> tuple[int, int]:
     """Return how many trainers a search gets, and how many slots each; a trial has so many models.
+
+    `places` is how many trainers there is room for; None on this machine.
 
     Enough slots to be efficient, few enough for the sampler to learn from: one that is asked for all trials at once has
     seen nothing, and a quarter of them at a time is a fair bargain. A trainer for each GPU; on a processor one for each
     core, since threads that step together wait for the slowest at every operation.
     """
     kind = devices[0].partition(":")[0]
-    places = len(devices) if kind == "cuda" else cores()
-    count = min(places if workers is None else max(1, workers), trials)
+    if places is None:
+        places = len(devices) if kind == "cuda" else cores()
+    count = min(max(1, places if workers is None else workers), trials)
     if population is not None:
         if workers is None:  # no more of them than can be filled
             count = min(count, -(-trials // population))

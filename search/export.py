@@ -90,7 +90,7 @@ def refit(
     """Train what was chosen on training and validation data together; return a trainer that knows the model, and the
     weights. `fingerprint` is that of the study's data, None where nobody can have changed it. Raises DataError.
     """
-    crew = Crew(spec, replace(wishes, workers=0, population=1), own=own)
+    crew = Crew(spec, replace(wishes, workers=0, population=1, ray=None), own=own)
     crew.start()
     (trainer,) = crew.trainers
     if fingerprint not in (None, *crew.get_ready()):

@@ -17,6 +17,12 @@ def default_data_dir() -> Path:
     return user_cache_path("regsearch") / "data"
 
 
+def machine_data_dir() -> Path:
+    """Return where this machine keeps data sets, by its own environment."""
+    named = os.environ.get("REGSEARCH_DATA")
+    return Path(named).expanduser().absolute() if named else default_data_dir()
+
+
 def module_path() -> str:
     """Return where a process of the program's own finds modules: where this one does, wherever that was started."""
     package_root = str(Path(__file__).resolve().parent.parent)

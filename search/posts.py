@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 
-from search.records import Assignment, EpochResult, Reason, TrialRecord
+from search.records import Assignment, EpochResult, Reason, TimeSpent, TrialRecord
 from search.trainers import Report, Trainer
 
 LEAST_HANG_SECONDS = 300.0
@@ -76,9 +77,10 @@ class Post:
         return self.trainer.slots - len(self.running) - len(self.asked)
 
     def take_asked(self) -> list[Future[Assignment | None]]:
-        """Return what was asked for and has a place: all, unless a new trainer has fewer slots than the one before."""
-        places = self.trainer.slots - len(self.running)
-        return [self.asked.popleft() for _ in range(min(places, len(self.asked)))]
+        """Return what was asked for; from now on that is up to the caller."""
+        asked = list(self.asked)
+        self.asked.clear()
+        return asked
 
     def hangs(self, seconds: float) -> bool:
         """Return whether the epoch under way takes far longer than any before; to be told what time has passed."""
@@ -94,3 +96,21 @@ class Post:
             self.first_step = time.monotonic() - report.training - report.evaluation
         self.training += report.training
         self.evaluation += report.evaluation
+
+
+def time_spent(posts: Sequence[Post], started: float, desk: Mapping[str, float]) -> TimeSpent:
+    """Return where the time has gone since `started`, by the monotonic clock; `desk` is the desk's own account."""
+    now = time.monotonic()
+    at_work = [(now - post.first_step, post) for post in posts if post.first_step is not None]
+    count = max(1, len(at_work))
+    training, evaluation = (sum(getattr(p, part) for _, p in at_work) / count for part in ("training", "evaluation"))
+    working = sum(seconds for seconds, _ in at_work) / count
+    return TimeSpent(
+        trainers=len(at_work),
+        start_up=now - started - max((seconds for seconds, _ in at_work), default=0.0),
+        training=training,
+        evaluation=evaluation,
+        waiting=working - training - evaluation,
+        asking=desk["asking"],
+        recording=desk["recording"],
+    )

@@ -21,9 +21,10 @@ from typing import Protocol, TypeVar
 from search.desk import Desk
 from search.errors import TrainerError
 from search.newspaper import Newspaper
-from search.posts import Post, Running
+from search.posts import Post, Running, time_spent
 from search.pruning import Pruner
 from search.records import Assignment, EpochResult, News, Reason, Role, TimeSpent, TrialRecord
+from search.shortage import Shortage
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.trainers import OutOfMemory, Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
@@ -122,6 +123,9 @@ class Runner:
         self._posts = [Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
         self._started = time.monotonic() if started is None else started
         self._looked = time.monotonic()
+        self._shortage = Shortage(watcher.message)
+        self._left_over: deque[Future[Assignment | None]] = deque()
+        """Asked for a trainer that died before it could take them."""
         self._may_ask = True
         """Whether there may be configurations that nobody runs."""
         self._draining = False
@@ -145,7 +149,7 @@ class Runner:
         """
         try:
             self._search()
-            self.time_spent = self._where_time_went()
+            self.time_spent = time_spent(self._posts, self._started, self._desk.seconds)
         except BaseException:
             # The first error is the one to show; what cannot be put back now is found by the next start.
             with suppress(Exception):
@@ -155,10 +159,9 @@ class Runner:
 
     def _search(self) -> None:
         while not self._stop():
-            for post in self._posts:
-                if not post.waiting and not self._draining:
-                    self._begin(post)
+            lacks = [] if self._draining else self._begin_all()
             busy = {id(post.trainer): post for post in self._posts if post.waiting}
+            self._shortage.note(lacks, len(self._posts), working=bool(busy))
             if busy:
                 self._collect(
                     [busy[id(ready)] for ready in wait_for_any([p.trainer for p in busy.values()], _POLL_SECONDS)]
@@ -166,9 +169,23 @@ class Runner:
                 self._look_for_hangs()
             elif self._draining:
                 self._drain()
-            elif not any(post.asked for post in self._posts) and self._is_over():
+            elif self._left_over or any(post.asked for post in self._posts):
+                time.sleep(_POLL_SECONDS if lacks else 0)
+            elif self._is_over():
                 return
             self._announce()
+
+    def _begin_all(self) -> list[str]:
+        """Start the next epoch of every trainer that can; return what the others lack."""
+        lacks = []
+        for post in list(self._posts):
+            if post.waiting:
+                continue
+            if (lack := post.trainer.lacks) is None:
+                self._begin(post)
+            else:
+                lacks.append(lack)
+        return lacks
 
     def _drain(self) -> None:
         """Stop as was asked for, now that no epoch is under way, with checkpoints for whoever goes on."""
@@ -227,6 +244,8 @@ class Runner:
         return future.done()
 
     def _ask_ahead(self, post: Post, arriving: int) -> None:
+        while self._left_over and post.room > arriving:
+            post.asked.append(self._left_over.popleft())
         for _ in range(post.room - arriving if self._may_ask else 0):
             post.asked.append(self._desk.submit("asking", self._study.ask))
 
@@ -327,22 +346,6 @@ class Runner:
         finish = partial(self._study.finish, number, reason, run.epochs, error, run.worker)
         self._recorded.append(self._desk.submit("recording", finish))
 
-    def _where_time_went(self) -> TimeSpent:
-        now = time.monotonic()
-        posts = [(now - post.first_step, post) for post in self._posts if post.first_step is not None]
-        count = max(1, len(posts))
-        training, evaluation = (sum(getattr(p, part) for _, p in posts) / count for part in ("training", "evaluation"))
-        working = sum(seconds for seconds, _ in posts) / count
-        return TimeSpent(
-            trainers=len(posts),
-            start_up=now - self._started - max((seconds for seconds, _ in posts), default=0.0),
-            training=training,
-            evaluation=evaluation,
-            waiting=working - training - evaluation,
-            asking=self._desk.seconds["asking"],
-            recording=self._desk.seconds["recording"],
-        )
-
     def _announce(self) -> None:
         """Tell the watcher what is in the storage by now, and how the storage and the others are."""
         while self._reported and self._reported[0].done():
@@ -413,15 +416,15 @@ class Runner:
         if len(self._posts) == 1:
             raise TrainerError(why)
         self._posts.remove(post)
-        for future in post.asked:
-            self._posts[0].asked.append(future)
         self._watcher.message(f"The search goes on with {len(self._posts)} of its trainers: {why}")
 
     def _put_back(self, post: Post, message: str, counts: bool) -> None:
         for run in post.running.values():
             self._try_again(run, message, counts)
-        post.running.clear()
-        post.to_free.clear()
+        # The next one may have fewer slots, or have to wait for room; who can take them now does.
+        self._left_over += post.asked
+        for of_the_dead in (post.running, post.asked, post.to_free):
+            of_the_dead.clear()
         post.waiting = False
 
     def _try_again(self, run: Running, message: str, counts: bool) -> None:
@@ -438,12 +441,11 @@ class Runner:
         for post in self._posts:
             if post.waiting:  # for an epoch that nobody wants any more
                 post.trainer.close()
-            asked = (future.result() for future in post.asked)
-            for run in [
-                *post.running.values(),
-                *(Running(assignment) for assignment in asked if assignment is not None),
-            ]:
+            for run in post.running.values():
                 self._end(run, Reason.INTERRUPTED)
+        for future in [*self._left_over, *(future for post in self._posts for future in post.asked)]:
+            if (assignment := future.result()) is not None:
+                self._end(Running(assignment), Reason.INTERRUPTED)
         self._desk.flush()
         self._announce()
         self._desk.close()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from search.crew import Crew, Wishes
 from search.errors import DataError, TrainerError
-from search.machine import describe_machine
 from search.places import made_home
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json
@@ -122,9 +121,9 @@ class Session:
         """What was chosen, in a line."""
         crew = self._crew
         trainers = "1 trainer" if len(crew.trainers) == 1 else f"{len(crew.trainers)} trainers"
-        line = f"On {', '.join(crew.devices)}, {trainers} of {crew.slots} slots; everything goes to {self.options.home}"
-        if crew.notice is not None:
-            line += f"\n{crew.notice}"
+        line = f"On {crew.where}, {trainers} of {crew.slots} slots; everything goes to {self.options.home}"
+        for notice in crew.notices:
+            line += f"\n{notice}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
         if self._study.delivered:
@@ -229,6 +228,8 @@ class Session:
         first, *others = fingerprints
         if others or self._study.settle("data_fingerprint", first) != first:
             self._study.close()
+            if others:
+                raise DataError("the trainers' machines do not have the same data: put the same on each of them")
             folder = self.options.trainers.data_dir
             raise DataError(
                 f'the data in {folder} is not what study "{self._study.name}" was started with; '
@@ -262,7 +263,7 @@ class Session:
         if runner.time_spent.trainers:
             self._study.set_fact("time", asdict(runner.time_spent))
             engines = {"trained with": "; ".join(sorted(tracked.engines))} if tracked.engines else {}
-            self._study.set_fact("machine", describe_machine(self._crew.devices) | engines)
+            self._study.set_fact("machine", self._crew.describe() | engines)
 
     def _write_best(self, summary: Summary, weights: WeightStore) -> None:
         """Write the best configuration and its weights under names that stay."""

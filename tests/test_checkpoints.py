@@ -517,6 +517,16 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     assert "Not a directory" in life(trainer, [], 1)[0].notice
 
 
+def test_no_home_is_made_on_a_machine_that_does_not_share_it(tmp_path):
+    trainer = LocalTrainer(tiny(tmp_path / "home" / "checkpoints" / "tiny"))
+    trainer.begin([make_assignment(7)], [])
+    trainer.collect()
+    trainer.checkpoint([])
+    trainer.begin([], [])
+    assert "No such file or directory" in trainer.collect().notice
+    assert not (tmp_path / "home").exists()
+
+
 def test_what_cannot_be_written_for_another_reason_is_told_too(tmp_path):
     keeper = Keeper(CheckpointFolder(tmp_path, {}), 0.0)
     keeper.admit(SimpleNamespace(admit=lambda _: None), PAIR[0])

@@ -3,6 +3,9 @@
 import pytest
 
 from search import crew
+from search.crew import Crew, Wishes
+from search.spec import load_spec
+from search.trainers import RayWishes
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,47 @@ def test_plan_on_two_cores(monkeypatch, trials, workers, population, expected):
 )
 def test_plan_on_two_gpus(trials, population, expected):
     assert crew.plan(trials, None, population, ["cuda:0", "cuda:1"]) == expected
+
+
+class Waiting:
+    """A trainer in a cluster that has room for one."""
+
+    slots = 2
+
+    def __init__(self, has_room):
+        self.lacks = None if has_room else "1 CPU"
+        self.setups, self.closed = [], False
+
+    def set_up(self, setup):
+        self.setups.append(setup)
+
+    def get_ready(self):
+        assert self.lacks is None, "it would wait"
+        return "the checksum"
+
+    def close(self):
+        self.closed = True
+
+
+class Cluster:
+    devices, places, notice = ["cpu"], 2, None
+
+    def __init__(self):
+        self.hired = []
+
+    def start_trainer(self):
+        self.hired.append(Waiting(has_room=not self.hired))
+        return self.hired[-1]
+
+
+def test_a_search_begins_with_the_trainers_that_have_room_and_tells_the_others_what_the_data_are(monkeypatch, tmp_path):
+    cluster = Cluster()
+    monkeypatch.setattr(crew, "_cluster", lambda _wishes: cluster)
+    monkeypatch.setattr(crew, "_LATECOMER_SECONDS", 0.0)
+    both = Crew(load_spec("digits"), Wishes(tmp_path, ray=RayWishes("local")))
+    both.start()
+    assert both.get_ready() == {"the checksum"}
+    early, late, later = cluster.hired
+    assert both.trainers == [early, later]
+    assert (early.closed, late.closed, later.closed) == (False, True, False)
+    assert [setup.fingerprint for setup in (*early.setups, *later.setups)] == [None, "the checksum"]

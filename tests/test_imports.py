@@ -21,7 +21,7 @@ LAYERS = [
     {"tracked"},
     {"aftermath"},
     {"crew", "runner", "confirm", "results"},
-    {"posts", "newspaper"},
+    {"posts", "newspaper", "shortage"},
     {"desk"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
@@ -40,6 +40,7 @@ OWNERS = {
     "click": {"cli", "commands", "arguments"},
     "rich": {"commands", "api", "terminal", "printing"},
     "torch": {"training", "trainers"},
+    "ray": {"trainers"},
     "torchvision": {"training"},
     "sklearn": {"training"},
     "plotly": set(),  # comes in by Optuna's plots; the report takes its script only, and draws with plain values
@@ -109,9 +110,9 @@ def test_command_line_starts_without_heavy_libraries():
 def test_trainer_process_imports_torch_and_nothing_else_heavy():
     loaded = loaded_after("import search.trainers.process, search.training.population")
     assert "torch" in loaded
-    assert not loaded & {"optuna", "mlflow", "torchvision", "sklearn", "sqlalchemy", "rich"}
+    assert not loaded & {"optuna", "mlflow", "torchvision", "sklearn", "sqlalchemy", "rich", "ray"}
 
 
 def test_runner_s_process_imports_neither_mlflow_nor_torch():
     loaded = loaded_after("import search.session, search.runner, search.study, search.tracking, search.confirm")
-    assert not loaded & {"mlflow", "torch", "plotly", "jinja2", "matplotlib"}
+    assert not loaded & {"mlflow", "torch", "plotly", "jinja2", "matplotlib", "ray"}

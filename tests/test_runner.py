@@ -25,9 +25,15 @@ MAX_EPOCHS = 4  # of the tiny spec
 class ScriptedTrainer:
     """Gives each trial the losses that `curve(assignment)` says; knows its slots and complains when they overflow."""
 
+    lacks = None
+
     def __init__(self, curve, slots=3):
         self.slots, self._curve = slots, curve
         self.occupied, self.closed = {}, False
+
+    @staticmethod
+    def first_done(trainers, timeout):
+        return trainers
 
     def begin(self, admit, free):
         for number in free:
@@ -315,6 +321,67 @@ def test_out_of_memory_halves_the_slots_and_goes_on(study, tmp_path):
     assert notes.reasons.count(Reason.COMPLETED) == 6
     assert study.spent() == 6
     assert sum("half the slots" in message for message in notes.messages) == 3
+
+
+class Machine(ScriptedCrew):
+    """Several trainers; those that come after them have no room before `room` questions."""
+
+    def __init__(self, first, *others, room):
+        super().__init__(None, *others)
+        self.trainers = first
+        for other in others:
+            other.room = room
+
+
+class Waiting(ScriptedTrainer):
+    room = 0
+
+    @property
+    def lacks(self):
+        self.room -= 1
+        return "1 CPU" if self.room >= 0 else None
+
+
+def run_on(machine, study, trials):
+    notes, study.spec = Notes(), study.spec.with_overrides(trials=trials)
+    Runner(study, machine, NoPruner(), None, notes, StopRequest()).run()
+    return notes
+
+
+def test_a_trainer_that_lacks_room_gets_no_trials_and_nobody_waits_for_it(study):
+    dead, other, late = Dying(falling), ScriptedTrainer(falling), Waiting(falling)
+    notes = run_on(Machine([dead, other], late, room=1_000_000), study, trials=9)
+    assert notes.reasons.count(Reason.COMPLETED) == 9
+    assert study.spent() == 9
+    assert study.waiting() == 0
+    assert late.occupied == {}
+
+
+def test_what_was_asked_for_a_trainer_that_is_given_up_is_run_by_others(study):
+    class Dead(ScriptedTrainer):
+        def collect(self):
+            raise TrainerLost("no such device")
+
+    hopeless = [Dead(falling) for _ in range(3)]
+    machine = Machine([hopeless[0], ScriptedTrainer(falling, slots=1)], *hopeless[1:], room=0)
+    notes = run_on(machine, study, trials=8)
+    assert "The search goes on with 1 of its trainers" in notes.messages[-1]
+    assert study.spent() == 8
+    assert study.summary().trials["running"] == study.waiting() == 0
+
+
+def test_a_trainer_joins_in_once_there_is_room(study):
+    late = Waiting(falling)
+    notes = run_on(Machine([Dying(falling)], late, room=3), study, trials=6)
+    assert notes.reasons.count(Reason.COMPLETED) == 6
+    assert late.occupied
+
+
+def test_a_lost_machine_with_many_trainers_does_not_end_the_search(study):
+    dead = [Dying(falling, slots=1) for _ in range(4)]
+    notes = run_on(Machine(dead, *(ScriptedTrainer(falling, slots=1) for _ in range(4)), room=0), study, trials=6)
+    assert sum("replaced by another" in message for message in notes.messages) == 4
+    assert notes.reasons.count(Reason.COMPLETED) == 6
 
 
 def test_trial_that_kills_its_trainer_three_times_ends_as_error(study, tmp_path):

@@ -36,9 +36,15 @@ PARTS = (*DESK, "pruning", "rest")
 class FreeTrainer:
     """Hands out the losses of `curve`, when the storage has done its work: a real epoch takes longer than that."""
 
+    lacks = None
+
     def __init__(self, slots: int, watch: "Stopwatch") -> None:
         self.slots, self._watch = slots, watch
         self._lives: dict[int, Iterator[EpochResult]] = {}
+
+    @staticmethod
+    def first_done(trainers: Sequence["FreeTrainer"], timeout: float) -> Sequence["FreeTrainer"]:  # noqa: ARG004
+        return trainers
 
     def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
         for number in free:

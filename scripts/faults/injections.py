@@ -9,32 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.faults.pretend import NAME, POINTS
-from scripts.faults.processes import Process, pretend, regsearch, trainers_of
+from scripts.faults.processes import pretend
 from scripts.faults.proxy import Proxy
 from scripts.faults.tally import Tally
+from scripts.faults.whole import GROUPS, killed_for_real, out_of_memory, ray_node_killed
 from search.study import Study, close_storage, open_storage
 from tests.postgresql import crash, postgresql_server
 
 TRIALS = 24
-GROUPS = Path("/sys/fs/cgroup/memory")
-SMALL = """
-name = "faults"
-[data]
-name = "digits"
-[model]
-hidden = [16]
-[training]
-max_epochs = 9
-[space]
-dropout = {{ low = 0.0, high = 0.5 }}
-weight_decay = {{ low = 1e-5, high = 1e-2, log = true }}
-[search]
-trials = {trials}
-sampler = "random"
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,7 @@ class Fault:
     few: int = 1
     """How often in the short one."""
     needs: tuple[str, ...] = ()
-    """Programs, or `root`, or a folder to write to."""
+    """Programs, or `root`, or a folder to write to, or `ray`, the package."""
 
     def cannot(self) -> str | None:
         """Return why this fault cannot be injected here, or None."""
@@ -60,6 +46,8 @@ class Fault:
 def _is_there(need: str) -> bool:
     if need == "root":
         return os.geteuid() == 0
+    if need == "ray":
+        return find_spec("ray") is not None
     return os.access(need, os.W_OK) if need.startswith("/") else shutil.which(need) is not None
 
 
@@ -293,74 +281,6 @@ def read_only(dice: random.Random, home: Path, tally: Tally) -> None:
     tally.count(home.with_name(home.name + "-copy"), None, TRIALS)
 
 
-def _real(home: Path, trials: int, *more: object) -> Process:
-    study = home.with_suffix(".toml")
-    study.write_text(SMALL.format(trials=trials))
-    return regsearch("start", "--study", study, "--home", home, "--no-confirm", "--workers", 2, *more)
-
-
-def killed_for_real(trainer: bool) -> Callable:
-    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
-        real = _real(home, 12)
-        real.wait_for("Measured and chosen")
-        time.sleep(dice.uniform(0, 1.0))
-        trainers = trainers_of(real.pid)
-        if trainer and trainers:
-            os.kill(dice.choice(trainers), signal.SIGKILL)
-        elif not trainer:
-            real.kill()
-        real.end()
-        last = _real(home, 12)
-        code = last.end()
-        if code:
-            tally.complaints.append(f"ended with {code}: {last.output[-500:]}")
-        tally.count(home, None, 12)
-        compare_mlflow(home, tally)
-
-    return inject
-
-
-def compare_mlflow(home: Path, tally: Tally) -> None:
-    """Have MLflow told what it misses, and count the trials that it has otherwise than Optuna."""
-    synced = regsearch("sync", "--study", NAME, "--home", home)
-    if synced.end():
-        tally.complaints.append(f"sync: {synced.output[-500:]}")
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    experiment = client.get_experiment_by_name(NAME)
-    runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'", max_results=1000)
-    opened = open_storage(None, home)
-    wanted = sorted(
-        (record.number, {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[record.state])
-        for record in Study.load(NAME, opened).records()
-    )
-    there = sorted((int(run.data.tags["regsearch.trial"]), run.info.status) for run in runs)
-    tally.mlflow_differs = (tally.mlflow_differs or 0) + len(set(wanted) ^ set(there)) + abs(len(there) - len(wanted))
-
-
-def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
-    """The kernel kills a trainer whose control group has no more memory."""
-    group = GROUPS / f"regsearch-{os.getpid()}-{dice.randrange(10**9)}"
-    real = _real(home, 12)
-    real.wait_for("Measured and chosen")
-    group.mkdir()
-    try:
-        if trainers := trainers_of(real.pid):
-            victim = dice.choice(trainers)
-            (group / "cgroup.procs").write_text(str(victim))
-            (group / "memory.force_empty").write_text("0")
-            (group / "memory.limit_in_bytes").write_text(str(1 << 20))
-        code = real.end()
-    finally:
-        time.sleep(0.2)
-        group.rmdir()
-    if code:
-        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
-    tally.count(home, None, 12)
-    compare_mlflow(home, tally)
-
-
 _MOUNTS = ("root", "unshare", "nsenter", "mount")
 
 FAULTS = (
@@ -369,6 +289,9 @@ FAULTS = (
     Fault("1 of 3 runners killed", "the same on PostgreSQL", with_postgresql(killed_among_three), 20, 2),
     Fault("runner killed", "kill -9 of `regsearch start`, journal and MLflow", killed_for_real(False), 10, 1),
     Fault("trainer killed", "kill -9 of a trainer of `regsearch start`", killed_for_real(True), 10, 1),
+    Fault(
+        "Ray node killed", "kill -9 of 1 of 2 nodes amid `regsearch start --ray`", ray_node_killed, 10, needs=("ray",)
+    ),
     *(Fault("runner killed", f"{point}, journal", killed_at(point, journal), 5) for point in POINTS),
     *(
         Fault("runner killed", f"{point}, 1 of 3 on PostgreSQL", killed_at(point, postgresql), 5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search.records import Assignment, EpochResult
 from search.spec import DataSpec, ModelSpec, TrainingSpec
@@ -115,6 +115,8 @@ class TrainerSetup:
     """Folder from which trials that were cut off go on, and where they are kept for that; None for neither."""
     checkpoint_seconds: float = 60.0
     """Between two times that they are written, or more where that takes long."""
+    fingerprint: str | None = None
+    """What the data must be, where that is known; see `Trainer.get_ready`."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,16 @@ class Trainer(Protocol):
     """See the package's docstring. All but `begin` and `close` wait, and are for the time between two epochs."""
 
     slots: int
+
+    @staticmethod
+    def first_done(trainers: Sequence[Any], timeout: float) -> Sequence[Trainer]:
+        """Return those of some trainers of this home whose `collect` will not wait for others; see `wait_for_any`."""
+        ...
+
+    @property
+    def lacks(self) -> str | None:
+        """What it must wait for before it can start, in words: it is given no trials then. None once it has all."""
+        ...
 
     @property
     def alive(self) -> bool:
@@ -190,3 +202,11 @@ class Trainer(Protocol):
     def close(self) -> None:
         """End the trainer at once, whatever it is doing."""
         ...
+
+
+def wait_for_any(trainers: Sequence[Trainer], timeout: float) -> list[Trainer]:
+    """Return trainers whose `collect` will not wait for another process, within `timeout` seconds; maybe none."""
+    homes: dict[type[Trainer], list[Trainer]] = {}
+    for trainer in trainers:
+        homes.setdefault(type(trainer), []).append(trainer)
+    return [done for home, own in homes.items() for done in home.first_done(own, timeout / len(homes))]

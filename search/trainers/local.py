@@ -8,9 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from search.errors import RegsearchError
+from search.errors import DataError, RegsearchError
 from search.records import Assignment, EpochResult
-from search.trainers.interface import OutOfMemory, Report, TrainerLost, TrainerSetup, TrainerStopped
+from search.trainers.interface import (
+    OutOfMemory,
+    Report,
+    StudyData,
+    TrainerLost,
+    TrainerSetup,
+    TrainerStopped,
+)
 from search.trainers.keeping import make_keeper
 
 if TYPE_CHECKING:
@@ -41,12 +48,21 @@ class LocalTrainer:
         self._amid_epoch = False
         try:
             self._data = setup.data.load()
+            _check_same(setup, self._data)
             self.slots = fit(setup, self._data)
         except RegsearchError:
             raise
         except Exception as error:
             raise TrainerLost(brief(error)) from error
         self._keeper = make_keeper(setup, self._data)
+
+    @staticmethod
+    def first_done(trainers: Sequence[LocalTrainer], timeout: float) -> Sequence[LocalTrainer]:  # noqa: ARG004
+        return trainers[:1]
+
+    @property
+    def lacks(self) -> str | None:
+        return None
 
     @property
     def alive(self) -> bool:
@@ -192,6 +208,13 @@ def fit(setup: TrainerSetup, data: Dataset) -> int:
     moments, folds = MOMENTS[setup.training.optimizer], data.folds or 1
     models = fitting_slots(_factory(setup, data)(), batch, moments, setup.slots * folds, setup.device, setup.sharers)
     return max(1, models // folds)
+
+
+def _check_same(setup: TrainerSetup, data: Dataset) -> None:
+    """Raise DataError when the data are not those that the study's other trainers have."""
+    if setup.fingerprint not in (None, data.fingerprint):
+        where = f" in {setup.data.folder}" if isinstance(setup.data, StudyData) else ""
+        raise DataError(f"the data{where} are not what the study's other trainers have: put the same there")
 
 
 def as_lost(error: Exception) -> TrainerLost:

@@ -1,4 +1,4 @@
-"""What there is to train on: CUDA devices, or the processor's cores."""
+"""What there is to train on: CUDA devices, or the processor's cores, and kernels for these."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from search.errors import DeviceError
+from search.errors import DeviceError, KernelError
+from search.training.kernels.building import kernel_library
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
@@ -27,6 +28,21 @@ def pick_devices(name: str) -> list[str]:
             "--device cuda: torch finds no CUDA device here; use --device cpu, or auto to take what is there"
         )
     return ["cpu"]
+
+
+def find_kernels(wish: str, device: str) -> tuple[Path | None, str | None]:
+    """Return the library of compiled kernels, None to do without, and what the user should know of that.
+
+    `wish` is `compiled`, `torch`, or `auto` for whatever there is. Raises KernelError.
+    """
+    if wish == "torch" or device != "cpu":
+        return None, None
+    try:
+        return kernel_library(), None
+    except KernelError as error:
+        if wish == "compiled":
+            raise
+        return None, f"Steps take up to twice as long without compiled kernels: {error}"
 
 
 def cores() -> int:

@@ -15,18 +15,18 @@ import threading
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.errors import RegsearchError
-from search.records import Assignment
-from search.trainers.interface import Report, Trainer, TrainerLost, TrainerSetup
+from search.trainers.interface import TrainerLost, TrainerSetup
 from search.trainers.local import LocalTrainer, brief
+from search.trainers.remote import RemoteTrainer, answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class ProcessTrainer:
+class ProcessTrainer(RemoteTrainer):
     """A population in a process of its own, driven over a pipe.
 
     The process is started with `spawn`, imports torch and nothing else heavy, does not hear Ctrl-C (the runner does)
@@ -35,7 +35,6 @@ class ProcessTrainer:
 
     def __init__(self) -> None:
         """Start the process; it waits for `set_up`."""
-        self.slots = 0
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="regsearch trainer", daemon=True)
@@ -55,33 +54,10 @@ class ProcessTrainer:
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def get_ready(self) -> str:
-        fingerprint, self.slots = self._ask("get ready")
-        return str(fingerprint)
-
-    def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
-        self._send("epoch", list(admit), list(free))
-
-    def collect(self) -> Report:
-        report = self._receive()
-        assert isinstance(report, Report)
-        return report
-
-    def best_weights(self, number: int) -> bytes:
-        return bytes(self._ask("weights", number))
-
-    def retrain(self, assignment: Assignment, epochs: int) -> bytes:
-        return bytes(self._ask("retrain", assignment, epochs))
-
-    def vacate(self) -> None:
-        self._ask("vacate")
-
-    def checkpoint(self, free: Sequence[int]) -> None:
-        self._ask("checkpoint", list(free))
-
-    def test(self, weights: bytes) -> tuple[float, float, float]:
-        accuracy, loss, ece = self._ask("test", weights)
-        return float(accuracy), float(loss), float(ece)
+    @staticmethod
+    def first_done(trainers: Sequence[ProcessTrainer], timeout: float) -> list[ProcessTrainer]:
+        by_connection = {trainer.connection: trainer for trainer in trainers}
+        return [by_connection[ready] for ready in wait(list(by_connection), timeout) if isinstance(ready, Connection)]
 
     def close(self) -> None:
         self.process.kill()
@@ -91,10 +67,6 @@ class ProcessTrainer:
     def _deliver(self, setup: TrainerSetup) -> None:
         with suppress(OSError):  # the next message tells
             self.connection.send_bytes(pickle.dumps(setup, protocol=5))
-
-    def _ask(self, *message: object) -> Any:
-        self._send(*message)
-        return self._receive()
 
     def _send(self, *message: object) -> None:
         if self._delivery is not None:
@@ -106,27 +78,15 @@ class ProcessTrainer:
         except OSError as error:
             raise self._lost() from error
 
-    def _receive(self) -> Any:
+    def _receive(self) -> object:
         try:
-            answer = pickle.loads(self.connection.recv_bytes())
+            return pickle.loads(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise self._lost() from error
-        if isinstance(answer, (TrainerLost, RegsearchError)):
-            raise answer
-        return answer
 
     def _lost(self) -> TrainerLost:
         self.process.join(timeout=5)
         return TrainerLost(f"a trainer process died (exit code {self.process.exitcode})")
-
-
-def wait_for_any(trainers: Sequence[Trainer], timeout: float) -> list[Trainer]:
-    """Return trainers whose `collect` will not wait for another process, within `timeout` seconds; maybe none."""
-    local = [trainer for trainer in trainers if not isinstance(trainer, ProcessTrainer)]
-    if local:
-        return local[:1]
-    by_connection = {t.connection: t for t in trainers if isinstance(t, ProcessTrainer)}
-    return [by_connection[ready] for ready in wait(list(by_connection), timeout) if isinstance(ready, Connection)]
 
 
 @contextmanager
@@ -149,7 +109,7 @@ def _serve(connection: Connection) -> None:
         trainer = LocalTrainer(pickle.loads(connection.recv_bytes()))
         while True:
             message = pickle.loads(connection.recv_bytes())
-            connection.send_bytes(pickle.dumps(_answer(trainer, message), protocol=5))
+            connection.send_bytes(pickle.dumps(answer(trainer, message), protocol=5))
             # After the first message, which asks for the checksum of the data, the runner has things to do.
             trainer.warm_up()
             # What is there now stays: the collector need not go through all of torch again and again.
@@ -160,28 +120,6 @@ def _serve(connection: Connection) -> None:
         _say_goodbye(connection, error)
     except Exception as error:
         _say_goodbye(connection, TrainerLost(brief(error)))
-
-
-def _answer(trainer: LocalTrainer, message: tuple[Any, ...]) -> object:
-    match message:
-        case ("get ready",):
-            return trainer.get_ready(), trainer.slots
-        case ("epoch", admit, free):
-            trainer.begin(admit, free)
-            return trainer.collect()
-        case ("weights", number):
-            return trainer.best_weights(number)
-        case ("vacate",):
-            trainer.vacate()
-            return None
-        case ("checkpoint", free):
-            trainer.checkpoint(free)
-            return None
-        case ("retrain", assignment, epochs):
-            return trainer.retrain(assignment, epochs)
-        case ("test", weights):
-            return trainer.test(weights)
-    raise ValueError(f"unknown message {message!r}")
 
 
 def _say_goodbye(connection: Connection, error: Exception) -> None:

@@ -58,8 +58,11 @@ class CheckpointFolder:
     def make_room(self, size: int) -> None:
         """Make the folder, and see that so many bytes are at most half of what is free: others write there too.
 
-        Raises OSError.
+        Raises OSError, also where there is no home: on a machine that does not share it nobody would tidy up.
         """
+        home = self.folder.parent.parent
+        if not home.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(home))
         self.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.folder).free < 2 * size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))

@@ -5,8 +5,8 @@ So a search can check them while its trainers are still starting. What is in the
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +64,29 @@ def prepare_files(name: str, folder: Path) -> None:
     if name not in _DOWNLOADS:
         return
     download, place = _DOWNLOADS[name], folder / FOLDERS[name]
-    if not all((place / file).exists() for file in download.files()):
-        _download(download, folder, place)
+    if not _complete(download, place):
+        with _one_at_a_time():
+            if not _complete(download, place):
+                _download(download, folder, place)
     for file, (size, checksum) in download.files().items():
         _check_file(place / file, size, checksum, download.title)
+
+
+def _complete(download: _Download, place: Path) -> bool:
+    return all((place / file).exists() for file in download.files())
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep trainers of one machine, or of machines with a common home folder, from downloading side by side."""
+    from filelock import FileLock
+    from platformdirs import user_cache_path
+
+    with ExitStack() as stack:
+        with suppress(OSError):  # nobody is kept from downloading because that folder cannot be written to
+            cache = user_cache_path("regsearch", ensure_exists=True)
+            stack.enter_context(FileLock(cache / "download.lock"))
+        yield
 
 
 def _fetch_mnist(folder: Path) -> None:

@@ -1,0 +1,129 @@
+"""Faults injected into the whole program, `regsearch start`: its trainers train, and MLflow takes part."""
+
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripts.faults.pretend import NAME
+from scripts.faults.processes import Process, regsearch, trainers_of
+from scripts.faults.tally import Tally
+from search.study import Study, open_storage
+from tests.ray_cluster import Machines, settings
+
+GROUPS = Path("/sys/fs/cgroup/memory")
+SMALL = """
+name = "faults"
+[data]
+name = "digits"
+[model]
+hidden = [16]
+[training]
+max_epochs = 9
+[space]
+dropout = {{ low = 0.0, high = 0.5 }}
+weight_decay = {{ low = 1e-5, high = 1e-2, log = true }}
+[search]
+trials = {trials}
+sampler = "random"
+"""
+
+
+def _real(home: Path, trials: int, *more: object, **environment: str) -> Process:
+    study = home.with_suffix(".toml")
+    study.write_text(SMALL.format(trials=trials))
+    return regsearch("start", "--study", study, "--home", home, "--no-confirm", "--workers", 2, *more, **environment)
+
+
+def killed_for_real(trainer: bool) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        real = _real(home, 12)
+        real.wait_for("Measured and chosen")
+        time.sleep(dice.uniform(0, 1.0))
+        trainers = trainers_of(real.pid)
+        if trainer and trainers:
+            os.kill(dice.choice(trainers), signal.SIGKILL)
+        elif not trainer:
+            real.kill()
+        real.end()
+        last = _real(home, 12)
+        code = last.end()
+        if code:
+            tally.complaints.append(f"ended with {code}: {last.output[-500:]}")
+        tally.count(home, None, 12)
+        compare_mlflow(home, tally)
+
+    return inject
+
+
+def compare_mlflow(home: Path, tally: Tally) -> None:
+    """Have MLflow told what it misses, and count the trials that it has otherwise than Optuna."""
+    synced = regsearch("sync", "--study", NAME, "--home", home)
+    if synced.end():
+        tally.complaints.append(f"sync: {synced.output[-500:]}")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name(NAME)
+    runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'", max_results=1000)
+    opened = open_storage(None, home)
+    wanted = sorted(
+        (record.number, {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[record.state])
+        for record in Study.load(NAME, opened).records()
+    )
+    there = sorted((int(run.data.tags["regsearch.trial"]), run.info.status) for run in runs)
+    tally.mlflow_differs = (tally.mlflow_differs or 0) + len(set(wanted) ^ set(there)) + abs(len(there) - len(wanted))
+
+
+def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
+    """The kernel kills a trainer whose control group has no more memory."""
+    group = GROUPS / f"regsearch-{os.getpid()}-{dice.randrange(10**9)}"
+    real = _real(home, 12)
+    real.wait_for("Measured and chosen")
+    group.mkdir()
+    try:
+        if trainers := trainers_of(real.pid):
+            victim = dice.choice(trainers)
+            (group / "cgroup.procs").write_text(str(victim))
+            (group / "memory.force_empty").write_text("0")
+            (group / "memory.limit_in_bytes").write_text(str(1 << 20))
+        code = real.end()
+    finally:
+        time.sleep(0.2)
+        group.rmdir()
+    if code:
+        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
+    tally.count(home, None, 12)
+    compare_mlflow(home, tally)
+
+
+@contextmanager
+def _ray_cluster() -> Iterator[tuple[Machines, dict[str, str]]]:
+    """Yield a cluster of two machines, and the environment of who uses it."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        environment = settings(folder)
+        machines = Machines(environment)
+        try:
+            yield machines, environment
+        finally:
+            machines.close()
+
+
+def ray_node_killed(dice: random.Random, home: Path, tally: Tally) -> None:
+    with _ray_cluster() as (machines, environment):
+        real = _real(home, 60, "--ray", machines.address, "--device", "cpu", **environment)
+        real.wait_for("Measured and chosen")
+        time.sleep(dice.uniform(0, 1.0))
+        since = time.time()
+        machines.lose_the_second()
+        if real.wait_for("A trainer failed and is replaced"):
+            tally.took_over.append(time.time() - since)
+        code = real.end()
+    if code or not tally.took_over:
+        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
+    tally.count(home, None, 60)
+    compare_mlflow(home, tally)

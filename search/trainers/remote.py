@@ -1,0 +1,94 @@
+"""What a trainer elsewhere is told and answers, whatever carries it: a pipe to a process, Ray to another machine.
+
+A question is a tuple, its name first; an answer is a value, or the error that the other side met with.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from search.errors import RegsearchError
+from search.records import Assignment
+from search.trainers.interface import Report, TrainerLost
+from search.trainers.local import LocalTrainer
+
+
+class RemoteTrainer(ABC):
+    """The runner's end of a trainer elsewhere."""
+
+    slots = 0
+
+    @property
+    def lacks(self) -> str | None:
+        return None
+
+    def get_ready(self) -> str:
+        fingerprint, self.slots = self._ask("get ready")
+        return str(fingerprint)
+
+    def begin(self, admit: Sequence[Assignment], free: Sequence[int]) -> None:
+        self._send("epoch", list(admit), list(free))
+
+    def collect(self) -> Report:
+        report = self._received()
+        assert isinstance(report, Report)
+        return report
+
+    def best_weights(self, number: int) -> bytes:
+        return bytes(self._ask("weights", number))
+
+    def retrain(self, assignment: Assignment, epochs: int) -> bytes:
+        return bytes(self._ask("retrain", assignment, epochs))
+
+    def vacate(self) -> None:
+        self._ask("vacate")
+
+    def checkpoint(self, free: Sequence[int]) -> None:
+        self._ask("checkpoint", list(free))
+
+    def test(self, weights: bytes) -> tuple[float, float, float]:
+        accuracy, loss, ece = self._ask("test", weights)
+        return float(accuracy), float(loss), float(ece)
+
+    @abstractmethod
+    def _send(self, *message: object) -> None:
+        """Ask, without waiting for the answer. Raises TrainerLost."""
+
+    @abstractmethod
+    def _receive(self) -> object:
+        """Wait for the answer to what was asked last. Raises TrainerLost."""
+
+    def _ask(self, *message: object) -> Any:
+        self._send(*message)
+        return self._received()
+
+    def _received(self) -> Any:
+        answer = self._receive()
+        if isinstance(answer, (TrainerLost, RegsearchError)):
+            raise answer
+        return answer
+
+
+def answer(trainer: LocalTrainer, message: tuple[Any, ...]) -> object:
+    """Do what a runner asks of a trainer, where that is; return what it is told."""
+    match message:
+        case ("get ready",):
+            return trainer.get_ready(), trainer.slots
+        case ("epoch", admit, free):
+            trainer.begin(admit, free)
+            return trainer.collect()
+        case ("weights", number):
+            return trainer.best_weights(number)
+        case ("vacate",):
+            trainer.vacate()
+            return None
+        case ("checkpoint", free):
+            trainer.checkpoint(free)
+            return None
+        case ("retrain", assignment, epochs):
+            return trainer.retrain(assignment, epochs)
+        case ("test", weights):
+            return trainer.test(weights)
+    raise ValueError(f"unknown message {message!r}")
