@@ -56,8 +56,3 @@ class Ablation:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {"trial": self.trial, "names": list(self.names), "runs": self.repeats().to_json()["runs"]}
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Ablation:
-        """Return what `to_json` was given."""
-        return Ablation(value["trial"], tuple(value["names"]), tuple(Repeat(**run) for run in value["runs"]))

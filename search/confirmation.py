@@ -195,11 +195,6 @@ class Repeats:
         """Return plain values."""
         return {"picks": asdict(self.picks), "runs": [asdict(run) for run in self.runs]}
 
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Repeats:
-        """Return what `to_json` was given."""
-        return Repeats(Picks(**value["picks"]), [Repeat(**run) for run in value["runs"]])
-
     def of(self, trial: int) -> list[Repeat]:
         """Return a configuration's repeats by seed."""
         return sorted((run for run in self.runs if run.trial == trial), key=lambda run: run.seed)

@@ -1,4 +1,4 @@
-"""Every error a user can cause, each with its exit code. Knows nothing of the rest of the program.
+"""Every error a user can cause, each with its exit code. Knows nothing of the rest of the program but how to print.
 
 The command line prints the message of a `RegsearchError` without a traceback and leaves with its exit code.
 A message says what was wrong (file, key, value) and the way out.
@@ -7,11 +7,17 @@ A message says what was wrong (file, key, value) and the way out.
 import difflib
 from collections.abc import Iterable
 
+from search.printable import printable
+
 
 class RegsearchError(Exception):
     """Something the user can mend. Exit code 1 unless a subclass says otherwise."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        # It may quote what a database or a server says.
+        return printable(super().__str__())
 
 
 class UsageError(RegsearchError):

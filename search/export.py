@@ -70,6 +70,8 @@ def export(
     from search.training.exporting import write_program
 
     _check_place(out)
+    if choice.params.keys() != spec.parameters().keys():
+        raise ExportError(f'trial {choice.trial} of study "{summary.study}" lacks parameters, or has some of another')
     trainer, weights = refit(spec, choice, fingerprint, wishes)
     model, example = trainer.module(weights)
     exported = Exported(choice, *trainer.test(weights), model, example)
@@ -113,10 +115,13 @@ def register(exported: Exported, study: str, uri: str, home: Path) -> str:
 
 
 def _check_place(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ExportError(f"{out} is a file; name a new folder with --out")
-    if out.is_dir() and any(out.iterdir()):
-        raise ExportError(f"{out} is not empty; name a new folder with --out")
+    try:
+        if out.exists() and not out.is_dir():
+            raise ExportError(f"{out} is a file; name a new folder with --out")
+        if out.is_dir() and any(out.iterdir()):
+            raise ExportError(f"{out} is not empty; name a new folder with --out")
+    except OSError as error:
+        raise ExportError(f"{out} cannot be used ({error.strerror}); name a new folder with --out") from error
 
 
 def _spec_json(spec: StudySpec, choice: Choice) -> str:
@@ -144,7 +149,9 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
         *_confirmed(summary.confirmed, choice.trial),
         "## Use",
         "",
-        "Only PyTorch is needed. Inputs are prepared as in training; the program returns a logit for each class.",
+        "Only PyTorch is needed. Inputs are prepared as in training; the program returns a logit for each class. "
+        "A program can run code while it is loaded, so load those of people you trust; `model.safetensors` has numbers "
+        "alone.",
         "",
         "```python",
         "import torch",

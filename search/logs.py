@@ -57,7 +57,8 @@ class NewLog:
 def newest_log(home: Path, study: str) -> Path:
     """Return the newest log of a study in this home. Raises UsageError when there is none."""
     name = re.compile(rf"{re.escape(study)}-(\d{{8}}-\d{{6}})-\d+\.log")
-    found = [(match[1], path) for path in (home / _FOLDER).glob("*.log") if (match := name.fullmatch(path.name))]
+    files = (path for path in (home / _FOLDER).glob("*.log") if path.is_file())
+    found = [(match[1], path) for path in files if (match := name.fullmatch(path.name))]
     if not found:
         raise UsageError(
             f'{home / _FOLDER} holds no log of study "{study}"; `regsearch start --detach` writes one, '
@@ -67,8 +68,15 @@ def newest_log(home: Path, study: str) -> Path:
 
 
 def read_log(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
-    """Give the last so many lines of a log, or all; then, to follow it, what is added as long as it is written."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    """Give the last so many lines of a log, or all; then, to follow it, what is added as long as it is written.
+
+    Raises HomeError.
+    """
+    try:
+        log = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115  it is closed below
+    except OSError as error:
+        raise HomeError(f"{path}: the log cannot be read: {error.strerror or error}") from error
+    with log as file:
         yield from deque(file, lines)
         while follow:
             ended = not _is_written(file.fileno())

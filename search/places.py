@@ -49,7 +49,8 @@ def make_home(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no folder has a NUL in its name
+        reason = getattr(error, "strerror", None) or error
         raise HomeError(
-            f"the home folder {home} cannot be written to ({error.strerror}); name another: --home or REGSEARCH_HOME"
+            f"the home folder {home} cannot be written to ({reason}); name another: --home or REGSEARCH_HOME"
         ) from error

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from search.confirmation import Difference
 from search.diagnosis import diagnose
+from search.printable import printable
 from search.records import Reason, Summary
 from search.report import where_is
 from search.study import mask_password
@@ -38,7 +39,7 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
     console.print()
     print_summary(ending.summary, console)
     if ending.tracking.message:
-        console.print(f"\n{ending.tracking.message}", markup=False)
+        console.print(f"\n{printable(ending.tracking.message)}", markup=False)
     console.print()
     for label, text in _places(session, ending):
         console.print(f"{label:<17}{text}", soft_wrap=True, markup=False, highlight=False)

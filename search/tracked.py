@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirmation
 from search.confirmation import Confirmed as OverSeeds
+from search.markdown import code, without_html
+from search.printable import printable
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json, confirmed_means, headline_metrics
 from search.spec import OWN, StudySpec
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from search.study import Study
 
 _COURSE = "course"
-"""Fact: when the first search began and the last one ended, and whether all was done then."""
+"""Name of the fact that is a `_Course`."""
 _ORIGINS = {
     "digits": "UCI handwritten digits, with scikit-learn",
     "mnist": "MNIST, by torchvision",
@@ -37,23 +41,35 @@ _ORIGINS = {
 }
 
 
+@dataclass(frozen=True)
+class _Course:
+    """When the first search began and the last one ended, and whether all was done then."""
+
+    began: datetime
+    ended: datetime | None
+    finished: bool
+
+    def keep(self, study: Study) -> None:
+        ended = None if self.ended is None else self.ended.isoformat()
+        study.set_fact(_COURSE, {"began": self.began.isoformat(), "ended": ended, "finished": self.finished})
+
+
 def begin(study: Study) -> None:
     """Take down that a search begins, or goes on, here and now."""
-    course = study.fact(_COURSE)
-    began = course["began"] if course is not None else _first(study.records()).isoformat()
-    study.set_fact(_COURSE, {"began": began, "ended": None, "finished": False})
+    course = study.fact(_COURSE, _Course)
+    _Course(_first(study.records()) if course is None else course.began, None, finished=False).keep(study)
     study.set_fact("host", platform.node())
 
 
 def end(study: Study, finished: bool) -> None:
     """Take down that the search has ended, and whether all was done."""
-    ended = datetime.now(UTC).isoformat()
-    study.set_fact(_COURSE, {**study.fact(_COURSE), "ended": ended, "finished": finished})
+    course, now = study.fact(_COURSE, _Course), datetime.now(UTC)
+    _Course(now if course is None else course.began, now, finished).keep(study)
 
 
 def tracked_study(study: Study) -> TrackedStudy:
     """Return what the study's run shows from its first moment on."""
-    spec, fingerprint, course = study.spec, study.fact("data_fingerprint"), study.fact(_COURSE)
+    spec, fingerprint, course = study.spec, study.fact("data_fingerprint", str), study.fact(_COURSE, _Course)
     return TrackedStudy(
         name=study.name,
         spec_json=spec.to_json(),
@@ -61,7 +77,7 @@ def tracked_study(study: Study) -> TrackedStudy:
         tags=_machine(study),
         params=_params(spec),
         identity=_identity(study),
-        started=datetime.fromisoformat(course["began"]) if course is not None else None,
+        started=None if course is None else course.began,
         data=None if fingerprint is None else TrackedData(spec.data.name, fingerprint, _ORIGINS[spec.data.name]),
     )
 
@@ -69,10 +85,11 @@ def tracked_study(study: Study) -> TrackedStudy:
 def closing(study: Study, folder: Path) -> Closing:
     """Return what completes the study's run. Its files are taken from `folder`, as far as they are there."""
     summary = study.summary()
-    course = study.fact(_COURSE) or {"ended": None, "finished": _is_done(study.spec, summary)}
+    course = study.fact(_COURSE, _Course)
+    ended = None if course is None else course.ended
     return Closing(
-        interrupted=not course["finished"],
-        ended=_last(study.records()) if course["ended"] is None else datetime.fromisoformat(course["ended"]),
+        interrupted=not (_is_done(study.spec, summary) if course is None else course.finished),
+        ended=ended or _last(study.records()),
         findings=Findings(
             headline=_headline(summary),
             description="\n\n".join([_subject(study.spec), *_told(study.name, summary)]),
@@ -101,15 +118,14 @@ def _is_done(spec: StudySpec, summary: Summary) -> bool:
 
 def _identity(study: Study) -> str:
     """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
-    return str(study.settle("identity", uuid.uuid4().hex))
+    return study.settle("identity", uuid.uuid4().hex)
 
 
 def _machine(study: Study) -> dict[str, str]:
     """Return what the last search ran on; it is known when that has ended."""
-    facts: Mapping[str, str] = study.fact("machine") or {}
-    host = study.fact("host")
-    told = {f"regsearch.machine.{name.replace(' ', '_')}": value for name, value in facts.items()}
-    return told if host is None else {**told, "regsearch.host": host}
+    host = study.fact("host", str)
+    told = {f"regsearch.machine.{name.replace(' ', '_')}": value for name, value in study.machine.items()}
+    return told if host is None else {**told, "regsearch.host": printable(host)}
 
 
 def _params(spec: StudySpec) -> dict[str, str]:
@@ -171,7 +187,7 @@ def _subject(spec: StudySpec) -> str:
         f"Regularization of a model `{spec.model.name}` on `{spec.data.name}`, trained with {training.optimizer} "
         f"for at most {training.max_epochs} epochs; sampler {search.sampler}, pruner {search.pruner.name}."
     )
-    return f"{spec.description}\n\n{searched}".strip()
+    return f"{without_html(spec.description)}\n\n{searched}".strip()
 
 
 def _headline(summary: Summary) -> str:
@@ -192,7 +208,8 @@ def _told(study: str, summary: Summary) -> Iterator[str]:
         beside = "" if baseline is None else f"; without regularization {baseline.val_loss:.4f}"
         yield f"**Best in the search**: trial {summary.best.number}, loss {summary.best.best.val_loss:.4f}{beside}."
         yield "Not confirmed over seeds." if summary.confirmed is None else _verdict(summary.confirmed)
-    yield f"`regsearch show --study {study}` prints it all; the command that began the search goes on with it."
+    command = code(f"regsearch show --study {shlex.quote(study)}")
+    yield f"{command} prints it all; the command that began the search goes on with it."
 
 
 def _verdict(confirmation: Confirmation) -> str:

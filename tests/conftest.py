@@ -16,6 +16,7 @@ import sqlalchemy
 import torch
 from click.testing import CliRunner
 from postgresql import NoPostgreSQL, postgresql_server
+from small_data import small_cifar10, small_fashion, small_mnist, small_newsgroups
 
 from search.cli import main
 from search.errors import KernelError
@@ -23,6 +24,7 @@ from search.records import Assignment
 from search.report.static import find_browser
 from search.spec import TrainingSpec
 from search.tracking import Closing, TrackedStudy, Tracker, TrackingOutcome, default_tracking_uri
+from search.training import files
 from search.training.data import Dataset, Split
 from search.training.kernels import compiled
 from search.training.kernels.building import kernel_library
@@ -122,6 +124,41 @@ def _no_kernels_left():
     """A search in the tests' own process leaves its kernels in use."""
     yield
     compiled.use(None)
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch) -> Path:
+    """A data folder with a small MNIST, whose checksums are the ones to expect."""
+    monkeypatch.setattr(files, "MNIST_FILES", small_mnist(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def fashion(tmp_path, monkeypatch) -> Path:
+    """A data folder with a small Fashion-MNIST."""
+    monkeypatch.setattr(files, "FASHION_FILES", small_fashion(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch) -> Path:
+    """A data folder with a small CIFAR-10, also for torchvision."""
+    from torchvision.datasets import CIFAR10
+
+    expected = small_cifar10(tmp_path)
+    sums = {name: md5 for name, (_, md5) in expected.items()}
+    monkeypatch.setattr(files, "CIFAR10_FILES", expected)
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in sums if name.startswith("data")])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+    return tmp_path
+
+
+@pytest.fixture
+def newsgroups(tmp_path, monkeypatch) -> Path:
+    """A data folder with a small collection of posts."""
+    monkeypatch.setattr(files, "NEWSGROUPS_FILES", small_newsgroups(tmp_path))
+    return tmp_path
 
 
 @contextmanager

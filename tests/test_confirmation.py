@@ -21,6 +21,7 @@ from search.confirmation import (
     pick,
 )
 from search.records import EpochResult, Reason, Role, TrialRecord
+from search.study.reading import read_as
 from search.training.evaluation import calibration_error, standard_error
 
 NOW = datetime.now(UTC)
@@ -162,6 +163,6 @@ def test_nothing_is_concluded_from_nothing():
 
 def test_repeats_survive_json():
     repeats = Repeats(Picks([3, 1], 1, 0), [repeat(3, 0, 0.5), repeat(1, 2, 0.4, 0.9)])
-    again = Repeats.from_json(repeats.to_json())
+    again = read_as(Repeats, repeats.to_json())
     assert again == repeats
     assert again.of(1) == [repeat(1, 2, 0.4, 0.9)]

@@ -1,16 +1,15 @@
 """A data set is split once, the test split is the same for everyone, and files are trusted only after a checksum.
 
-MNIST is read by torchvision's own loader, from small files in its format; the real files where they are at hand.
+Files are small ones in the format of the real ones; and the real MNIST where it is at hand.
 """
 
-import hashlib
+import io
 import os
-import pickle
-import struct
+import shutil
+import urllib.request
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,32 +21,10 @@ from search.training.files import MNIST_FILES
 
 DIGITS = DataSpec(name="digits")
 MNIST = DataSpec(name="mnist")
-TRAIN, TEST = 60, 10
 
 
 def rows(x: torch.Tensor) -> list[bytes]:
     return sorted(row.numpy().tobytes() for row in x.reshape(len(x), -1))
-
-
-def idx(values: torch.Tensor) -> bytes:
-    """Return bytes in the format of LeCun's files: a magic number, the sizes, the values."""
-    return struct.pack(f">I{values.dim()}I", 0x800 + values.dim(), *values.shape) + bytes(values.flatten().tolist())
-
-
-@pytest.fixture
-def mnist(tmp_path, monkeypatch) -> Path:
-    """A data folder with a small MNIST, whose checksums are the ones to expect."""
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", TRAIN), ("t10k", TEST)):
-        images = torch.randint(256, (count, 28, 28), generator=generator)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(torch.arange(count) % 10))
-    contents = {name: (raw / name).read_bytes() for name in MNIST_FILES}
-    expected = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
-    monkeypatch.setattr(files, "MNIST_FILES", expected)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +80,7 @@ def test_the_training_sample_is_part_of_the_training_data(tmp_path):
 
 def test_mnist_is_read_from_its_files(mnist, no_network):
     dataset, test = load_data(MNIST, mnist, 0), load_test(MNIST, mnist)
-    assert (len(dataset.train), len(dataset.val), len(test)) == (50, 10, TEST)
+    assert (len(dataset.train), len(dataset.val), len(test)) == (50, 10, 10)
     assert dataset.train.x.shape[1:] == (28, 28)
     assert dataset.shape == (28, 28)
     assert test.y.tolist() == list(range(10))
@@ -199,15 +176,6 @@ def test_the_real_mnist(real_mnist):
     assert test.y.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-@pytest.fixture
-def fashion(mnist, monkeypatch) -> Path:
-    """A data folder with a small Fashion-MNIST."""
-    (mnist / "MNIST").rename(mnist / "FashionMNIST")
-    sizes = {name: (size, None) for name, (size, _) in files.MNIST_FILES.items()}
-    monkeypatch.setattr(files, "FASHION_FILES", sizes)
-    return mnist
-
-
 def test_fashion_mnist_is_what_torchvision_reads(fashion, no_network):
     from torchvision.datasets import FashionMNIST
 
@@ -221,28 +189,7 @@ def test_fashion_mnist_is_what_torchvision_reads(fashion, no_network):
         load_data(spec, fashion, 0)
 
 
-@pytest.fixture
-def cifar10(tmp_path, monkeypatch) -> Path:
-    """A data folder with a small CIFAR-10, whose checksums are the ones to expect."""
-    from torchvision.datasets import CIFAR10
-
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    sums = {}
-    for name in files.CIFAR10_FILES:
-        content = {"data": generator.integers(0, 256, (6, 3072), dtype=np.uint8), "labels": [0, 1, 2, 3, 4, 5]}
-        names = {"label_names": [str(i) for i in range(10)]}
-        (folder / name).write_bytes(pickle.dumps(names if name == "batches.meta" else content))
-        sums[name] = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(files, "CIFAR10_FILES", {name: (None, md5) for name, md5 in sums.items()})
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, sums[name]] for name in sums if name.startswith("data")])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
-    return tmp_path
-
-
-def test_cifar10_is_read_by_torchvision_and_normalized_by_colour(cifar10, no_network):
+def test_cifar10_is_what_torchvision_reads_normalized_by_colour(cifar10, no_network):
     from torchvision.datasets import CIFAR10
 
     spec = DataSpec(name="cifar10")
@@ -260,21 +207,47 @@ def test_a_cifar10_file_that_is_not_the_publishers_is_never_unpickled(cifar10):
         load_data(DataSpec(name="cifar10"), cifar10, 0)
 
 
-@pytest.fixture
-def newsgroups(tmp_path) -> Path:
-    """A data folder with a small collection in the form in which scikit-learn keeps it."""
-    from sklearn.utils import Bunch
+def test_of_a_pickle_only_numbers_are_read(cifar10, monkeypatch):
+    path = cifar10 / "cifar-10-batches-py/test_batch"
+    path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    monkeypatch.setitem(files.CIFAR10_FILES, "test_batch", (None, None))  # as if the checksum were right
+    with pytest.raises(DataError, match=r"cannot be read \(os\.system has no place in a data set\)"):
+        load_test(DataSpec(name="cifar10"), cifar10)
 
-    def bunch(texts: list[str]) -> Bunch:
-        labels = np.arange(len(texts)) % 20
-        return Bunch(data=texts, target=labels, target_names=[str(i) for i in range(20)], filenames=np.array(texts))
 
-    train = [f"From: me\n\ngraphics pixel{i % 5} render{i % 3}" for i in range(60)]
-    cache = {"train": bunch(train), "test": bunch(["From: you\n\npixel1 render2 unheard", "Subject: x\n\ngraphics"])}
-    folder = tmp_path / "20news"
-    folder.mkdir()
-    (folder / "20news-bydate_py3.pkz").write_bytes(zlib.compress(pickle.dumps(cache)))
-    return tmp_path
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_newsgroups_are_what_scikit_learn_reads(newsgroups, tmp_path, monkeypatch, part):
+    from sklearn.datasets import _twenty_newsgroups, fetch_20newsgroups
+
+    taken = tmp_path / "taken.tar.gz"
+    shutil.copyfile(newsgroups / "20news" / files.NEWSGROUPS_ARCHIVE, taken)  # which it removes
+    monkeypatch.setattr(_twenty_newsgroups, "_fetch_remote", lambda *_, **__: str(taken))
+    without = ("headers", "footers", "quotes")
+    theirs = fetch_20newsgroups(data_home=str(tmp_path / "theirs"), subset=part, remove=without)
+    texts, labels = sources._read_newsgroups(newsgroups / "20news" / files.NEWSGROUPS_ARCHIVE, part)
+    assert texts == list(theirs.data)
+    assert labels.tolist() == theirs.target.tolist()
+
+
+def test_the_archive_of_newsgroups_is_the_publisher_s():
+    from sklearn.datasets._twenty_newsgroups import ARCHIVE
+
+    assert {ARCHIVE.filename: (None, ARCHIVE.checksum)} == files.NEWSGROUPS_FILES
+    assert ARCHIVE.url == files._NEWSGROUPS_ADDRESS
+
+
+def test_newsgroups_are_downloaded_whole_or_not_at_all(newsgroups, tmp_path, monkeypatch):
+    content = (newsgroups / "20news" / files.NEWSGROUPS_ARCHIVE).read_bytes()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
+    load_test(DataSpec(name="newsgroups"), tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new/20news").iterdir()] == [files.NEWSGROUPS_ARCHIVE]
+
+
+def test_a_pickle_of_scikit_learn_s_is_not_read(tmp_path, no_network):
+    (tmp_path / "20news").mkdir()
+    (tmp_path / "20news/20news-bydate_py3.pkz").write_bytes(zlib.compress(b"cos\nsystem\n(S'exit 1'\ntR."))
+    with pytest.raises(DataError, match="20 newsgroups is not in"):
+        load_data(DataSpec(name="newsgroups"), tmp_path, 0)
 
 
 def test_newsgroups_are_tf_idf_of_words_in_training(newsgroups, no_network):

@@ -7,6 +7,7 @@ from conftest import regsearch
 
 from search.ablation import Ablation
 from search.confirmation import Repeat
+from search.study.reading import read_as
 
 PARAMS = {"learning_rate": 1e-3, "dropout_0": 0.2, "l1": 0.0, "weight_decay": 1e-3, "patience": 5}
 
@@ -36,7 +37,7 @@ def test_effects_are_paired_by_seed_and_sorted_by_size():
 
 def test_an_ablation_survives_json():
     ablation = Ablation(7, ("l1",), (repeat(0, 0, 0.5), repeat(1, 0, 0.6)))
-    assert Ablation.from_json(json.loads(json.dumps(ablation.to_json()))) == ablation
+    assert read_as(Ablation, json.loads(json.dumps(ablation.to_json()))) == ablation
 
 
 def test_a_study_is_explained(searched):

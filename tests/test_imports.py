@@ -28,7 +28,7 @@ LAYERS = [
     {"stopping", "spec", "detached", "confirmation", "ablation", "diagnosis", "machine", "pareto"},
     {"places", "logs"},
     {"records"},
-    {"errors"},
+    {"errors", "printable", "markdown"},
 ]
 OWNERS = {
     "optuna": {"study"},

@@ -171,13 +171,13 @@ def test_who_has_died_or_does_not_answer_is_not_waited_for(study, tmp_path):  # 
 
 def test_a_runner_of_another_host_that_beats_but_never_answers_is_given_up(study):  # noqa: F811
     clock = Clock()
-    far: RunnerRecord = record(runner="far", boot="another")
+    far: RunnerRecord = record(runner="fa" * 6, boot="another", since="2026-07-01T12:00:00+00:00")
     study.close()
-    study._storage.set_study_system_attr(study._study_id, "runner:far", asdict(far))
+    study._storage.set_study_system_attr(study._study_id, f"runner:{far.runner}", asdict(far))
     dismissal, answers = Dismissal(study._storage, study._study_id, clock), []
     for beat in range(2, 11):
-        study._storage.set_study_system_attr(study._study_id, "runner:far", asdict(replace(far, beat=beat)))
-        answers.append(dismissal.answers()["far"])
+        study._storage.set_study_system_attr(study._study_id, f"runner:{far.runner}", asdict(replace(far, beat=beat)))
+        answers.append(dismissal.answers()[far.runner])
         clock.now += 20
     assert answers == ["asked"] * 7 + ["silent"] * 2
     (presence,) = standing("fixed", study._storage).runners

@@ -233,6 +233,14 @@ BAD = [
         {"space__dropout": "{ low = 0.5, high = 0.5 }"},
         ["space.dropout = {low = 0.5, high = 0.5}:", "for a constant write dropout = 0.5"],
     ),
+    (
+        {"space__l1": "{ low = 0.0, high = 5e-324 }"},
+        ["space.l1 = {", "and by more than rounding; for a constant write l1 = 0.0"],
+    ),
+    (
+        {"space__dropout": "{ low = 0.5, high = 0.5000000000000001 }"},
+        ["space.dropout = {", "low must be below high, and by more"],
+    ),
     ({"space__dropout": "{ low = 0.0 }"}, ["space.dropout.high is missing", "{ low = ..., high = ... }"]),
     ({"space__dropout": "{ low = 0.0, high = 0.5, log = 1 }"}, ["space.dropout.log = 1: must be true or false"]),
     ({"space__dropout": "{ low = 0.0, hihg = 0.5 }"}, ['space.dropout.hihg is not a field; did you mean "high"?']),
@@ -384,6 +392,9 @@ BAD = [
     ({'"a\\u001b[31m"': "1"}, ['"a\\u001b[31m" is not a field']),
     ({"name": '""'}, ['name = "": must have 1 to 100 characters']),
     ({"name": '"../x"'}, ['name = "../x": must not contain a path separator']),
+    ({"name": '"MLflow"'}, ['name = "MLflow": must be none of mlflow, optuna, which are folders']),
+    ({"description": r'"a\u001b[31m"'}, [r'description = "a\u001b[31m": must not contain control characters']),
+    ({"model__hidden": "[" * 350 + "]" * 350}, ["model.hidden[0] = [[[", "must be a whole number"]),
 ]
 
 

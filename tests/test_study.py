@@ -175,8 +175,8 @@ def test_the_summary(study):
     assert (summary.best.number, summary.baseline.number) == (1, 0)
     assert (summary.trial_epochs, summary.wall_seconds) == (7, 3.5)
     assert summary.test == {"best": Score(1, 0.97, 0.1)}
-    assert study.fact("device") == {"name": "cpu"}
-    assert study.fact("nothing") is None
+    assert study.fact("device", dict) == {"name": "cpu"}
+    assert study.fact("nothing", str) is None
     assert list_studies(study._storage) == [summary]
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from search.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,6 +24,11 @@ def stdout() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
 
 
+def tell(text: str) -> None:
+    """Print a line of a result: on any terminal, and into any file, whatever a path or a server has in it."""
+    click.echo(printable(text))
+
+
 def say(text: str) -> None:
     """Tell the user something that is no result."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from search.arguments import Duration, Folder, option, place, place_as_given
-from search.commands.output import stdout
+from search.commands.output import stdout, tell
 
 
 @click.command()
@@ -53,7 +53,7 @@ def watch(study: str, interval: float, home: Path, storage: str | None) -> None:
 
     console = stdout()
     watch(Study.load(study, open_existing(storage, home)), console, interval)
-    click.echo(f"What was found: regsearch show --study {shlex.quote(study)}{place_as_given()}")
+    tell(f"What was found: regsearch show --study {shlex.quote(study)}{place_as_given()}")
 
 
 @click.command()
@@ -81,9 +81,9 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
     material = gather(Study.load(study, open_existing(storage, home)), where_is(home, storage))
     path = out or page_path(home, study)
     write_page(material, path)
-    click.echo(f"The report is {path}")
+    tell(f"The report is {path}")
     if plots is not None:
-        click.echo(f"Its {len(write_plots(material, plots))} plots are in {plots}")
+        tell(f"Its {len(write_plots(material, plots))} plots are in {plots}")
 
 
 @click.command()

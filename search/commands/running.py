@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 
 from search.arguments import in_home, option, place, place_as_given
 from search.commands.output import say, stdout
+from search.printable import printable
 
 
 @click.command()
@@ -53,9 +55,8 @@ def stop(study: str, wait: bool, home: Path, storage: str | None) -> None:
     if not dismissal.runners:
         say(f"Nobody runs study {study}")
     elif not wait:
-        say(
-            f"{len(dismissal.runners)} asked to stop; regsearch status --study {study}{place_as_given()} tells who left"
-        )
+        command = f"regsearch status --study {shlex.quote(study)}{place_as_given()}"
+        say(f"{len(dismissal.runners)} asked to stop; {command} tells who left")
     elif not tell_of_dismissal(dismissal, stdout()):
         sys.exit(1)
 
@@ -76,4 +77,4 @@ def logs(study: str, follow: bool, lines: int | None, home: Path) -> None:
     path = newest_log(home, study)
     say(f"{path}:")
     for line in read_log(path, lines, follow):
-        click.echo(line, nl=False)
+        click.echo(printable(line), nl=False)

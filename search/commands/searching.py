@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.arguments import Duration, of_spec, of_trainers, option, place, place_as_given, wishes_of
-from search.commands.output import say, stdout
+from search.commands.output import say, stdout, tell
 from search.detached import Order, launch
 
 if TYPE_CHECKING:
@@ -111,15 +111,15 @@ def _detach(arguments: list[str], options: Options) -> None:
     """Start a process with the same arguments, and tell how to look at it once it has begun."""
     launched = launch(arguments, options.name, options.home)
     if not launched.began:
-        click.echo(launched.said, err=True, nl=False)
+        say(launched.said.rstrip("\n"))
         sys.exit(launched.exit_code)
     say(launched.said)
-    click.echo(f"Process {launched.pid} goes on with it, and writes to {launched.log}")
+    tell(f"Process {launched.pid} goes on with it, and writes to {launched.log}")
     study = f"--study {shlex.quote(options.name)}"
-    click.echo(f"Look at it       regsearch watch {study}{place_as_given()}")
-    click.echo(f"Who runs it      regsearch status {study}{place_as_given()}")
-    click.echo(f"What it prints   regsearch logs {study}{place_as_given('home')} --follow")
-    click.echo(f"Stop it          regsearch stop {study}{place_as_given()}")
+    tell(f"Look at it       regsearch watch {study}{place_as_given()}")
+    tell(f"Who runs it      regsearch status {study}{place_as_given()}")
+    tell(f"What it prints   regsearch logs {study}{place_as_given('home')} --follow")
+    tell(f"Stop it          regsearch stop {study}{place_as_given()}")
 
 
 def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:

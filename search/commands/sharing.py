@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from search.arguments import Folder, for_tracking, option, place, port, where_to_train
-from search.commands.output import say
+from search.commands.output import say, tell
 
 _POLL_SECONDS = 0.2
 
@@ -43,13 +43,13 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     wishes = Wishes(given["data_dir"] or default_data_dir(), given["device"])
     summary = stored.summary()
     choice = choose(summary, "best" if pick == "best" else "one_standard_error")
-    exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint"), wishes, out)
-    click.echo(f"Trial {exported.choice.trial}, trained for {exported.choice.epochs} epochs: test accuracy ", nl=False)
-    click.echo(f"{exported.accuracy:.2%}, test loss {exported.loss:.4f}")
-    click.echo(f"It is in {out}: README.md tells how to use it")
+    exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint", str), wishes, out)
+    told = f"test accuracy {exported.accuracy:.2%}, test loss {exported.loss:.4f}"
+    tell(f"Trial {exported.choice.trial}, trained for {exported.choice.epochs} epochs: {told}")
+    tell(f"It is in {out}: README.md tells how to use it")
     if given["register"]:
         uri = given["tracking_uri"] or default_tracking_uri(home)
-        click.echo(register(exported, study, uri, home))
+        tell(register(exported, study, uri, home))
 
 
 @click.command()
@@ -66,7 +66,7 @@ def sync(study: str, tracking_uri: str | None, home: Path, storage: str | None) 
     from search.sync import write_study
 
     say(f"Writing study {study} to MLflow")
-    click.echo(write_study(study, storage, home, tracking_uri))
+    tell(write_study(study, storage, home, tracking_uri))
 
 
 @click.command()
@@ -98,7 +98,7 @@ def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
     say("Starting optuna-dashboard and MLflow's UI ...")
     with StopRequest() as stop, dashboards(Wanted(**given, allowed_hosts=allowed_host), stop) as running:
         if not stop():
-            click.echo(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
+            tell(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
             say("Ctrl-C ends both")
         if open_browser and not stop():
             click.launch(running.optuna)

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from search.confirmation import Confirmed
 from search.diagnosis import diagnose
+from search.markdown import code
 from search.records import Params, TrialRecord
 from search.report import Material, words
 from search.results import cocktail
@@ -32,13 +33,13 @@ def study_note(study: str, spec: StudySpec, best: TrialRecord | None, done: int)
 def verdict_note(material: Material, pictures: Sequence[str] = ()) -> str:
     """Return the verdict and what was searched, for a study that has been; `pictures` are paths in the dashboard."""
     verdict, summary, winner = words.verdict(material), material.summary, material.winner
-    told = f"**{verdict.headline}** {verdict.detail}" + (f" `{verdict.command}`" if verdict.command else "")
+    told = f"**{verdict.headline}** {verdict.detail}" + (f" {code(verdict.command)}" if verdict.command else "")
     ended = f"{words.count(len(material.counted), 'trial')}, {words.count(summary.trial_epochs, 'trial-epoch')} in "
     return _paragraphs(
         told,
         *(f"![learning curves]({picture})" for picture in pictures),
         _searched(material.spec, None if winner is None else winner.params),
-        ended + f"{words.duration(summary.wall_seconds)}. `{words.command(material, 'show')}` prints all of it.",
+        ended + f"{words.duration(summary.wall_seconds)}. {code(words.command(material, 'show'))} prints all of it.",
         _links(summary.study),
     )
 

@@ -2,7 +2,9 @@
 
 It runs in a process of its own, see `leash`. optuna-dashboard has no login, and nothing that keeps other sites out: a
 page that the user visits may give its own name this machine's address, and then read and delete studies ("DNS
-rebinding"). So only those requests are answered that call this server by a name it is known to have.
+rebinding"). So only those requests are answered that call this server by a name it is known to have, and nothing is
+changed for a page of another. What is answered stands in no other site's frame, is read by no other site, and files
+that somebody has uploaded run no scripts.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from search.dashboards.notes import COMPARE_LINK, REPORT_LINK, RUNS_LINK
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 
 _THREADS = 8
 _DOOR = "REGSEARCH_DOOR"
+_READING = ("GET", "HEAD")
+_FILES = "/artifacts/"
+"""Where optuna-dashboard has the files that were uploaded. It lets all sites read them, and pages among them run."""
+_HEADERS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "same-origin"}
+_OF_FILES = {"Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
+_OPEN_TO_ALL = "access-control-allow-origin"
 _MODE = "workflowType=machine_learning"
 """MLflow's UI is made for language models otherwise, whatever the experiment is."""
 
@@ -76,11 +84,15 @@ class Doorman:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on."""
-        host = environ.get("HTTP_HOST", "")
+        host, path = environ.get("HTTP_HOST", ""), environ.get("PATH_INFO", "")
+        start_response = _guarded(start_response, path)
         if _name(host) not in self._door.names:
             return _say(start_response, "403 Forbidden", f"{host!r} is no name of this server (--allowed-host)")
+        origin = environ.get("HTTP_ORIGIN")
+        if environ["REQUEST_METHOD"] not in _READING and origin is not None and not self._is_own(origin):
+            return _say(start_response, "403 Forbidden", f"pages of {origin!r} may change nothing here")
         study = parse_qs(environ.get("QUERY_STRING", "")).get("study", [""])[0]
-        match environ.get("PATH_INFO", ""):
+        match path:
             case path if path == REPORT_LINK:
                 return self._report(study, start_response)
             case path if path == RUNS_LINK:
@@ -89,6 +101,9 @@ class Doorman:
                 return self._mlflow(comparison_link, study, start_response)
             case _:
                 return self._app(environ, start_response)
+
+    def _is_own(self, origin: str) -> bool:
+        return _name(origin.partition("://")[2]) in self._door.names
 
     def _report(self, study: str, start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -106,13 +121,24 @@ class Doorman:
         if not address:
             return _say(start_response, "404 Not Found", "MLflow's UI is not running")
         try:
-            page = link(address, study, Study.load(study, self._storage).fact("identity"))
+            page = link(address, study, Study.load(study, self._storage).fact("identity", str))
         except Exception:  # no such study; MLflow raises its own, requests' and more
             page = None
         route = "#/experiments" if page is None else page
         mode = f"{'&' if '?' in route else '?'}{_MODE}"
         start_response("302 Found", [("Location", f"{_without_login(address)}/{route}{mode}")])
         return []
+
+
+def _guarded(start_response: StartResponse, path: str) -> StartResponse:
+    """Return what answers with the headers that keep other sites out."""
+    added = [*_HEADERS.items(), *(_OF_FILES.items() if path.startswith(_FILES) else ())]
+
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        kept = [(name, value) for name, value in headers if name.lower() != _OPEN_TO_ALL]
+        return start_response(status, [*kept, *added], *error)
+
+    return start
 
 
 def _name(host: str) -> str:

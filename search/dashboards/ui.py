@@ -23,7 +23,10 @@ _MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for language models; it would be one more process
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # a model that is a pickle runs whatever it says
+    # Host names, origins and headers are checked, whatever the user's other servers do without.
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+    "MLFLOW_SERVER_X_FRAME_OPTIONS": "SAMEORIGIN",
 }
 
 

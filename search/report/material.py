@@ -105,7 +105,7 @@ def gather(study: Study, where: Mapping[str, str] | None = None) -> Material:
         made=datetime.now().astimezone(),
         importances=importances,
         optuna_plots=study.plots(numbers[:STRONGEST]),
-        machine=study.fact("machine") or {},
+        machine=study.machine,
         where=where or {},
     )
 

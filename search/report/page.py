@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +31,7 @@ def render(material: Material) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["with_code"] = _with_code
+    plotly, program = plotly_js(), _markup("page.js")
     return environment.get_template("page.html.jinja").render(
         spec=material.spec,
         summary=material.summary,
@@ -37,8 +40,9 @@ def render(material: Material) -> str:
         figure_data=lambda figure: in_script(figure.plot, _DIGITS),
         summary_json=in_script(as_json(material.summary)),
         style=_markup("page.css"),
-        program=_markup("page.js"),
-        plotly=plotly_js(),
+        program=program,
+        plotly=plotly,
+        scripts=[_source(plotly), _source(program)],
         settings=in_script({"palettes": PALETTES, "template": TEMPLATE}),
         palettes=PALETTES,
         made=material.made.strftime("%Y-%m-%d %H:%M"),
@@ -51,6 +55,11 @@ def render(material: Material) -> str:
         steps=repeating.repeat_steps(material),
         study_file=repeating.spec_toml(material.spec),
     )
+
+
+def _source(script: str) -> str:
+    """Return by what a browser knows a script that it may run; others, should any get into the page, it does not."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _with_code(text: str) -> Any:

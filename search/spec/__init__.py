@@ -1,5 +1,6 @@
 """A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion."""
 
+from search.spec.names import check_study_name, is_study_name
 from search.spec.parameters import OWN, PARAMETERS, Parameter
 from search.spec.sections import (
     DATASET_SHAPES,
@@ -21,7 +22,7 @@ from search.spec.sections import (
     TrainingSpec,
 )
 from search.spec.space import Choices, Range, Setting, SpaceSpec, parameter_of
-from search.spec.spec import StudySpec, check_study_name, load_spec, read_spec, shipped_studies, spec_differences
+from search.spec.spec import StudySpec, load_spec, read_spec, shipped_studies, spec_differences
 
 __all__ = [
     "DATASET_SHAPES",
@@ -50,6 +51,7 @@ __all__ = [
     "StudySpec",
     "TrainingSpec",
     "check_study_name",
+    "is_study_name",
     "load_spec",
     "parameter_of",
     "read_spec",

@@ -137,14 +137,17 @@ def _bare(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)
 
 
-def _toml(value: object) -> str:
+def _toml(value: object, depth: int = 0) -> str:
     match value:
         case str() | bool():
             return json.dumps(value)  # escapes control characters, which must not reach a terminal
+        case Mapping() | list() | tuple() if depth == _LONGEST_VALUE:
+            return "..."  # what is inside would not be shown, and Python's stack has an end
         case Mapping():
-            return "{" + ", ".join(f"{_bare(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
+            items = (f"{_bare(str(key))} = {_toml(item, depth + 1)}" for key, item in value.items())
+            return "{" + ", ".join(items) + "}"
         case list() | tuple():
-            return "[" + ", ".join(_toml(item) for item in value) + "]"
+            return "[" + ", ".join(_toml(item, depth + 1) for item in value) + "]"
         case int() if abs(value) >= 10**_LONGEST_VALUE:
             return "a very large number"  # Python refuses to print integers of more than 4300 digits
         case _:

@@ -17,6 +17,10 @@ from search.spec.problems import Findings, Location, as_toml, bad_key, bad_value
 
 _RANGE_KEYS = ("low", "high", "log", "switch")
 _BATCH_NORM = "batch_norm"
+_NARROWEST = 1e-9
+"""A range of less, as a share of its high end, has no two values that training in single precision tells apart."""
+_LEAST = 1e-30
+"""Nor has one that ends here."""
 _IN_OWN_MODELS = {
     "input_dropout": "is for shipped models; begin your own with an nn.Dropout, which is dropout_0 then",
     _BATCH_NORM: "is for shipped models; your own has the batch norms that it has",
@@ -260,8 +264,8 @@ def _read_range(name: str, given: Mapping[str, object], findings: Findings) -> R
         findings.add(bad_value(text), (name, "low"), low)
     if low is None or high is None:
         return None
-    if low > high or (low == high and not switch):
-        text = f"low must be below high; for a constant write {name} = {as_toml(low)}"
+    if low > high or (low == high and not switch) or 0 < high - low <= max(_NARROWEST * high, _LEAST):
+        text = f"low must be below high, and by more than rounding; for a constant write {name} = {as_toml(low)}"
         findings.add(bad_value(text), (name,), given)
     if switch and low == 0 and high == 0:
         findings.add(bad_value("must be above 0, which is what off means"), (name, "high"), high)

@@ -16,6 +16,8 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
+from search.printable import printable
+from search.spec.names import name_refusal
 from search.spec.parameters import OWN
 from search.spec.problems import Findings, as_lines, as_toml, bad_value
 from search.spec.sections import (
@@ -43,9 +45,16 @@ class StudySpec(Section):
     @field_validator("name")
     @classmethod
     def _name_is_safe(cls, name: str) -> str:
-        if refusal := _name_refusal(name):
+        if refusal := name_refusal(name):
             raise bad_value(refusal)
         return name
+
+    @field_validator("description")
+    @classmethod
+    def _description_is_plain(cls, description: str) -> str:
+        if description != printable(description):
+            raise bad_value("must not contain control characters")
+        return description
 
     @field_validator("model")
     @classmethod
@@ -98,7 +107,7 @@ class StudySpec(Section):
         """Return the spec that `to_json` wrote. Raises `SpecError` when this version cannot read it."""
         try:
             given = json.loads(text)
-        except ValueError as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise SpecError(f"stored spec: not valid JSON: {error}") from error
         return _validated(given, "stored spec: ")
 
@@ -138,13 +147,6 @@ def spec_differences(stored: StudySpec, given: StudySpec) -> list[str]:
     Leaves out what may change on resume: name, description and the number of trials.
     """
     return _differences(_identity(stored), _identity(given), "")
-
-
-def check_study_name(name: str) -> str:
-    """Return `name` when it can serve as a study's name and a folder's. Raises `UsageError` otherwise."""
-    if refusal := _name_refusal(name):
-        raise UsageError(f"study name {as_toml(name)}: {refusal}")
-    return name
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -199,6 +201,8 @@ def _read_text(path: str) -> str:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except ValueError as error:  # no file has a NUL in its name
+        raise UsageError(f"{path}: there is no such file: {error}") from error
 
 
 def _validated(given: object, source: str, error: type[RegsearchError] = SpecError) -> StudySpec:
@@ -237,19 +241,6 @@ def _check_patches(model: ModelSpec, data: str, side: tuple[int, ...], findings:
         findings.add(bad_value(f"must divide the width, which is {model.width}"), ("heads",), model.heads)
     if not model.hidden:
         findings.add(bad_value("must have an entry for each block, at least one"), ("hidden",), model.hidden)
-
-
-def _name_refusal(name: str) -> str | None:
-    """Return what a study's name must be instead, None when it is safe as a folder, on a terminal and in a URL."""
-    if not name or len(name) > 100:
-        return "must have 1 to 100 characters"
-    if "/" in name or "\\" in name:
-        return "must not contain a path separator"
-    if not name.isprintable() or name != name.strip():
-        return "must not contain control characters, nor begin or end with a space"
-    if name.startswith("."):
-        return "must not begin with a dot, which would hide its files"
-    return None
 
 
 def _said(**options: object) -> dict[str, object]:

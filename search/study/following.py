@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.records import Assignment, EpochResult, TrialRecord
 from search.spec import StudySpec
 from search.study.opening import stored_spec
+from search.study.reading import as_written
 from search.study.storage import storage_errors
 from search.study.trials import first_attempt, role_of, spent_trials, to_records
 
@@ -47,9 +48,12 @@ class Following:
 
     def look(self) -> Look:
         """Return what is new. Raises StorageError."""
-        with storage_errors(self._storage):
-            spec = stored_spec(self._study)
-            trials = self._study.get_trials(deepcopy=False)
+        with storage_errors(self._storage), as_written(f'study "{self._study.study_name}"'):
+            return self._look()
+
+    def _look(self) -> Look:
+        spec = stored_spec(self._study)
+        trials = self._study.get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         started = [self._started(trial) for trial in running if trial.number not in self._epochs]
         epochs = [told for trial in running for told in self._new_epochs(trial)]

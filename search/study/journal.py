@@ -28,6 +28,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
+from search.study.reading import MISREAD
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def open_journal(path: Path) -> Journal:
         return Journal(path)
     except OSError as error:
         raise StorageError(f"{path}: the journal cannot be opened: {error.strerror or error}") from error
-    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+    except MISREAD as error:
         # Well-formed JSON lines, of which Optuna's replay can make nothing.
         raise _not_a_journal(path) from error
 

@@ -9,6 +9,7 @@ to them any longer, should it only have been asleep, that of the storage, which 
 
 import fcntl
 import os
+import re
 import threading
 import time
 import uuid
@@ -22,12 +23,16 @@ from typing import Any, Literal
 from optuna.storages import BaseStorage
 
 from search.errors import HomeError
+from search.printable import printable
+from search.study.reading import MISREAD, read_as
 
 LOCKS = "locks"
 """Folder in the home for the runners' lock files."""
 
 _PREFIX = "runner:"
 _BEATS_PER_LEASE = 4
+_LEAST, _MOST = 1e-3, 1e9
+"""Seconds that a lease may have: others wait for its end."""
 
 
 Task = Literal["search", "finish"]
@@ -154,10 +159,27 @@ class Observer:
 
 
 def runners_of(attributes: Mapping[str, Any]) -> list[RunnerRecord]:
-    """Return the runners that a study has and that are not known to be gone, from its system attributes."""
-    told = (value for key, value in attributes.items() if key.startswith(_PREFIX))
-    records = (RunnerRecord(**value) for value in told if value.keys() == _FIELDS)
-    return [record for record in records if not record.gone]
+    """Return the runners that a study has and that are not known to be gone, from its system attributes.
+
+    What no runner has written there is passed over.
+    """
+    records = (_read(key.removeprefix(_PREFIX), told) for key, told in attributes.items() if key.startswith(_PREFIX))
+    return [record for record in records if record is not None and not record.gone]
+
+
+def is_runner_name(name: object) -> bool:
+    """Return whether a runner may be called so; the name is part of paths."""
+    return isinstance(name, str) and re.fullmatch("[0-9a-f]{12}", name) is not None
+
+
+def _read(name: str, told: Any) -> RunnerRecord | None:
+    try:
+        record = read_as(RunnerRecord, told)
+        datetime.fromisoformat(record.since).astimezone()
+    except MISREAD:
+        return None
+    is_ours = told.keys() == _FIELDS and record.runner == name and is_runner_name(name)
+    return replace(record, host=printable(record.host)) if is_ours and _LEAST <= record.lease <= _MOST else None
 
 
 def mark_gone(storage: BaseStorage, study_id: int, record: RunnerRecord) -> None:
@@ -192,7 +214,7 @@ def sign_of_life(runner: RunnerRecord) -> Life:
         return "unknown"  # whoever wrote that into the storage, it is not a runner's, and nothing to open
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
+    except (OSError, ValueError):
         return "unknown"  # another container's, for instance: its beat tells
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from search import __version__
 from search.errors import SpecMismatchError, StorageError, UsageError, did_you_mean
 from search.pareto import MAXIMIZED
-from search.spec import StudySpec, spec_differences
+from search.spec import StudySpec, check_study_name, is_study_name, spec_differences
 from search.study.commits import exclusive
 from search.study.storage import describe_storage
 
@@ -22,12 +22,17 @@ _VERSION = "regsearch"
 
 
 def our_study_names(storage: BaseStorage) -> list[str]:
-    """Return the names of the studies in the storage that regsearch made."""
-    return sorted(study.study_name for study in storage.get_all_studies() if _SPEC in study.user_attrs)
+    """Return the names of the studies in the storage that regsearch made.
+
+    Names that it gives to no study are left out: they would become folders, and stand on the terminal.
+    """
+    ours = (study.study_name for study in storage.get_all_studies() if _SPEC in study.user_attrs)
+    return sorted(filter(is_study_name, ours))
 
 
 def load(name: str, storage: BaseStorage) -> tuple[optuna.Study, StudySpec]:
     """Return a study and its spec. Raises UsageError when there is none of that name, StorageError when not ours."""
+    check_study_name(name)
     ours = our_study_names(storage)
     try:
         study = optuna.load_study(study_name=name, storage=storage)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.records import Reason
 from search.study.leases import Life, Observer, RunnerRecord, runners_of, seconds_awake_or_not, sign_of_life
 from search.study.opening import load, our_study_names, stored_spec
+from search.study.reading import as_written, legible, read_text
 from search.study.storage import storage_errors
 from search.study.trials import RUNNER, reason_of, spent_trials
 
@@ -64,16 +65,18 @@ class Standing:
 
 def standing(name: str, storage: BaseStorage) -> Standing:
     """Return who runs a study, and how far it is. Raises UsageError when there is none of that name, StorageError."""
-    with storage_errors(storage):
+    with storage_errors(storage), as_written(f'study "{name}"'):
         study, _ = load(name, storage)
         return _standing(study, storage)
 
 
 def all_running(storage: BaseStorage) -> list[Standing]:
-    """Return the studies that somebody runs, by name. Raises StorageError."""
-    with storage_errors(storage):
+    """Return the studies that somebody runs, by name; what is not legible is left out. Raises StorageError."""
+    with storage_errors(storage), as_written("the storage"):
         names = [name for name in our_study_names(storage) if _is_run(name, storage)]
-        return [_standing(optuna.load_study(study_name=name, storage=storage), storage) for name in names]
+        return list(
+            legible(names, lambda name: _standing(optuna.load_study(study_name=name, storage=storage), storage))
+        )
 
 
 def hears_stop(storage: BaseStorage, study_id: int, runner: str) -> bool:
@@ -91,7 +94,7 @@ class Dismissal:
         """Ask them. Raises StorageError."""
         self._storage, self._study_id, self._clock = storage, study_id, clock
         self._observer, self._asked_at = Observer(clock), clock()
-        with storage_errors(storage):
+        with storage_errors(storage), as_written("the storage"):
             attributes = storage.get_study_system_attrs(study_id)
             self.runners = runners_of(attributes)
             """Those that have been asked, and those found dead."""
@@ -101,7 +104,7 @@ class Dismissal:
 
     def answers(self) -> dict[str, Answer]:
         """Return what has become of the request, by runner. Raises StorageError."""
-        with storage_errors(self._storage):
+        with storage_errors(self._storage), as_written("the storage"):
             attributes = self._storage.get_study_system_attrs(self._study_id)
         there = {runner.runner: runner for runner in runners_of(attributes)}
         asked = [there[runner.runner] for runner in self.runners if runner.runner in there]
@@ -136,14 +139,14 @@ def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
     trials = study.get_trials(deepcopy=False)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     failed = [trial for trial in trials if trial.state == TrialState.FAIL and not reason_of(trial).is_no_result]
-    errors = [trial.user_attrs["error"] for trial in failed if reason_of(trial) is Reason.ERROR]
+    errors = [read_text(trial.user_attrs.get("error")) for trial in failed if reason_of(trial) is Reason.ERROR]
     return Standing(
         study.study_name,
         stored_spec(study).search.trials,
         spent_trials(trials) - len(running),
         sum(trial.state == TrialState.WAITING for trial in trials),
         dict(Counter(reason_of(trial).value for trial in failed)),
-        errors[-1] if errors else None,
+        (errors[-1] if errors else None) or None,
         tuple(_presence(runner, attributes, running) for runner in runners_of(attributes)),
     )
 

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from search.records import Reason, TrialRecord
+from search.study.leases import is_runner_name
+from search.study.reading import MISREAD, read_as, read_text
 from search.study.trials import epochs_from_json, epochs_to_json
 
 _FORMAT = 1
@@ -55,7 +57,7 @@ class Spool:
         """Give the results of runners that are no longer alive, each with its runner's name."""
         for path in sorted(self._folder.glob("*.json")):
             read = _read(path)
-            if read is not None and read[0] not in alive:
+            if read is not None and path == self._path(read[0], read[1].number) and read[0] not in alive:
                 yield read
 
     def _path(self, runner: str, number: int) -> Path:
@@ -63,16 +65,14 @@ class Spool:
 
 
 def _read(path: Path) -> tuple[str, TrialRecord] | None:
-    """Return a runner's name and its result; None where the file is not whole."""
+    """Return a runner's name and its result; None where the file is not whole, or not as `keep` writes it."""
     try:
         told = json.loads(path.read_text())
-        if told["format"] != _FORMAT:
-            return None
         ended = datetime.fromisoformat(told["ended"])
-        epochs = epochs_from_json(told["epochs"])
-        reason = Reason(told["reason"])
-        return str(told["runner"]), TrialRecord(
-            int(told["number"]), {}, reason, epochs, ended, ended, error=told["error"], worker=told["worker"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        number, error, worker = read_as(int, told["number"]), read_text(told["error"]), read_text(told["worker"])
+        epochs, reason = epochs_from_json(told["epochs"]), Reason(told["reason"])
+        draft = TrialRecord(number, {}, reason, epochs, ended, ended, error=error, worker=worker)
+        is_ours = told["format"] == _FORMAT and is_runner_name(told["runner"]) and not reason.is_no_result
+        return (told["runner"], draft) if is_ours and (draft.best or draft.state != "complete") else None
+    except (OSError, *MISREAD):
         return None

@@ -1,17 +1,18 @@
 """A study in Optuna: ask, report, finish, and read back.
 
 Where it is kept is the business of `storage.py`, how it is opened of `opening.py`, how trials get into the storage of
-`ledger.py`, what is written about them of `trials.py`, who chooses configurations of `sampling.py`, who else runs the
-study of `leases.py`, and how those that do not run it ask them to stop of `roster.py`. Several processes may run one
-study at once, each a runner with a lease on its trials; everyone may read. All calls of one `Study` come from one
-thread, which need not be the one that opened it. Promises, whenever a process dies: every configuration handed out is
-run to its end at least once, its result counts once, and the budget is exact.
+`ledger.py`, what is written about them of `trials.py` and beside them of `facts.py`, who chooses configurations of
+`sampling.py`, who else runs the study of `leases.py`, and how those that do not run it ask them to stop of `roster.py`.
+Several processes may run one study at once, each a runner with a lease on its trials; everyone may read. All calls of
+one `Study` come from one thread, which need not be the one that opened it. Promises, whenever a process dies: every
+configuration handed out is run to its end at least once, its result counts once, and the budget is exact.
 """
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
@@ -25,8 +26,9 @@ from search.ablation import Ablation
 from search.confirmation import Repeats
 from search.errors import StudyBusyError
 from search.pareto import values
-from search.records import Assignment, EpochResult, News, Reason, Role, Score, Summary, TimeSpent, TrialRecord
+from search.records import Assignment, EpochResult, News, Params, Reason, Role, Score, Summary, TrialRecord
 from search.spec import StudySpec
+from search.study import facts
 from search.study.annotations import Annotations
 from search.study.commits import exclusive
 from search.study.following import Following
@@ -35,6 +37,7 @@ from search.study.ledger import Ledger
 from search.study.mirror import optuna_pruner
 from search.study.opening import create_or_resume, load, our_study_names, stored_spec
 from search.study.patience import Patience
+from search.study.reading import as_written, legible, read_texts
 from search.study.roster import Dismissal, hears_stop
 from search.study.samplers import distributions, make_sampler, promising_from, trials_shown
 from search.study.sampling import Sampling
@@ -45,6 +48,7 @@ from search.study.trials import (
     REASON,
     ROLE,
     RUNNER,
+    config_of,
     curves,
     end_attributes,
     first_attempt,
@@ -52,20 +56,12 @@ from search.study.trials import (
     retry_attributes,
     role_of,
     spent_trials,
-    summarize,
     to_record,
     to_records,
     trainer_deaths,
     unfinished_trials,
 )
 
-_WALL_SECONDS = "wall_seconds"
-_TEST = "test_"
-_FACT = "fact_"
-_REPEATS = "repeats"
-_ABLATION = "ablation"
-TIME_SPENT = "time"
-"""Name of the fact that tells where the last run's time went."""
 _FEWEST_TO_COMPARE = 4
 LEASE_SECONDS = 60.0
 _FINISHER = "finisher"
@@ -77,16 +73,24 @@ _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_Fact = TypeVar("_Fact")
+
+
+@contextmanager
+def _understood(storage: BaseStorage, name: str) -> Iterator[None]:
+    """Raise StorageError, without passwords, where the storage fails or holds something else than we write."""
+    with storage_errors(storage), as_written(f'study "{name}"'):
+        yield
 
 
 def _guarded(
     method: Callable[Concatenate["Study", _Arguments], _Result],
 ) -> Callable[Concatenate["Study", _Arguments], _Result]:
-    """Try a method again while its storage is away; then have it raise StorageError, without passwords."""
+    """Try a method again while its storage is away; then have it raise StorageError, see `_understood`."""
 
     @functools.wraps(method)
     def call(self: "Study", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with storage_errors(self._storage):
+        with _understood(self._storage, self.name):
             return self._patience.call(lambda: method(self, *args, **kwargs))
 
     return call
@@ -133,7 +137,7 @@ class Study:
         storage fails, HomeError when there is no place in the home for what runners need, StudyBusyError when others
         run it and the task is to finish it.
         """
-        with storage_errors(storage):
+        with _understood(storage, name):
             study = cls(create_or_resume(name, spec, storage), spec, storage, patience)
             study.join(home, lease, task)
             try:
@@ -148,7 +152,7 @@ class Study:
     @classmethod
     def load(cls, name: str, storage: BaseStorage) -> "Study":
         """Return a study to read. Raises UsageError when there is none of that name, StorageError when not ours."""
-        with storage_errors(storage):
+        with _understood(storage, name):
             return cls(*load(name, storage), storage)
 
     @_guarded
@@ -265,7 +269,7 @@ class Study:
     @_guarded
     def summary(self) -> Summary:
         """Return the study at a glance, from storage alone."""
-        return _summarize(self._study)
+        return facts.summarize_study(self._study, self.spec)
 
     def follow(self) -> Following:
         """Return who tells what is new in the study, while another process runs it."""
@@ -278,24 +282,24 @@ class Study:
     @_guarded
     def add_wall_seconds(self, seconds: float) -> None:
         """Add to the time that the study has been run."""
-        self._study.set_user_attr(_WALL_SECONDS, self._study.user_attrs.get(_WALL_SECONDS, 0.0) + seconds)
+        facts.add_wall_seconds(self._study, seconds)
 
     @_guarded
     def record_test(self, which: Literal["best", "baseline"], score: Score) -> None:
         """Keep a test score; read once, after the search."""
-        self._study.set_user_attr(_TEST + which, asdict(score))
+        facts.set_test_score(self._study, which, score)
 
     def keep_repeats(self, repeats: Repeats) -> None:
         """Keep what is confirmed, and all that was trained for it."""
-        self.set_fact(_REPEATS, repeats.to_json())
+        self.set_fact(facts.REPEATS, repeats.to_json())
 
     def repeats(self) -> Repeats | None:
         """Return what `keep_repeats` was given last, or None."""
-        return _to_repeats(self.fact(_REPEATS))
+        return self.fact(facts.REPEATS, Repeats)
 
     def keep_ablation(self, ablation: Ablation) -> None:
         """Keep what was trained to tell what each ingredient of a configuration is worth."""
-        self.set_fact(_ABLATION, ablation.to_json())
+        self.set_fact(facts.ABLATION, ablation.to_json())
 
     @_guarded
     def importances(self) -> dict[str, float]:
@@ -305,7 +309,11 @@ class Study:
         Empty where there are too few complete trials to tell.
         """
         complete = [trial for trial in self._trials((TrialState.COMPLETE,)) if trial.params]
-        return optuna.importance.get_param_importances(self._study) if len(complete) >= _FEWEST_TO_COMPARE else {}
+        if len(complete) < _FEWEST_TO_COMPARE:
+            return {}
+        ours = {*self._choices.switches, *self._choices.ranges()}
+        told = optuna.importance.get_param_importances(self._study)
+        return {name: share for name, share in told.items() if name in ours}
 
     @_guarded
     def plots(self, params: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -323,22 +331,22 @@ class Study:
     @_guarded
     def set_fact(self, key: str, value: Any) -> None:
         """Keep a JSON value about the study or its runs."""
-        self._study.set_user_attr(_FACT + key, value)
+        facts.set_fact(self._study, key, value)
 
     @_guarded
-    def settle(self, key: str, value: Any) -> Any:
+    def settle(self, key: str, value: _Fact) -> _Fact:
         """Keep a JSON value, unless there is one; return what is kept, which is the same for all that run the study."""
-        with exclusive(self._storage, self._study_id):
-            kept = self._storage.get_study_user_attrs(self._study_id).get(_FACT + key)
-            if kept is None:
-                self._storage.set_study_user_attr(self._study_id, _FACT + key, value)
-                return value
-        return kept
+        return facts.settle(self._study, self._storage, key, value)
 
     @_guarded
-    def fact(self, key: str) -> Any:
-        """Return what `set_fact` kept, or None."""
-        return self._study.user_attrs.get(_FACT + key)
+    def fact(self, key: str, kind: type[_Fact]) -> _Fact | None:
+        """Return what `set_fact` kept, as a type that pydantic knows, or None."""
+        return facts.fact(self._study, key, kind)
+
+    @property
+    def machine(self) -> Mapping[str, str]:
+        """What the last search ran on, by what it is."""
+        return read_texts(self.fact(facts.MACHINE, dict[str, str]))
 
     def join(self, home: Path, lease: float = LEASE_SECONDS, task: Task = "search") -> None:
         """Count as one of those that run the study, until `close`. Raises HomeError."""
@@ -386,7 +394,7 @@ class Study:
     @property
     def others(self) -> list[RunnerRecord]:
         """Those that run the study beside this process, as far as is known."""
-        with storage_errors(self._storage):
+        with _understood(self._storage, self.name):
             return self._alive()
 
     @property
@@ -424,7 +432,7 @@ class Study:
         return [runner for runner in others if runner not in dead]
 
     def _elect(self) -> RunnerRecord | None:
-        with storage_errors(self._storage), exclusive(self._storage, self._study_id):
+        with _understood(self._storage, self.name), exclusive(self._storage, self._study_id):
             holder = self._storage.get_study_system_attrs(self._study_id).get(_FINISHER)
             other = next((runner for runner in self._alive() if runner.runner == holder), None)
             if other is None:
@@ -454,7 +462,7 @@ class Study:
         trial = self._begun_unawares() or self._ledger.take(budget, self._fill_in)
         if trial is not None:
             self._sampling.learn(trial)
-            config = trial.user_attrs[CONFIG]
+            config = self._config_of(trial)
             return Assignment(trial.number, first_attempt(trial), config, role_of(trial), trainer_deaths(trial))
         return self._ask_sampler(budget) if self._ledger.may_have_more(budget) else None
 
@@ -487,12 +495,19 @@ class Study:
 
         Another program may have queued it, with as much of a configuration as it liked.
         """
-        if CONFIG in trial.user_attrs and self._is_complete(trial.params):
+        if CONFIG in trial.user_attrs and self._config_of(trial) and self._is_complete(trial.params):
             return {}, {}
         given = trial.system_attrs.get("fixed_params", {}) | trial.params
         params = self._sampling.suggest(trial.number, given)
-        config = trial.user_attrs.get(CONFIG) or self._choices.configuration(params)
+        config = self._config_of(trial) if CONFIG in trial.user_attrs else self._choices.configuration(params)
         return {name: value for name, value in params.items() if name not in trial.params}, {CONFIG: config}
+
+    def _config_of(self, trial: FrozenTrial) -> Params:
+        """Return a queued trial's configuration. Raises ValueError when it is none of this study's."""
+        config = config_of(trial)
+        if config.keys() != self.spec.parameters().keys():
+            raise ValueError(f"trial {trial.number} has the parameters {sorted(config)}")
+        return config
 
     def _finish(self, draft: TrialRecord, runner: str) -> FrozenTrial:
         told = self._ledger.finish(
@@ -578,8 +593,8 @@ class Study:
         """Record the results that dead processes have left in this home, if their trials are still theirs."""
         alive = {runner.runner for runner in self._others() if runner not in dead}
         for runner, draft in self._spool.left_by_others(alive | {self._runner}):
-            trial = self._trials()[draft.number]
-            if trial.state == TrialState.RUNNING and trial.system_attrs.get(RUNNER) == runner:
+            trial = next((trial for trial in self._trials((TrialState.RUNNING,)) if trial.number == draft.number), None)
+            if trial is not None and trial.system_attrs.get(RUNNER) == runner:
                 self._finish(draft, runner)
                 self.delivered += 1
             else:
@@ -621,36 +636,15 @@ def _values(record: TrialRecord, objectives: Sequence[str]) -> Sequence[float] |
 
 
 def list_studies(storage: BaseStorage) -> list[Summary]:
-    """Return the studies in the storage that regsearch made, by name."""
-    with storage_errors(storage):
-        names = our_study_names(storage)
-        return [_summarize(optuna.load_study(study_name=name, storage=storage)) for name in names]
+    """Return the studies in the storage that regsearch made, by name; what cannot be read is left out, and said."""
+    with storage_errors(storage), as_written("the storage"):
+        return list(legible(our_study_names(storage), lambda name: _summarize(name, storage)))
+
+
+def _summarize(name: str, storage: BaseStorage) -> Summary:
+    study = optuna.load_study(study_name=name, storage=storage)
+    return facts.summarize_study(study, stored_spec(study))
 
 
 def _say_nothing(_record: TrialRecord) -> None:
     pass
-
-
-def _to_repeats(value: Any) -> Repeats | None:
-    return None if value is None else Repeats.from_json(value)
-
-
-def _summarize(study: optuna.Study) -> Summary:
-    attributes = study.user_attrs
-    test = {
-        key.removeprefix(_TEST): Score(**value)
-        for key, value in attributes.items()
-        if key in ("test_best", "test_baseline")
-    }
-    summary = summarize(
-        study.study_name,
-        study.get_trials(deepcopy=False),
-        test,
-        attributes.get(_WALL_SECONDS, 0.0),
-        study.metric_names or ["val_loss"],  # none where the study's creation was cut short
-        _to_repeats(attributes.get(_FACT + _REPEATS)),
-    )
-    if _FACT + _ABLATION in attributes:
-        summary = replace(summary, ablation=Ablation.from_json(attributes[_FACT + _ABLATION]))
-    time = attributes.get(_FACT + TIME_SPENT)
-    return summary if time is None else replace(summary, time=TimeSpent(**time))

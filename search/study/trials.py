@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.confirmation import Repeats, conclude, one_standard_error, ranked_by_loss
 from search.pareto import pareto_front
-from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
+from search.records import EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
+from search.study.reading import read_params, read_text
 
 CONFIG = "config"
 """The complete configuration that is trained; nothing of it is written later, so a trial without was not handed out."""
@@ -112,22 +113,29 @@ def reason_of(trial: FrozenTrial) -> Reason:
 
 
 def to_record(trial: FrozenTrial) -> TrialRecord:
-    """Rebuild the record of a finished trial."""
+    """Rebuild the record of a finished trial. What is not as it was written raises what `as_written` knows."""
     attributes = trial.user_attrs
-    reason = reason_of(trial)
-    return TrialRecord(
+    record = TrialRecord(
         number=trial.number,
-        params=attributes[CONFIG],
-        reason=reason,
+        params=config_of(trial),
+        reason=reason_of(trial),
         # Earlier versions had them among the user's attributes.
         epochs=epochs_from_json(trial.system_attrs.get(_CURVES) or attributes.get(_CURVES, {})),
         started=_aware(trial.datetime_start or trial.datetime_complete),  # no start if failed while waiting
         ended=_aware(trial.datetime_complete),
         role=role_of(trial),
-        retry_of=attributes.get(RETRY_OF),
-        error=attributes.get("error"),
-        worker=attributes.get("worker"),
+        retry_of=first_attempt(trial) if RETRY_OF in attributes else None,
+        error=read_text(attributes.get("error")),
+        worker=read_text(attributes.get("worker")),
     )
+    if record.state == "complete" and record.best is None:
+        raise ValueError(f"trial {trial.number} is complete without a loss")
+    return record
+
+
+def config_of(trial: FrozenTrial) -> Params:
+    """Return the configuration that a trial was, or is to be, trained with."""
+    return read_params(trial.user_attrs[CONFIG])
 
 
 def role_of(trial: FrozenTrial) -> Role | None:

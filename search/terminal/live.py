@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from search.printable import printable
 from search.pruning import make_ladder
 from search.records import Assignment, TrialRecord
 from search.stopping import StopRequest
@@ -60,7 +61,7 @@ class LiveProgress:
 
     def message(self, text: str) -> None:
         """Print a line above the view."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def repeating(self, title: str, labels: Mapping[int, str]) -> LiveProgress:
         """Print the title, and show how far these repeats are in the place of the search."""

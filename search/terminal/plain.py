@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 
+from search.printable import printable
 from search.records import Assignment, TrialRecord
 from search.terminal.progress import Progress, best_loss
 
@@ -44,7 +45,7 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def repeating(self, title: str, labels: Mapping[int, str]) -> Watcher:  # noqa: ARG002
         """Print the title, and of the repeats no lines: they are no trials of the study."""

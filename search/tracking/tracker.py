@@ -9,6 +9,7 @@ No trial is lost: Optuna's storage is the truth, and whatever MLflow misses `reg
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -43,7 +44,7 @@ _COMMAND = ("-P", "-c", "from search.tracking.process import main; main()")
 # The process retries by itself, after looking at what got through; MLflow's own blind retries of up to 8 minutes
 # could write a run twice. What the user has set wins.
 _DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
-_FIXED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+_FIXED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 _SECONDS_TO_EXIT = 5.0  # for threads whose process is gone already
 
@@ -75,7 +76,7 @@ class Tracker:
     ) -> None:
         """`again` is the command that writes what MLflow misses."""
         self._uri = uri
-        self._again = again or f"regsearch sync --study {study.name}"
+        self._again = again or f"regsearch sync --study {shlex.quote(study.name)}"
         self._given: set[int] = set()
         self._written: set[int] = set()
         self.found = 0

@@ -29,6 +29,8 @@ _FORMAT = 1
 _COLUMNS = [field.name for field in fields(EpochResult)]
 _ABOUT, _ROWS = "regsearch", "rows"
 _FILES = "trial-*"
+_NOT_OURS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+"""What reading raises where a file is a whole one, but not as it is written here."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,11 @@ class CheckpointFolder:
             with safe_open(self.path(assignment), framework="pt") as file:
                 about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-        except (OSError, SafetensorError, ValueError):
+            if about != {**self._about(assignment), "checksum": _checksum(tensors)}:
+                return None
+            return Checkpoint(_results(tensors.pop(_ROWS).tolist()), tensors)
+        except (OSError, SafetensorError, *_NOT_OURS):
             return None
-        if about != {**self._about(assignment), "checksum": _checksum(tensors)}:
-            return None
-        return Checkpoint(_results(tensors.pop(_ROWS).tolist()), tensors)
 
     def remove(self, assignment: Assignment) -> None:
         """Remove a trial's checkpoint, if there is one."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from search.errors import DataError
-from search.spec import DataSpec
+from search.spec import DATASET_SHAPES, DataSpec
 from search.training.files import prepare_files
 from search.training.seeds import derive_seed
 from search.training.sources import SOURCES, Source
@@ -108,8 +108,7 @@ def load_data(spec: DataSpec, folder: Path, seed: int) -> Dataset:
     Raises DataError when files are missing and cannot be downloaded, or are not what they should be.
     """
     source = SOURCES[spec.name]
-    prepare_files(spec.name, folder)
-    known = Split(*source.load(folder, True))
+    known = _read(spec.name, folder, train=True)
     divided = divide(known, spec, seed, source.classes, lambda part: _prepared(source, part))
     return replace(divided, fill=source.fill)
 
@@ -144,9 +143,30 @@ def _folds(order: Tensor, y: Tensor, folds: int) -> Tensor:
 
 def load_test(spec: DataSpec, folder: Path) -> Split:
     """Return the test data: the same for every seed, and read only once the search has ended."""
-    source = SOURCES[spec.name]
-    prepare_files(spec.name, folder)
-    return _prepared(source, Split(*source.load(folder, False)))
+    return _prepared(SOURCES[spec.name], _read(spec.name, folder, train=False))
+
+
+def _read(name: str, folder: Path, train: bool) -> Split:
+    """Return a part of a data set as its files have it, once they are there and what they should be."""
+    prepare_files(name, folder)
+    try:
+        part = Split(*SOURCES[name].load(folder, train))
+        _check(part, name)
+    except Exception as error:  # not all checksums are known, and damage makes readers raise whatever they do
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"the files of {name} in {folder} cannot be read ({reason}): delete them, they will be downloaded again"
+        ) from error
+    return part
+
+
+def _check(part: Split, name: str) -> None:
+    """Raise ValueError unless there is a class for each example, and all have their shape."""
+    shape, classes = tuple(part.x.shape[1:]), SOURCES[name].classes
+    if shape != DATASET_SHAPES[name] or len(part.x) != len(part.y) or not len(part):
+        raise ValueError(f"{len(part.x)} examples of shape {shape} and {len(part.y)} classes")
+    if not 0 <= int(part.y.min()) <= int(part.y.max()) < classes:
+        raise ValueError(f"its classes go from {int(part.y.min())} to {int(part.y.max())}, and there are {classes}")
 
 
 def _prepared(source: Source, split: Split) -> Split:

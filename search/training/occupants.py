@@ -40,6 +40,9 @@ class Occupant:
 def resumed(assignment: Assignment, state: Mapping[str, Tensor]) -> Occupant:
     """Return a trial that has come as far as its state tells. Raises ValueError."""
     try:
-        return Occupant(assignment, int(state["epoch"]), float(state["best_loss"]))
-    except (KeyError, RuntimeError) as error:
+        occupant = Occupant(assignment, int(state["epoch"]), float(state["best_loss"]))
+    except (KeyError, OverflowError, RuntimeError) as error:
         raise ValueError("this is no trial's state") from error
+    if occupant.epoch < 0:
+        raise ValueError("a trial has no less than no epochs")
+    return occupant

@@ -6,18 +6,21 @@ study's seed. Whether files are there, and what they should be, is checked in `f
 
 from __future__ import annotations
 
+import pickle
 import struct
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from search.spec import DATASET_SHAPES
-from search.training.files import FOLDERS
+from search.training.files import FOLDERS, NEWSGROUPS_ARCHIVE
 
 Arrays = tuple[Tensor, Tensor]
 """Inputs [n, ...], float32, or uint8 for pixels that are yet to be normalized; and classes [n], int64."""
@@ -101,10 +104,28 @@ def _read_idx(path: Path) -> Tensor:
 
 
 def _load_cifar10(folder: Path, train: bool) -> Arrays:
-    from torchvision.datasets import CIFAR10
+    """torchvision reads it too, but its pickles by a reader that runs whatever they say."""
+    names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
+    batches = [_NumPyReader.read(folder / FOLDERS["cifar10"] / name) for name in names]
+    images = torch.cat([torch.from_numpy(np.asarray(batch["data"], np.uint8)) for batch in batches])
+    labels = torch.tensor([label for batch in batches for label in batch["labels"]])
+    return images.view(-1, *DATASET_SHAPES["cifar10"]), labels
 
-    data = CIFAR10(str(folder), train=train)
-    return torch.from_numpy(data.data).movedim(-1, 1), torch.tensor(data.targets)  # colours come last in the files
+
+class _NumPyReader(pickle.Unpickler):
+    """Reads a pickle of plain values and NumPy's arrays, and refuses all else: a pickle may call what it can name."""
+
+    _KNOWN = ("_reconstruct", "ndarray", "dtype")
+
+    @staticmethod
+    def read(path: Path) -> Any:
+        with open(path, "rb") as file:
+            return _NumPyReader(file, encoding="latin1").load()  # written by Python 2
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] != "numpy" or name not in self._KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a data set")
+        return np.ndarray((0,)).__reduce__()[0] if name == "_reconstruct" else getattr(np, name)
 
 
 _WIDE_CLASSES = 4
@@ -131,29 +152,50 @@ def _load_wide(_folder: Path, train: bool) -> Arrays:
 
 def _load_newsgroups(folder: Path, train: bool) -> Arrays:
     """20 newsgroups by date, without headers, footers and quotes, as TF-IDF of the most frequent words in training."""
-    from sklearn.datasets import fetch_20newsgroups
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    def read(subset: str) -> tuple[list[str], np.ndarray]:
-        bunch = fetch_20newsgroups(
-            data_home=str(folder / FOLDERS["newsgroups"]),
-            subset=subset,
-            remove=("headers", "footers", "quotes"),
-            download_if_missing=False,
-        )
-        return bunch.data, bunch.target
-
-    words = DATASET_SHAPES["newsgroups"][0]
+    archive, words = folder / FOLDERS["newsgroups"] / NEWSGROUPS_ARCHIVE, DATASET_SHAPES["newsgroups"][0]
     vectorizer = TfidfVectorizer(max_features=words, sublinear_tf=True, stop_words="english", dtype=np.float32)
-    texts, labels = read("train")
+    texts, labels = _read_newsgroups(archive, "train")
     table = vectorizer.fit_transform(texts)
     if not train:
-        texts, labels = read("test")
+        texts, labels = _read_newsgroups(archive, "test")
         table = vectorizer.transform(texts)
     # A small collection has fewer words; a feature that is always 0 changes nothing.
     dense = torch.zeros(len(labels), words)
     dense[:, : table.shape[1]] = torch.from_numpy(table.toarray())
     return dense, torch.tensor(labels, dtype=torch.int64)
+
+
+def _read_newsgroups(archive: Path, part: str) -> tuple[list[str], np.ndarray]:
+    """Return posts and groups as scikit-learn's `fetch_20newsgroups` does, in its order, from the archive itself."""
+    from sklearn.datasets._twenty_newsgroups import (
+        strip_newsgroup_footer,
+        strip_newsgroup_header,
+        strip_newsgroup_quoting,
+    )
+
+    posts: dict[tuple[str, str], bytes] = {}
+    with tarfile.open(archive, "r:gz") as files:
+        for member in files:
+            folder, _, place = member.name.partition("/")
+            group, _, name = place.partition("/")
+            if member.isfile() and folder == f"20news-bydate-{part}" and name:
+                posts[group, name] = files.extractfile(member).read()  # type: ignore[union-attr]  # it is a file
+    groups = {group: label for label, group in enumerate(sorted({group for group, _ in posts}))}
+    labels = np.array([groups[group] for group, _ in sorted(posts)])
+    order = np.arange(len(posts))
+    for seed in (0, 42):  # it is shuffled when it is taken in, and when it is given out
+        order = order[_shuffled(len(posts), seed)]
+    texts = [posts[place].decode("latin1") for place in sorted(posts)]
+    plain = [strip_newsgroup_quoting(strip_newsgroup_footer(strip_newsgroup_header(text))) for text in texts]
+    return [plain[i] for i in order], labels[order]
+
+
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    order = np.arange(count)
+    np.random.RandomState(seed).shuffle(order)
+    return order
 
 
 def _part(x: Tensor, y: Tensor, held: int, train: bool) -> Arrays:

@@ -1,0 +1,108 @@
+"""What is kept with a study beside its trials, among its user attributes: facts, test scores, how long it was run.
+
+Knows how that is read and written, and the study at a glance that comes of it and of the trials.
+"""
+
+from dataclasses import asdict, replace
+from math import isfinite
+from typing import Any, Literal, TypeVar
+
+import optuna
+from optuna.storages import BaseStorage
+
+from search.ablation import Ablation
+from search.confirmation import Repeats
+from search.records import Score, Summary, TimeSpent
+from search.spec import StudySpec
+from search.study.commits import exclusive
+from search.study.reading import read_as
+from search.study.trials import summarize
+
+REPEATS = "repeats"
+"""Name of the fact that holds what is confirmed."""
+ABLATION = "ablation"
+"""Name of the fact that tells what each ingredient of a configuration is worth."""
+TIME_SPENT = "time"
+"""Name of the fact that tells where the last run's time went."""
+MACHINE = "machine"
+"""Name of the fact that tells what the last run ran on."""
+_WALL_SECONDS = "wall_seconds"
+_TEST = "test_"
+_FACT = "fact_"
+
+_Fact = TypeVar("_Fact")
+
+
+def set_fact(study: optuna.Study, key: str, value: Any) -> None:
+    """Keep a JSON value."""
+    study.set_user_attr(_FACT + key, value)
+
+
+def fact(study: optuna.Study, key: str, kind: type[_Fact]) -> _Fact | None:
+    """Return what `set_fact` kept, or None. Raises ValueError where it is something else."""
+    value = study.user_attrs.get(_FACT + key)
+    return None if value is None else read_as(kind, value)
+
+
+def settle(study: optuna.Study, storage: BaseStorage, key: str, value: _Fact) -> _Fact:
+    """Keep a JSON value unless there is one, however many do so at once; return what is kept. Raises ValueError."""
+    study_id = storage.get_study_id_from_name(study.study_name)
+    with exclusive(storage, study_id):
+        kept = storage.get_study_user_attrs(study_id).get(_FACT + key)
+        if kept is None:
+            storage.set_study_user_attr(study_id, _FACT + key, value)
+    return value if kept is None else read_as(type(value), kept)
+
+
+def add_wall_seconds(study: optuna.Study, seconds: float) -> None:
+    """Add to the time that the study has been run."""
+    study.set_user_attr(_WALL_SECONDS, _wall_seconds(study) + seconds)
+
+
+def set_test_score(study: optuna.Study, which: Literal["best", "baseline"], score: Score) -> None:
+    """Keep a test score."""
+    study.set_user_attr(_TEST + which, asdict(score))
+
+
+def summarize_study(study: optuna.Study, spec: StudySpec) -> Summary:
+    """Return the study at a glance."""
+    attributes = study.user_attrs
+    scores = {which: attributes[_TEST + which] for which in ("best", "baseline") if _TEST + which in attributes}
+    ablation, time = fact(study, ABLATION, Ablation), fact(study, TIME_SPENT, TimeSpent)
+    summary = summarize(
+        study.study_name,
+        study.get_trials(deepcopy=False),
+        {which: read_as(Score, score) for which, score in scores.items()},
+        _wall_seconds(study),
+        spec.search.objectives,
+        fact(study, REPEATS, Repeats),
+    )
+    return replace(
+        summary,
+        ablation=None if ablation is None else _known(ablation, spec),
+        time=None if time is None else _finite(time),
+    )
+
+
+def _wall_seconds(study: optuna.Study) -> float:
+    return _seconds(study.user_attrs.get(_WALL_SECONDS, 0.0))
+
+
+def _finite(time: TimeSpent) -> TimeSpent:
+    for seconds in asdict(time).values():
+        _seconds(seconds)
+    return time
+
+
+def _seconds(value: Any) -> float:
+    seconds = read_as(float, value)
+    if not (isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{seconds} seconds")
+    return seconds
+
+
+def _known(ablation: Ablation, spec: StudySpec) -> Ablation:
+    """Return an ablation of the spec's own parameters. Raises KeyError for others."""
+    for name in ablation.names:
+        spec.parameters()[name]
+    return ablation
