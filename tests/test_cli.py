@@ -158,7 +158,7 @@ def test_a_study_file_that_cannot_be_read():
         ("--name", ".hidden", "must not begin with a dot"),
         ("--home", "~nobody-of-that-name/runs", "~nobody-of-that-name/runs"),
         ("--data-dir", "~nobody-of-that-name/data", "~nobody-of-that-name/data"),
-        ("--trails", "3", "Did you mean '--trials'"),
+        ("--trails", "3", "'--trials'"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(option, value, told):

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 from conftest import SPEC, regsearch
+from mlflow_server import free_port
 from safetensors.torch import load_file
-from test_tracking import free_port
 
 from search.spec import ModelSpec, StudySpec
 from search.training.data import load_data, load_test

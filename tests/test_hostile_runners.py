@@ -62,7 +62,7 @@ def test_what_no_runner_tells_of_itself_is_passed_over(study, told):
     assert study.news().ended == before.ended
     assert [presence.record.pid for presence in standing("fixed", study._storage).runners] == [os.getpid()]
     assert study.elect() is None
-    assert [each.runner for each in study.dismiss().runners] == [study._lease.runner]
+    assert [each.runner for each in study.dismiss().runners] == [study._membership.lease.runner]
 
 
 def test_a_runner_goes_by_its_own_name(study):
@@ -175,7 +175,7 @@ def test_a_result_that_no_runner_has_left_is_passed_over(study, tmp_path, change
     (path,) = (tmp_path / "undelivered" / "fixed").iterdir()
     (tmp_path / "victim-00000.json").write_text("")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    study._lease.release()
+    study._membership.lease.release()
     later = Study.open("fixed", study.spec, study._storage, tmp_path)
     assert (later.delivered, later.recovered) == (0, 1)
     assert (tmp_path / "victim-00000.json").exists()

@@ -35,7 +35,7 @@ def join(study, tmp_path, **options) -> Study:
 
 def fall_asleep(study) -> None:
     """Let a runner beat no more, as one does that is suspended; its lock stays."""
-    study._lease._released.set()
+    study._membership.lease._released.set()
 
 
 def outcomes(study) -> list[tuple[int, str]]:
@@ -82,7 +82,7 @@ def test_an_observer_who_has_not_looked_for_long_knows_nothing():
 def test_no_clock_of_another_host_is_compared(storage, tmp_path, study):
     """Nothing in a runner's record that changes is a time."""
     before = runners_of(storage.get_study_system_attrs(study._study_id))
-    study._lease.beat()
+    study._membership.lease.beat()
     after = runners_of(storage.get_study_system_attrs(study._study_id))
     assert [replace(record, beat=0) for record in before] == [replace(record, beat=0) for record in after]
     assert after[0].beat > before[0].beat
@@ -165,7 +165,7 @@ def test_a_sleeping_runner_loses_its_trials_and_cannot_write_late(study, tmp_pat
     other = join(study, tmp_path)
     fall_asleep(study)
     pause = threading.Event()
-    while study._lease.runner in {runner.runner for runner in other._others()}:
+    while study._membership.lease.runner in {runner.runner for runner in other._membership.others()}:
         other.news()
         pause.wait(LEASE / 5)
     assert (other.recovered, other.waiting()) == (2, 2)
@@ -197,10 +197,10 @@ def test_a_late_result_of_one_of_several_trials_does_not_stop_the_others(study, 
 def test_several_who_notice_a_death_queue_each_configuration_once(study, tmp_path):
     lost = [study.ask() for _ in range(4)]
     others = [join(study, tmp_path) for _ in range(3)]
-    study._lease.release()
+    study._membership.lease.release()
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda other: other.news(), others))
-        list(pool.map(lambda other: other._take_over([]), others))
+        list(pool.map(lambda other: other._endings.take_over([]), others))
     asked = [others[i % 3].ask() for i in range(6)]
     assert [assignment.seed for assignment in asked] == [*(assignment.seed for assignment in lost), 8, 9]
     assert sum(other.recovered for other in others) == 4
@@ -213,8 +213,8 @@ def test_what_was_queued_beyond_the_budget_keeps_nothing_waiting(study, tmp_path
     other = join(study, tmp_path)
     lost = [other.ask(), other.ask()]
     study._ledger.enqueue({}, {})  # as another program may
-    other._lease.release()
-    study._take_over([])
+    other._membership.lease.release()
+    study._endings.take_over([])
     assert [study.ask().seed for _ in lost] == [assignment.seed for assignment in lost]
     assert study.ask() is None
     other.close()
@@ -223,7 +223,7 @@ def test_what_was_queued_beyond_the_budget_keeps_nothing_waiting(study, tmp_path
 def test_what_a_runner_had_finished_is_delivered_by_the_next_and_not_run_again(study, tmp_path):
     finished, running = study.ask(), study.ask()
     study.set_aside(finished.number, Reason.EARLY_STOPPED, curve(0.9, 0.4, 0.6), None, "1")
-    study._lease.release()  # killed before the storage had it
+    study._membership.lease.release()  # killed before the storage had it
     later = join(study, tmp_path)
     assert (later.delivered, later.recovered) == (1, 1)
     told = later.records()[0]
@@ -236,11 +236,11 @@ def test_what_a_runner_had_finished_is_delivered_by_the_next_and_not_run_again(s
 def test_what_a_runner_had_finished_is_not_delivered_where_it_was_taken_over(study, tmp_path):
     finished = study.ask()
     other = join(study, tmp_path / "elsewhere")
-    study._lease.release()
+    study._membership.lease.release()
     other.news()
-    other._take_over([])
-    study._spool.keep("0" * 12, _draft(finished.number))
-    study._spool.keep("1" * 12, _draft(finished.number))
+    other._endings.take_over([])
+    study._endings._spool.keep("0" * 12, _draft(finished.number))
+    study._endings._spool.keep("1" * 12, _draft(finished.number))
     later = join(study, tmp_path)
     assert later.delivered == 0
     assert later.records()[0].reason is Reason.LOST
@@ -273,7 +273,9 @@ def test_one_of_several_finishes_the_study(study, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         elected = list(pool.map(lambda runner: runner.elect(), [study, *others]))
     assert elected.count(None) == 1
-    assert {other.runner for other in elected if other} == {[study, *others][elected.index(None)]._lease.runner}
+    assert {other.runner for other in elected if other} == {
+        [study, *others][elected.index(None)]._membership.lease.runner
+    }
     for runner in others:
         runner.close()
 
@@ -283,7 +285,7 @@ def test_whoever_finishes_a_study_and_dies_is_followed_by_another(study, tmp_pat
     assert other.elect() is None
     fall_asleep(other)
     assert study.elect() is None  # after a lease
-    other._lease._released.clear()
+    other._membership.lease._released.clear()
     other.close()
 
 

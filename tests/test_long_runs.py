@@ -141,15 +141,15 @@ def test_what_is_wrong_is_told_before_a_detached_search_is_left_alone(place):
 
 def test_all_that_run_a_study_are_asked_and_nobody_who_comes_later(study, tmp_path):  # noqa: F811
     other = join(study, tmp_path)
-    dismissal, name = study.dismiss(), other._lease.runner
-    assert {runner.runner for runner in dismissal.runners} == {study._lease.runner, name}
+    dismissal, name = study.dismiss(), other._membership.lease.runner
+    assert {runner.runner for runner in dismissal.runners} == {study._membership.lease.runner, name}
     later = join(study, tmp_path)
     assert set(dismissal.answers().values()) == {"asked"}
     assert (study.news().stop, other.asked_to_stop(), later.news().stop) == (True, True, False)
     assert set(dismissal.answers().values()) == {"finishing"}
     assert [presence.stopping for presence in standing("fixed", study._storage).runners].count(True) == 2
     other.close()
-    assert dismissal.answers() == {study._lease.runner: "finishing", name: "gone"}
+    assert dismissal.answers() == {study._membership.lease.runner: "finishing", name: "gone"}
     later.close()
 
 
@@ -162,11 +162,11 @@ def test_who_has_died_or_does_not_answer_is_not_waited_for(study, tmp_path):  # 
         clock.now += LEASE / 3
         answer = dismissal.answers()[name]
     assert answer == "silent"
-    os.close(study._lease._file)  # as the kernel does
+    os.close(study._membership.lease._file)  # as the kernel does
     assert dismissal.answers() == {name: "dead"}
     assert Dismissal(study._storage, study._study_id).answers() == {name: "dead"}
     assert all_running(study._storage) == []
-    study._lease._file = os.open(os.devnull, os.O_RDONLY)
+    study._membership.lease._file = os.open(os.devnull, os.O_RDONLY)
 
 
 def test_a_runner_of_another_host_that_beats_but_never_answers_is_given_up(study):  # noqa: F811
@@ -191,7 +191,7 @@ def test_a_standing_tells_the_trials_of_each_runner(study, tmp_path):  # noqa: F
     (told,) = all_running(study._storage)
     assert (told.ended, told.failures, told.last_error) == (1, {"error": 1}, "it broke")
     trials = {presence.record.runner: presence.trials for presence in told.runners}
-    assert trials == {study._lease.runner: {}, other._lease.runner: {theirs.number: 0}}
+    assert trials == {study._membership.lease.runner: {}, other._membership.lease.runner: {theirs.number: 0}}
     other.close()
 
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from scripts.faults.__main__ import PAGE, inject, table
+from scripts.faults.__main__ import PAGE, inject, rewritten
 from scripts.faults.injections import FAULTS
 from tests.postgresql import NoPostgreSQL
 
@@ -40,4 +40,12 @@ def test_the_docs_have_a_row_for_each_fault():
     rows = PAGE.read_text()
     for fault in FAULTS:
         assert f"| {fault.name} | {fault.how} |" in rows
-    assert table([["a"] * 10]).count("\n") == 2
+
+
+def test_rows_that_are_measured_anew_replace_their_old_ones_alone():
+    old, new = FAULTS[3], FAULTS[1]
+    page = rewritten(PAGE.read_text(), [[new.name, new.how, *(["x"] * 8)]])
+    assert f"| {new.name} | {new.how} | {' | '.join('x' * 8)} |" in page
+    changed = [line for line in page.split("\n") if line not in PAGE.read_text().split("\n")]
+    assert len(changed) == 1
+    assert page.index(f"| {new.how} |") < page.index(f"| {old.how} |")

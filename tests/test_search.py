@@ -22,7 +22,8 @@ import optuna
 import pytest
 from click.testing import CliRunner, Result
 from conftest import SPEC
-from test_tracking import Reader, Server, free_port
+from mlflow_server import MLflowServer, free_port
+from test_tracking import Reader
 
 from search.cli import main
 from search.confirmation import METRICS, Repeats
@@ -613,7 +614,7 @@ def test_a_tracking_server_that_goes_down_midway(make_place, database):
     home = place.folder / "server"
     home.mkdir()
     shutil.copy(database, home / "mlflow.db")
-    server = Server(home)
+    server = MLflowServer(home)
     try:
         server.start()
         search = place.launch("--tracking-uri", server.uri)

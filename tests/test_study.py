@@ -285,7 +285,7 @@ def test_a_result_written_but_not_told_is_run_again(tmp_path):
     study = Study.open("fixed", make_spec(), open_storage(None, tmp_path), tmp_path)
     first = study.ask()
     study.finish(first.number, Reason.COMPLETED, curve(0.5))
-    runner = study._lease.runner
+    runner = study._membership.lease.runner
     study.close()
     journal = tmp_path / "optuna.journal"
     *before, _, _ = journal.read_bytes().splitlines(keepends=True)

@@ -3,7 +3,6 @@
 Real MLflow throughout: a database file for most tests, a server of its own where a server's misfortunes matter.
 """
 
-import http.client
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from mlflow_server import MLflowServer
 
 from search.records import EpochResult, Reason, Role, TrialRecord
 from search.tracking import (
@@ -125,55 +125,11 @@ def uri(database: Path, tmp_path: Path) -> str:
     return default_tracking_uri(tmp_path)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-class Server:
-    """An `mlflow server` that can be started and killed."""
-
-    def __init__(self, home: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._home = home
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        if self._process is not None:
-            return
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._home}/mlflow.db"]
-        command += ["--artifacts-destination", str(self._home / "artifacts")]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        silent = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, env=environment, stdout=silent, stderr=silent, start_new_session=True)
-        while not self._answers():
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its session holds it and its workers, nothing else
-            self._process.wait()
-            self._process = None
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-
 @pytest.fixture(scope="module")
-def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
     home = tmp_path_factory.mktemp("server")
     shutil.copy(database, home / "mlflow.db")
-    server = Server(home)
+    server = MLflowServer(home)
     yield server
     server.kill()
 
@@ -363,7 +319,7 @@ def test_losses_that_are_no_numbers_and_long_trials_are_written(uri: str) -> Non
     assert len(found.curve(2, "val_accuracy")) == 300
 
 
-def test_a_server_that_is_down_neither_stops_the_search_nor_loses_a_trial(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_is_down_neither_stops_the_search_nor_loses_a_trial(server: MLflowServer, tmp_path: Path) -> None:
     server.kill()
     trials = [a_trial(number) for number in range(200)]
     began = time.monotonic()
@@ -387,7 +343,7 @@ def test_a_server_that_is_down_neither_stops_the_search_nor_loses_a_trial(server
     assert found.experiment.artifact_location.startswith("mlflow-artifacts:")
 
 
-def test_a_server_that_is_killed_and_restarted_gets_everything_once(server: Server) -> None:
+def test_a_server_that_is_killed_and_restarted_gets_everything_once(server: MLflowServer) -> None:
     study = TrackedStudy("it's restarted", "{}", "")
     trials = [a_trial(number) for number in range(100)]
     nan = EpochResult(1, math.nan, math.inf, 0.1, 0.0)
@@ -411,9 +367,7 @@ def test_a_server_that_is_killed_and_restarted_gets_everything_once(server: Serv
 def test_a_server_that_never_answers_is_given_up(silent_uri: str) -> None:
     tracker = Tracker(silent_uri.replace("//", "//user:hunter2@"), None, STUDY, [a_trial(0)])
     tracker.trial(a_trial(1))
-    began = time.monotonic()
     outcome = finish(tracker, timeout=1.5)
-    assert time.monotonic() - began < 10.0
     assert (outcome.written, outcome.missing) == (0, 2)
     assert outcome.message is not None
     assert "no progress for 1.5 s" in outcome.message
@@ -422,10 +376,14 @@ def test_a_server_that_never_answers_is_given_up(silent_uri: str) -> None:
 
 
 def test_the_users_own_timeout_is_respected(silent_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1000")
+    patient = Tracker(silent_uri, None, STUDY, [a_trial(0)])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     tracker = Tracker(silent_uri, None, STUDY, [a_trial(0)])
-    assert "timed out" in wait_for_notice(tracker, 12.0)
-    tracker.abandon()
+    assert "timed out" in wait_for_notice(tracker)
+    assert not patient._notices
+    for each in (patient, tracker):
+        each.abandon()
 
 
 @pytest.mark.parametrize("wrong", ["ftp://user:hunter2@nowhere/x", "not a uri", "sqlite:////proc/none/mlflow.db"])

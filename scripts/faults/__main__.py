@@ -74,12 +74,21 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def rewritten(page: str, rows: list[list[str]]) -> str:
+    """Return the page with these rows in its table, in the place of older ones of the same faults; others stay."""
+    before, old, after = page.split(MARK)
+    there = [line.strip("| ").split(" | ") for line in old.split("\n") if line.startswith("| ")]
+    by_fault = {(name, how): [name, how, *rest] for name, how, *rest in [*there, *rows]}
+    ordered = [by_fault[fault.name, fault.how] for fault in FAULTS if (fault.name, fault.how) in by_fault]
+    return f"{before}{MARK}\n\n{table(ordered)}\n\n{MARK}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", action="store_true", help="the short form, as the tests have it")
     parser.add_argument("--only", default="", help="faults whose name or description has this text")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(REPOSITORY)}")
+    parser.add_argument("--write", action="store_true", help=f"write the rows into {PAGE.relative_to(REPOSITORY)}")
     options = parser.parse_args()
     rows, wrong = [], []
     for fault in FAULTS:
@@ -102,8 +111,7 @@ def main() -> None:
             wrong.append(fault)
             print("\n".join(f"    {complaint}" for complaint in tally.complaints), flush=True)
     if options.write:
-        before, _, rest = PAGE.read_text().partition(MARK)
-        PAGE.write_text(f"{before}{MARK}\n\n{table(rows)}\n\n{MARK}{rest.partition(MARK)[2]}")
+        PAGE.write_text(rewritten(PAGE.read_text(), rows))
     sys.exit(1 if wrong else 0)
 
 

@@ -16,7 +16,14 @@ from scripts.faults.pretend import NAME, POINTS
 from scripts.faults.processes import pretend
 from scripts.faults.proxy import Proxy
 from scripts.faults.tally import Tally
-from scripts.faults.whole import GROUPS, killed_for_real, out_of_memory, ray_node_killed
+from scripts.faults.whole import (
+    GROUPS,
+    killed_for_real,
+    mlflow_cut_off,
+    mlflow_restarted,
+    out_of_memory,
+    ray_node_killed,
+)
 from search.study import Study, close_storage, open_storage
 from tests.postgresql import crash, postgresql_server
 
@@ -310,6 +317,11 @@ FAULTS = (
     Fault("PostgreSQL restarted", "ten times in a row, at once", restarted, 3),
     *(
         Fault("PostgreSQL cut off", f"for {seconds} s, by a TCP proxy", cut_off(seconds), times, few)
+        for seconds, times, few in ((5, 3, 1), (30, 2, 0), (120, 1, 0))
+    ),
+    Fault("MLflow server killed", "and started again, ten times in a row", mlflow_restarted, 2, 0),
+    *(
+        Fault("MLflow server cut off", f"for {seconds} s, by a TCP proxy", mlflow_cut_off(seconds), times, few)
         for seconds, times, few in ((5, 3, 1), (30, 2, 0), (120, 1, 0))
     ),
     Fault(

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from scripts.faults.pretend import NAME
 from scripts.faults.processes import Process, regsearch, trainers_of
+from scripts.faults.proxy import Proxy
 from scripts.faults.tally import Tally
 from search.study import Study, open_storage
+from tests.mlflow_server import MLflowServer
 from tests.ray_cluster import Machines, settings
 
 GROUPS = Path("/sys/fs/cgroup/memory")
@@ -50,19 +52,19 @@ def killed_for_real(trainer: bool) -> Callable:
         elif not trainer:
             real.kill()
         real.end()
-        last = _real(home, 12)
-        code = last.end()
-        if code:
-            tally.complaints.append(f"ended with {code}: {last.output[-500:]}")
+        _ends_well(_real(home, 12), tally)
         tally.count(home, None, 12)
         compare_mlflow(home, tally)
 
     return inject
 
 
-def compare_mlflow(home: Path, tally: Tally) -> None:
-    """Have MLflow told what it misses, and count the trials that it has otherwise than Optuna."""
-    synced = regsearch("sync", "--study", NAME, "--home", home)
+def compare_mlflow(home: Path, tally: Tally, uri: str | None = None) -> None:
+    """Have MLflow told what it misses, and count the trials that it has otherwise than Optuna.
+
+    `uri` is that of a server whose database is in the home all the same.
+    """
+    synced = regsearch("sync", "--study", NAME, "--home", home, *(["--tracking-uri", uri] if uri else []))
     if synced.end():
         tally.complaints.append(f"sync: {synced.output[-500:]}")
     from mlflow.tracking import MlflowClient
@@ -91,14 +93,60 @@ def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
             (group / "cgroup.procs").write_text(str(victim))
             (group / "memory.force_empty").write_text("0")
             (group / "memory.limit_in_bytes").write_text(str(1 << 20))
-        code = real.end()
+        _ends_well(real, tally)
     finally:
         time.sleep(0.2)
         group.rmdir()
-    if code:
-        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
     tally.count(home, None, 12)
     compare_mlflow(home, tally)
+
+
+@contextmanager
+def _mlflow_server(home: Path) -> Iterator[tuple[MLflowServer, Proxy]]:
+    """Yield a server, and a proxy in front of it."""
+    home.mkdir()
+    server = MLflowServer(home)
+    server.start()
+    proxy = Proxy(("127.0.0.1", server.port))
+    try:
+        yield server, proxy
+    finally:
+        proxy.close()
+        server.kill()
+
+
+def _ends_well(real: Process, tally: Tally) -> None:
+    if code := real.end():
+        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
+
+
+def mlflow_cut_off(seconds: float) -> Callable:
+    def inject(dice: random.Random, home: Path, tally: Tally) -> None:
+        with _mlflow_server(home) as (server, proxy):
+            real = _real(home, 30, "--tracking-uri", f"http://127.0.0.1:{proxy.port}")
+            real.wait_for("Measured and chosen")
+            time.sleep(dice.uniform(0, 1.0))
+            proxy.cut()
+            time.sleep(seconds)
+            proxy.mend()
+            _ends_well(real, tally)
+            tally.count(home, None, 30)
+            compare_mlflow(home, tally, server.uri)
+
+    return inject
+
+
+def mlflow_restarted(dice: random.Random, home: Path, tally: Tally) -> None:
+    with _mlflow_server(home) as (server, _):
+        real = _real(home, 200, "--tracking-uri", server.uri)
+        real.wait_for("Measured and chosen")
+        for _ in range(10):
+            time.sleep(dice.uniform(0, 1.0))
+            server.kill()
+            server.start()
+        _ends_well(real, tally)
+        tally.count(home, None, 200)
+        compare_mlflow(home, tally, server.uri)
 
 
 @contextmanager
@@ -122,8 +170,8 @@ def ray_node_killed(dice: random.Random, home: Path, tally: Tally) -> None:
         machines.lose_the_second()
         if real.wait_for("A trainer failed and is replaced"):
             tally.took_over.append(time.time() - since)
-        code = real.end()
-    if code or not tally.took_over:
-        tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
+        else:
+            tally.complaints.append(f"nobody noticed: {real.output[-500:]}")
+        _ends_well(real, tally)
     tally.count(home, None, 60)
     compare_mlflow(home, tally)

@@ -8,7 +8,7 @@ run. Knows trials by number, their parameters and attributes; which configuratio
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -96,9 +96,9 @@ class Ledger:
         self._ids[number] = own.trial_id
         return number
 
-    def find_own(self, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    def find_own(self) -> FrozenTrial | None:
         """Return a trial that this runner runs and does not know of, since its storage failed as it was begun."""
-        for trial in trials:
+        for trial in self._storage.get_all_trials(self._study_id, False, (TrialState.RUNNING,)):
             if trial.number not in self._ids and trial.system_attrs.get(RUNNER) == self._runner:
                 self._ids[trial.number] = trial._trial_id
                 return trial

@@ -1,8 +1,9 @@
 """A study in Optuna: ask, report, finish, and read back.
 
-Where it is kept is the business of `storage.py`, how it is opened of `opening.py`, how trials get into the storage of
-`ledger.py`, what is written about them of `trials.py` and beside them of `facts.py`, who chooses configurations of
-`sampling.py`, who else runs the study of `leases.py`, and how those that do not run it ask them to stop of `roster.py`.
+Where it is kept is the business of `storage.py`, how it is opened of `opening.py`, what is trained next of `asking.py`,
+how trials end and whose are taken over of `endings.py`, how all of that gets into the storage of `ledger.py`, what is
+written about trials of `trials.py` and beside them of `facts.py`, who else runs the study of `membership.py`, and how
+those that do not run it ask them to stop of `roster.py`.
 Several processes may run one study at once, each a runner with a lease on its trials; everyone may read. All calls of
 one `Study` come from one thread, which need not be the one that opened it. Promises, whenever a process dies: every
 configuration handed out is run to its end at least once, its result counts once, and the budget is exact.
@@ -14,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from math import isnan
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -26,51 +26,38 @@ from search.ablation import Ablation
 from search.confirmation import Repeats
 from search.errors import StudyBusyError
 from search.pareto import values
-from search.records import Assignment, EpochResult, News, Params, Reason, Role, Score, Summary, TrialRecord
+from search.records import Assignment, EpochResult, News, Reason, Score, Summary, TrialRecord
 from search.spec import StudySpec
 from search.study import facts
 from search.study.annotations import Annotations
-from search.study.commits import exclusive
+from search.study.asking import Asking
+from search.study.endings import Endings
 from search.study.following import Following
-from search.study.leases import Lease, Observer, RunnerRecord, Task, mark_gone, runners_of, tidy_away
+from search.study.leases import RunnerRecord, Task
 from search.study.ledger import Ledger
+from search.study.membership import Membership
 from search.study.mirror import optuna_pruner
 from search.study.opening import create_or_resume, load, our_study_names, stored_spec
 from search.study.patience import Patience
 from search.study.reading import as_written, legible, read_texts
-from search.study.roster import Dismissal, hears_stop
+from search.study.roster import Dismissal
 from search.study.samplers import distributions, make_sampler, promising_from, trials_shown
 from search.study.sampling import Sampling
 from search.study.spool import Spool
 from search.study.storage import describe_failure, storage_errors
 from search.study.trials import (
-    CONFIG,
-    REASON,
-    ROLE,
     RUNNER,
-    config_of,
-    curves,
-    end_attributes,
-    first_attempt,
-    owed_retries,
-    retry_attributes,
-    role_of,
     spent_trials,
     to_record,
     to_records,
-    trainer_deaths,
     unfinished_trials,
 )
 
 _FEWEST_TO_COMPARE = 4
 LEASE_SECONDS = 60.0
-_FINISHER = "finisher"
-"""System attribute: the runner that does what is done once in a study's end."""
 _NEWS_SECONDS = 2.0
 _NEWS_SHARE = 0.05
 """Of the time that the thread of the storage's operations may spend on news."""
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _Fact = TypeVar("_Fact")
@@ -103,19 +90,12 @@ class Study:
         """For `open` and `load` only."""
         self.name = study.study_name
         self.spec = spec
-        self.recovered = 0
-        """Configurations put back in the queue on opening, because whoever ran them had died."""
-        self.delivered = 0
-        """Results recorded on opening that an earlier process had left, since the storage was away."""
         self._study, self._storage = study, storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._patience = Patience(patience, lambda error: describe_failure(error, storage))
-        self._choices = spec.choices
-        self._lease: Lease | None = None
+        self._membership: Membership | None = None
         self.on_end: Callable[[TrialRecord], None] = _say_nothing
         """Called with each trial that this process or another has ended, in the thread of the other calls."""
-        self._uncertain = False
-        """Whether the storage failed in the middle of `ask`, so that a trial may have begun that nobody knows of."""
 
     @classmethod
     def open(
@@ -162,11 +142,7 @@ class Study:
         None when the budget is used up, by whoever runs the study.
         """
         self._must_be_open()
-        try:
-            return self._ask()
-        except BaseException:
-            self._uncertain = True
-            raise
+        return self._asking.ask(self.spec.search.trials)
 
     @_guarded
     def report(self, results: Mapping[int, EpochResult]) -> set[int]:
@@ -188,10 +164,8 @@ class Study:
 
         May be called from any thread, and never fails.
         """
-        now = datetime.now(UTC)
-        draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error, worker=worker)
-        if self._lease is not None:
-            self._spool.keep(self._lease.runner, draft)
+        if self._membership is not None:
+            self._endings.set_aside(_draft(number, reason, epochs, error, worker))
 
     @_guarded
     def finish(
@@ -206,10 +180,8 @@ class Study:
 
         Returns what the storage has now: where others have taken the trial over, how they ended it.
         """
-        now = datetime.now(UTC)
-        draft = TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error, worker=worker)
         self._must_be_open()
-        told = self._finish(draft, self._runner)
+        told = self._endings.finish(_draft(number, reason, epochs, error, worker))
         self._told.add(number)
         self._sampling.learn(told)
         record = to_record(told)
@@ -219,11 +191,11 @@ class Study:
     @_guarded
     def news(self) -> News:
         """Return what others have done, and take over what runners that have died were running."""
-        self._must_be_open()
+        membership = self._must_be_open()
         start = time.monotonic()
-        others = self._others()
-        if dead := self._observer.dead(others):
-            self._take_over(dead)
+        others = membership.others()
+        if dead := membership.dead(others):
+            self._endings.take_over(dead)
         self._ledger.look_for_new_trials()
         ended = to_records(self._look_at_others() if others else [])
         for record in ended:
@@ -232,13 +204,12 @@ class Study:
         # Reading what others run costs more the more there are, and must leave time for writing.
         pause = max(_NEWS_SECONDS, (time.monotonic() - start) / _NEWS_SHARE)
         to_ask, again_in = self._ledger.may_have_more(self.spec.search.trials), min(pause, shortest / 6)
-        return News(ended, to_ask, again_in, hears_stop(self._storage, self._study_id, self._runner))
+        return News(ended, to_ask, again_in, membership.asked_to_stop())
 
     @_guarded
     def asked_to_stop(self) -> bool:
         """Return whether somebody has asked this process to leave; whoever it was learns that it was heard."""
-        self._must_be_open()
-        return hears_stop(self._storage, self._study_id, self._runner)
+        return self._must_be_open().asked_to_stop()
 
     @_guarded
     def unfinished(self) -> int:
@@ -253,7 +224,7 @@ class Study:
     @_guarded
     def ended_by_nobody_else(self) -> list[TrialRecord]:
         """Return the finished trials without those of others who still run the study, and tell of them themselves."""
-        alive = {other.runner for other in self._alive()}
+        alive = {other.runner for other in self._must_be_open().alive()}
         return to_records([trial for trial in self._trials() if trial.system_attrs.get(RUNNER) not in alive])
 
     @_guarded
@@ -311,7 +282,8 @@ class Study:
         complete = [trial for trial in self._trials((TrialState.COMPLETE,)) if trial.params]
         if len(complete) < _FEWEST_TO_COMPARE:
             return {}
-        ours = {*self._choices.switches, *self._choices.ranges()}
+        choices = self.spec.choices
+        ours = {*choices.switches, *choices.ranges()}
         told = optuna.importance.get_param_importances(self._study)
         return {name: share for name, share in told.items() if name in ours}
 
@@ -350,26 +322,12 @@ class Study:
 
     def join(self, home: Path, lease: float = LEASE_SECONDS, task: Task = "search") -> None:
         """Count as one of those that run the study, until `close`. Raises HomeError."""
-        self._lease = Lease(self._storage, self._study_id, home, lease, task)
-        self._observer = Observer()
-        try:
-            self._lease.start()
-        except BaseException:
-            self.close()
-            raise
+        self._membership = Membership(self._storage, self._study_id, home, lease, task)
 
     def elect(self, stop: Callable[[], bool] = lambda: False) -> RunnerRecord | None:
-        """Make this process the one that does what is done once in a study's end; return who else it is, or None.
-
-        Waits for a sign of life from whoever it is, for a lease at most, or until `stop`.
-        """
-        first: RunnerRecord | None = None
-        while (holder := self._elect()) is not None:
-            first = first or holder
-            if holder.beat != first.beat or stop():
-                return holder
-            time.sleep(min(_NEWS_SECONDS, holder.lease / 6))
-        return None
+        """Make this process the one that does what is done once in a study's end; see `Membership.elect`."""
+        with _understood(self._storage, self.name):
+            return self._must_be_open().elect(stop)
 
     def hold(self, home: Path) -> None:
         """Keep others from running a study that was loaded, until `close`.
@@ -383,19 +341,21 @@ class Study:
             self.close()
             raise
 
-    def _be_alone(self) -> None:
-        busy = self.elect() or next((other for other in self._alive() if other.task == "search"), None)
-        if busy is not None:
-            raise StudyBusyError(
-                f'study "{self.name}" is being run by another process right now ({busy.pid} on {busy.host}); '
-                "wait for it, or give this one a name of its own: --name NEW"
-            )
+    @property
+    def recovered(self) -> int:
+        """Configurations put back in the queue so far, because whoever ran them had died."""
+        return self._endings.recovered
+
+    @property
+    def delivered(self) -> int:
+        """Results recorded so far that an earlier process had left, since the storage was away."""
+        return self._endings.delivered
 
     @property
     def others(self) -> list[RunnerRecord]:
         """Those that run the study beside this process, as far as is known."""
         with _understood(self._storage, self.name):
-            return self._alive()
+            return self._must_be_open().alive()
 
     @property
     def trouble(self) -> str | None:
@@ -405,7 +365,7 @@ class Study:
     @property
     def silence(self) -> float:
         """For how many seconds, at most, others have heard nothing of this process."""
-        return 0.0 if self._lease is None else self._lease.longest_silence
+        return 0.0 if self._membership is None else self._membership.lease.longest_silence
 
     def hurry(self) -> None:
         """Wait no longer for a storage that is away."""
@@ -413,192 +373,58 @@ class Study:
 
     def close(self) -> None:
         """Leave those that run the study. The storage stays open: it is the caller's."""
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
+        if self._membership is not None:
+            self._membership.leave()
+            self._membership = None
 
-    @property
-    def _runner(self) -> str:
-        assert self._lease is not None, "a study that is run has been joined"
-        return self._lease.runner
+    def _be_alone(self) -> None:
+        with _understood(self._storage, self.name):
+            busy = self._must_be_open().who_runs_it()
+        if busy is not None:
+            raise StudyBusyError(
+                f'study "{self.name}" is being run by another process right now ({busy.pid} on {busy.host}); '
+                "wait for it, or give this one a name of its own: --name NEW"
+            )
 
-    def _others(self) -> list[RunnerRecord]:
-        runners = runners_of(self._storage.get_study_system_attrs(self._study_id))
-        return [runner for runner in runners if runner.runner != self._runner]
-
-    def _alive(self) -> list[RunnerRecord]:
-        others = self._others()
-        dead = self._observer.dead(others)
-        return [runner for runner in others if runner not in dead]
-
-    def _elect(self) -> RunnerRecord | None:
-        with _understood(self._storage, self.name), exclusive(self._storage, self._study_id):
-            holder = self._storage.get_study_system_attrs(self._study_id).get(_FINISHER)
-            other = next((runner for runner in self._alive() if runner.runner == holder), None)
-            if other is None:
-                self._storage.set_study_system_attr(self._study_id, _FINISHER, self._runner)
-            return other
-
-    def _must_be_open(self) -> None:
-        if self._lease is None:
+    def _must_be_open(self) -> Membership:
+        if self._membership is None:
             raise RuntimeError(f"study {self.name} was loaded to be read, or is closed")
+        return self._membership
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
-
-    def _is_complete(self, params: Mapping[str, Any]) -> bool:
-        """Return whether nothing is left to choose."""
-        switches = self._choices.switches
-        positions = {name: params[name] for name in switches if name in params}
-        return len(positions) == len(switches) and params.keys() == {*switches, *self._choices.ranges(positions)}
 
     def _promise(self, result: EpochResult) -> Sequence[float]:
         """Return what a running trial is worth after an epoch, even if it gets no better."""
         # It may yet need all epochs: one that has only begun shall not look like one that learned fast.
         return values(replace(result, epoch=self.spec.training.max_epochs), self.spec.search.objectives)
 
-    def _ask(self) -> Assignment | None:
-        budget = self.spec.search.trials
-        trial = self._begun_unawares() or self._ledger.take(budget, self._fill_in)
-        if trial is not None:
-            self._sampling.learn(trial)
-            config = self._config_of(trial)
-            return Assignment(trial.number, first_attempt(trial), config, role_of(trial), trainer_deaths(trial))
-        return self._ask_sampler(budget) if self._ledger.may_have_more(budget) else None
-
-    def _begun_unawares(self) -> FrozenTrial | None:
-        """Return a trial that was begun though the storage failed over it."""
-        if not self._uncertain:
-            return None
-        trial = self._ledger.find_own(self._storage.get_all_trials(self._study_id, False, (TrialState.RUNNING,)))
-        self._uncertain = trial is not None
-        return trial
-
-    def _ask_sampler(self, budget: int) -> Assignment | None:
-        expected = self._ledger.next_number
-        params = self._sampling.suggest(expected)
-        config = self._choices.configuration(params)
-        try:
-            number = self._ledger.start(budget, params, {CONFIG: config})
-        except BaseException:
-            self._sampling.forget(expected)
-            raise
-        if number is None:
-            self._sampling.forget(expected)
-            return self._ask() if self._ledger.has_waiting(budget) else None
-        if number != expected:
-            self._sampling.renumber(expected, number)
-        return Assignment(number, number, config)
-
-    def _fill_in(self, trial: FrozenTrial) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and attributes that a queued trial lacks.
-
-        Another program may have queued it, with as much of a configuration as it liked.
-        """
-        if CONFIG in trial.user_attrs and self._config_of(trial) and self._is_complete(trial.params):
-            return {}, {}
-        given = trial.system_attrs.get("fixed_params", {}) | trial.params
-        params = self._sampling.suggest(trial.number, given)
-        config = self._config_of(trial) if CONFIG in trial.user_attrs else self._choices.configuration(params)
-        return {name: value for name, value in params.items() if name not in trial.params}, {CONFIG: config}
-
-    def _config_of(self, trial: FrozenTrial) -> Params:
-        """Return a queued trial's configuration. Raises ValueError when it is none of this study's."""
-        config = config_of(trial)
-        if config.keys() != self.spec.parameters().keys():
-            raise ValueError(f"trial {trial.number} has the parameters {sorted(config)}")
-        return config
-
-    def _finish(self, draft: TrialRecord, runner: str) -> FrozenTrial:
-        told = self._ledger.finish(
-            draft.number,
-            _STATES[draft.state],
-            _values(draft, self.spec.search.objectives),
-            end_attributes(draft),
-            curves(draft),
-            (lambda trial: self._again(trial, draft.error)) if draft.reason is Reason.INTERRUPTED else None,
-        )
-        self._spool.drop(runner, draft.number)
-        return told
-
-    def _again(self, trial: FrozenTrial, error: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and attributes of the trial that shall run this one's configuration again."""
-        return self._queued(retry_attributes(trial, error))
-
-    def _queued(self, attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and attributes to queue `attributes["config"]` with.
-
-        Optuna is told the nearest values in range, since a regularizer that is off may lie outside (0 is in no log
-        range), and samplers refuse that.
-        """
-        return self._choices.chosen(attributes[CONFIG]), attributes
-
     def _get_ready(self, home: Path) -> None:
         """Put in order what dead processes have left behind, queue what every study begins with, choose the sampler."""
-        self._spool = Spool(home, self.name)
-        trials, others = self._trials(), self._others()
-        self._ledger = Ledger(self._storage, self.name, distributions(self._choices), self._runner, trials)
-        self._take_over(self._observer.dead(others))
-        with exclusive(self._storage, self._study_id):
-            self._enqueue_roles(self._storage.get_all_trials(self._study_id, deepcopy=False))
+        membership, spec = self._must_be_open(), self.spec
+        ranges = distributions(spec.choices)
+        self._ledger = Ledger(self._storage, self.name, ranges, membership.runner, self._trials())
+        spool = Spool(home, self.name)
+        self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool)
+        others = membership.others()
+        self._endings.take_over(membership.dead(others))
+        self._endings.enqueue_roles(spec)
         self._ledger.look_for_new_trials()  # lest the sampler be asked in vain, and draw anew
         trials = self._trials()
         self._sampling = Sampling(
             self.name,
             self._storage,
             # Those that run a study together must not all ask the same of their samplers.
-            make_sampler(self.spec, len(trials), int(self._runner, 16) if others else 0),
-            optuna_pruner(self.spec),
-            self._choices,
-            trials_shown(self.spec),
-            promising_from(self.spec),
+            make_sampler(spec, len(trials), int(membership.runner, 16) if others else 0),
+            optuna_pruner(spec),
+            spec.choices,
+            trials_shown(spec),
+            promising_from(spec),
         )
+        self._asking = Asking(self._ledger, self._sampling, spec)
         for trial in trials:
             self._sampling.learn(trial)
         self._told = {trial.number for trial in trials if trial.state.is_finished()}
-
-    def _take_over(self, dead: Sequence[RunnerRecord]) -> None:
-        """Fail the trials of runners that have died and queue their configurations again, each once.
-
-        What is owed another trial is derived from the trials alone, so dying anywhere in here or after it loses and
-        doubles nothing. Of several runners that notice at once, the first does it, and leaves the others nothing to do.
-        """
-        self._deliver(dead)
-        with exclusive(self._storage, self._study_id):
-            now = self._others()
-            gone = [runner for runner in dead if runner in now]  # and not those that have beaten since
-            alive = {self._runner, *(runner.runner for runner in now if runner not in gone)}
-            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-            for trial in owed_retries(trials):
-                self._ledger.enqueue(*self._again(trial))
-                self.recovered += 1
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.system_attrs.get(RUNNER) not in alive:
-                    self._ledger.lose(trial, {REASON: Reason.LOST.value})
-                    self._ledger.enqueue(*self._owed(trial))
-                    self.recovered += 1
-            for runner in gone:
-                mark_gone(self._storage, self._study_id, runner)
-        for runner in gone:
-            tidy_away(runner)
-
-    def _owed(self, trial: FrozenTrial) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and attributes of what takes a lost trial's place."""
-        if CONFIG in trial.user_attrs:
-            return self._again(trial)
-        # Another program's, or an earlier version's, that was to be completed.
-        return trial.params, {key: value for key, value in trial.user_attrs.items() if key == ROLE}
-
-    def _deliver(self, dead: Sequence[RunnerRecord]) -> None:
-        """Record the results that dead processes have left in this home, if their trials are still theirs."""
-        alive = {runner.runner for runner in self._others() if runner not in dead}
-        for runner, draft in self._spool.left_by_others(alive | {self._runner}):
-            trial = next((trial for trial in self._trials((TrialState.RUNNING,)) if trial.number == draft.number), None)
-            if trial is not None and trial.system_attrs.get(RUNNER) == runner:
-                self._finish(draft, runner)
-                self.delivered += 1
-            else:
-                self._spool.drop(runner, draft.number)
 
     def _look_at_others(self) -> list[FrozenTrial]:
         """Take note of the trials of others, and return those that have ended since the last time."""
@@ -613,26 +439,13 @@ class Study:
                 self._sampling.learn(trial)
         return ended
 
-    def _enqueue_roles(self, trials: Sequence[FrozenTrial]) -> None:
-        """Queue the baseline and the textbook configuration, unless they are there or the budget is smaller."""
-        there = {role_of(trial) for trial in trials}
-        configs = {Role.BASELINE: self.spec.baseline(), Role.TEXTBOOK: self.spec.textbook()}
-        for role, config in list(configs.items())[: self.spec.search.trials]:
-            if role not in there:
-                self._ledger.enqueue(*self._queued({ROLE: role.value, CONFIG: config}))
 
-
-def _values(record: TrialRecord, objectives: Sequence[str]) -> Sequence[float] | None:
-    """Return a trial's values in Optuna: its best epoch's, or if it was pruned, as Optuna has it, the last loss alone.
-
-    Where there are several objectives, a loss alone is no value, and a pruned trial has none.
-    """
-    if record.state == "complete":
-        assert record.best is not None, "a trial without a finite loss is not complete"
-        return values(record.best, objectives)
-    if record.state != "pruned" or len(objectives) > 1 or not record.epochs or isnan(record.epochs[-1].val_loss):
-        return None
-    return [record.epochs[-1].val_loss]
+def _draft(
+    number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None, worker: str | None
+) -> TrialRecord:
+    """Return what is to be recorded of a trial that ends now."""
+    now = datetime.now(UTC)
+    return TrialRecord(number, {}, reason, tuple(epochs), now, now, error=error, worker=worker)
 
 
 def list_studies(storage: BaseStorage) -> list[Summary]:
