@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from typing import Any
 
 import click
@@ -28,6 +30,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except RegsearchError as error:
+            if os.environ.get("REGSEARCH_DEBUG"):
+                traceback.print_exc()
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:

@@ -34,7 +34,8 @@ def as_written(subject: str) -> Iterator[None]:
     except MISREAD as error:
         raise StorageError(
             f"{subject} holds what regsearch does not write ({_reason(error)}); whoever can write to it may "
-            "have changed it: name another --study, or another --storage"
+            "have changed it: name another --study, or another --storage (should it be a mistake of regsearch's own, "
+            "REGSEARCH_DEBUG=1 tells where)"
         ) from error
 
 
