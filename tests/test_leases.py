@@ -222,12 +222,14 @@ def test_what_was_queued_beyond_the_budget_keeps_nothing_waiting(study, tmp_path
 
 def test_what_a_runner_had_finished_is_delivered_by_the_next_and_not_run_again(study, tmp_path):
     finished, running = study.ask(), study.ask()
+    study.report({finished.number: curve(0.9)[0]})
     study.set_aside(finished.number, Reason.EARLY_STOPPED, curve(0.9, 0.4, 0.6), None, "1")
-    study._membership.lease.release()  # killed before the storage had it
+    study._membership.lease.release()  # killed before the storage had the rest
     later = join(study, tmp_path)
     assert (later.delivered, later.recovered) == (1, 1)
     told = later.records()[0]
     assert (told.reason, told.epochs, told.worker) == (Reason.EARLY_STOPPED, tuple(curve(0.9, 0.4, 0.6)), "1")
+    assert later._study.trials[finished.number].intermediate_values == {1: 0.9, 2: 0.4, 3: 0.6}
     assert later.ask().seed == running.seed
     assert not (tmp_path / "undelivered").exists()
     later.close()

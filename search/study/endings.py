@@ -118,6 +118,7 @@ class Endings:
             running = self._storage.get_all_trials(self._study_id, False, (TrialState.RUNNING,))
             trial = next((trial for trial in running if trial.number == draft.number), None)
             if trial is not None and trial.system_attrs.get(RUNNER) == runner:
+                self._ledger.complete_reports(trial, {row.epoch: row.val_loss for row in draft.epochs})
                 self._finish(draft, runner)
                 self.delivered += 1
             else:

@@ -9,6 +9,7 @@ run. Knows trials by number, their parameters and attributes; which configuratio
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -152,6 +153,13 @@ class Ledger:
             pass  # an earlier try came through after all, or it is this runner's no longer: its record tells
         self._ids.pop(number, None)
         return self._storage.get_trial(trial_id)
+
+    def complete_reports(self, trial: FrozenTrial, values: Mapping[int, float]) -> None:
+        """Record intermediate values, by step, that a runner had no time to report; those that are there stay."""
+        with suppress(UpdateFinishedTrialError), one_commit(self._storage):
+            for step, value in values.items():
+                if step not in trial.intermediate_values:
+                    self._storage.set_trial_intermediate_value(trial._trial_id, step, float(value))
 
     def lose(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
         """Fail a running trial of another runner."""
