@@ -107,7 +107,7 @@ class Running:
         assert self.process.poll() is None, self.out + self.err
 
     def ends(self, code: int) -> "Running":
-        assert self.process.wait(timeout=120) == code, self.out + self.err
+        assert self.process.wait(timeout=300) == code, self.out + self.err
         assert "Traceback" not in self.err
         assert "Warning" not in self.err
         return self
