@@ -1,6 +1,8 @@
 """What several test files share: a tiny spec, a tiny data set and a database server, made here and now."""
 
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -199,6 +201,20 @@ def make_assignment(number: int, **params: float) -> Assignment:
     """Return an assignment for a network with two hidden layers, regularized only as `params` say."""
     defaults = dict.fromkeys(("input_dropout", "dropout_0", "dropout_1", "weight_decay", "l1"), 0.0)
     return Assignment(number, number, {"learning_rate": 1e-2, "patience": 5, **defaults, **params})
+
+
+def run_benchmark(name: str, *options: str) -> str:
+    """Run one of `scripts.benchmarks` as a command; return what it prints."""
+    repo = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", f"scripts.benchmarks.{name}", *options],
+        capture_output=True,
+        text=True,
+        cwd=repo,
+        env=os.environ | {"PYTHONPATH": str(repo)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def regsearch(*arguments: str, code: int = 0) -> str:

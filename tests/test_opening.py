@@ -1,27 +1,15 @@
 """`scripts/opening` runs; what it measures is for people to judge."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from conftest import run_benchmark
 
 from search.report.static import find_browser
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome is installed")
 def test_opening_prints_a_table():
-    repo = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.benchmarks.opening", "--trials", "24", "--openings", "1"],
-        capture_output=True,
-        text=True,
-        cwd=repo,
-        env=os.environ | {"PYTHONPATH": str(repo)},
-    )
-    assert done.returncode == 0, done.stderr
-    header, *rows = done.stdout.splitlines()
+    printed = run_benchmark("opening", "--trials", "24", "--openings", "1")
+    header, *rows = printed.splitlines()
     assert header.startswith("report.html, ")
     assert [row.split("  ")[1] for row in rows] == [
         "first paint",

@@ -16,18 +16,9 @@ import time
 from types import TracebackType
 from typing import Any
 
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-extensions",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1280,800",
-    "--remote-debugging-pipe",
-)
+from search.report.static import QUIET
+
+_FLAGS = (*QUIET, "--no-sandbox", "--window-size=1280,800", "--remote-debugging-pipe")
 _READS, _WRITES = 3, 4
 """The file descriptors on which the browser expects messages, and sends its own."""
 _SETTLE_SECONDS = 1.5

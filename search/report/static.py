@@ -21,7 +21,7 @@ _SECONDS = 120
 _NARROWEST = 480
 _SHAPE = 1.7
 """Width of a plot by its height."""
-_QUIET = (
+QUIET = (
     "--headless",
     "--disable-gpu",
     "--disable-background-networking",
@@ -30,6 +30,7 @@ _QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
+"""Options of a browser that only does what it is asked to."""
 
 _PAGE = """<!DOCTYPE html><meta charset="utf-8"><div id="plot"></div><pre id="drawn"></pre>
 <script type="application/json" id="figures">{figures}</script>
@@ -85,7 +86,7 @@ def _draw(figures: Sequence[Figure], browser: str) -> Mapping[str, str]:
         dump = ["--virtual-time-budget=60000", "--dump-dom", file.as_uri()]
         try:
             done = subprocess.run(
-                [browser, *_QUIET, *sandbox, profile, *dump], capture_output=True, timeout=_SECONDS, check=True
+                [browser, *QUIET, *sandbox, profile, *dump], capture_output=True, timeout=_SECONDS, check=True
             )
         except subprocess.SubprocessError as error:
             raise ReportError(f"{browser} could not draw the plots: {error}") from error

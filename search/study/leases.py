@@ -90,16 +90,6 @@ class Lease:
         """This runner's name."""
         return self._record.runner
 
-    @property
-    def seconds(self) -> float:
-        """How long this runner counts as alive without a beat."""
-        return self._record.lease
-
-    @property
-    def holds(self) -> bool:
-        """Whether others cannot have taken this runner for dead yet."""
-        return seconds_awake_or_not() - self._beaten < self._record.lease
-
     def start(self) -> None:
         """Write the first beat, and all others in a thread."""
         self.beat()
