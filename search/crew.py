@@ -107,12 +107,13 @@ class Crew:
         if in_process:
             self.trainers = [LocalTrainer(self._setup(0), self._stop)]
 
-    def get_ready(self) -> set[str]:
+    def get_ready(self, interrupted: Callable[[], None] = lambda: None) -> set[str]:
         """Wait until the trainers that have room have their data; return the checksums.
 
-        Raises DataError, TrainerLost, and TrainerError when there is no room for any of them.
+        `interrupted` is called while there is no room, to raise what is to end that. Raises DataError, TrainerLost, and
+        TrainerError when there is no room for any of them.
         """
-        ready = _await_room(self.trainers)
+        ready = _await_room(self.trainers, interrupted)
         fingerprints = {trainer.get_ready() for trainer in ready}
         self.slots = min(trainer.slots for trainer in ready)
         if len(fingerprints) == 1:
@@ -233,10 +234,11 @@ def _cluster(wishes: Wishes) -> RayCluster | None:
     return RayCluster(wishes.ray, wishes.device, wishes.kernels, wishes.workers)
 
 
-def _await_room(trainers: Sequence[Trainer]) -> list[Trainer]:
+def _await_room(trainers: Sequence[Trainer], interrupted: Callable[[], None] = lambda: None) -> list[Trainer]:
     """Return those that have room, at least one, after giving the others some time. Raises TrainerError."""
     shortage, start = Shortage(logging.getLogger(__name__).warning), time.monotonic()
     while True:
+        interrupted()
         lacks = {trainer: lack for trainer in trainers if (lack := trainer.lacks) is not None}
         ready = [trainer for trainer in trainers if trainer not in lacks]
         if not lacks or (ready and time.monotonic() - start > _LATECOMER_SECONDS):

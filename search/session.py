@@ -20,7 +20,7 @@ from search.places import made_home
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json
 from search.spec import StudySpec
-from search.stopping import StopRequest
+from search.stopping import Interruptible, StopRequest
 from search.tracked import begin, closing, end, tracked_study
 from search.tracking import Closing, Tracker, TrackingOutcome, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
@@ -89,6 +89,10 @@ class Session:
 
     def prepare(self) -> None:
         """Check device and data, then open the study. Nothing is written before all of that is known to work."""
+        with Interruptible() as interruptible:
+            self._prepare(interruptible.check)
+
+    def _prepare(self, interrupted: Callable[[], None]) -> None:
         checkpoints = self._checkpoints if self.options.search else None
         self._crew = Crew(self.spec, self.options.trainers, lambda: self._stop(), self.options.own, checkpoints)
         try:
@@ -96,7 +100,8 @@ class Session:
             # While the trainers' processes import torch and load the data, this one imports what it needs itself.
             from search.study import Study, open_storage
 
-            fingerprints = self._crew.get_ready()
+            fingerprints = self._crew.get_ready(interrupted)
+            interrupted()
             with made_home(self.options.home):
                 storage = open_storage(self.options.storage, self.options.home)
                 self._study = Study.open(
@@ -121,7 +126,8 @@ class Session:
         """What was chosen, in a line."""
         crew = self._crew
         trainers = "1 trainer" if len(crew.trainers) == 1 else f"{len(crew.trainers)} trainers"
-        line = f"On {crew.where}, {trainers} of {crew.slots} slots; everything goes to {self.options.home}"
+        slots = "1 slot" if crew.slots == 1 else f"{crew.slots} slots"
+        line = f"On {crew.where}, {trainers} of {slots}; everything goes to {self.options.home}"
         for notice in crew.notices:
             line += f"\n{notice}"
         if self._study.recovered:

@@ -1,6 +1,7 @@
 """Being asked to stop: Ctrl-C, SIGTERM, the time budget, or `regsearch stop`.
 
-The first signal ends tidily, a second one at once.
+Before the search there is nothing to put back, and Ctrl-C ends the program wherever it is (`Interruptible`). Then the
+first signal ends tidily, a second one at once (`StopRequest`).
 """
 
 from __future__ import annotations
@@ -8,10 +9,45 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Self
+
+
+class Interruptible:
+    """As a context manager, makes sure of the KeyboardInterrupt that Ctrl-C raises.
+
+    Raised amid a destructor or a library's callback, and Ray is full of them while it waits, it is printed and
+    forgotten. `check` raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._heard = False
+        self._before: Callable[[int, FrameType | None], object] | None = None
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self._heard:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        before = signal.getsignal(signal.SIGINT)
+        # Other threads hear no signals; and who has nothing to be called, as with `nohup`, wants to hear none.
+        if threading.current_thread() is threading.main_thread() and callable(before):
+            self._before = before
+            signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard = True
+        if self._before is not None:
+            self._before(number, frame)
 
 
 class StopRequest:
