@@ -31,6 +31,8 @@ from search.training.data import Dataset, Split
 from search.training.kernels import compiled
 from search.training.kernels.building import kernel_library
 
+pytest.register_assert_rewrite("whole_searches", "mlflow_runs")
+
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 SPEC = """
@@ -112,6 +114,35 @@ def storage(url, tmp_path):
     opened = InMemoryStorage() if url == "memory" else open_storage(url, tmp_path)
     yield opened
     close_storage(opened)
+
+
+@pytest.fixture
+def study(storage, tmp_path):
+    """The small study of `fixed_study`, opened to be searched."""
+    from fixed_study import make_spec
+
+    from search.study import Study
+
+    opened = Study.open("fixed", make_spec(), storage, tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_place(tmp_path, database):
+    """Makes folders to search in; what was begun there and is still at work in the end is killed."""
+    from whole_searches import Place
+
+    places = []
+
+    def make(spec=SPEC, name="place"):
+        (tmp_path / name).mkdir()
+        places.append(Place(tmp_path / name, database, spec))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.close()
 
 
 @pytest.fixture(params=["compiled", "torch"])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import SPEC
-from test_runner import ScriptedCrew, ScriptedTrainer
+from scripted import ScriptedCrew, ScriptedTrainer
 
 from search.aftermath import Aftermath
 from search.crew import Crew, Wishes

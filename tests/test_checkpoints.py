@@ -16,10 +16,10 @@ import torch
 from conftest import SPEC, make_assignment, make_data, make_training, regsearch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scripted import Notes
 from test_cocktail import STRENGTHS, image_data, spelled
 from test_folds import FOLDS, folded
 from test_population import NormNet
-from test_runner import Notes
 from test_trainers import setup
 
 from search.crew import Crew, Wishes

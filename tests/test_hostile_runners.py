@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_assignment, regsearch
+from fixed_study import curve, make_spec
 from safetensors.torch import save_file
 from test_checkpoints import population
 from test_leases import record
-from test_study import curve, make_spec
 
 from search.errors import StorageError
 from search.records import EpochResult, Reason

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixed_study import curve, make_spec
 from optuna.trial import TrialState
-from test_study import curve, make_spec
 
 from search.records import Reason
 from search.study import Study, close_storage, open_storage
@@ -297,7 +297,7 @@ def test_a_killed_process_is_noticed_at_once(tmp_path):
         import sys, signal
         sys.path.insert(0, {tests!r})
         from pathlib import Path
-        from test_study import make_spec
+        from fixed_study import make_spec
         from search.study import Study, open_storage
         home = Path({home!r})
         study = Study.open("fixed", make_spec(), open_storage(None, home), home, lease=3600)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import SPEC, regsearch
+from scripted import Notes, ScriptedCrew, ScriptedTrainer, falling
 from test_leases import LEASE, Clock, fall_asleep, join, record, study  # noqa: F401  study is a fixture
-from test_runner import Notes, ScriptedCrew, ScriptedTrainer, falling
-from test_search import ENDLESS, SLOW, assert_exact, counted, environment, is_alive, make_place, wait_until  # noqa: F401
+from whole_searches import ENDLESS, SLOW, assert_exact, counted, environment, is_alive, wait_until
 
 from search.confirm import Confirming
 from search.confirmation import Picks, Repeats
@@ -59,7 +59,7 @@ def command_lines(session: int) -> list[str]:
 
 
 @pytest.fixture
-def place(make_place):  # noqa: F811
+def place(make_place):
     made = make_place(SLOW)
     yield made
     for path in (made.home / "logs").glob("*.log"):

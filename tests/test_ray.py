@@ -16,13 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 from ray_cluster import Machines, processes, settings
-from test_search import ENDLESS, SLOW, Place, assert_exact, counted, make_place, wait_until
+from whole_searches import ENDLESS, SLOW, Place, assert_exact, counted, wait_until
 
 from search.errors import DeviceError
 from search.records import Role
 from search.trainers import cluster as clusters
-
-__all__ = ["make_place"]  # a fixture
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'regsearch[ray]'")
 
@@ -60,7 +58,7 @@ def test_a_search_outlives_a_killed_trainer_and_a_lost_machine(
     make_place: Callable[..., Place], machines: Machines
 ) -> None:
     trials = "--trials=16"
-    place, undisturbed = make_place(SLOW), make_place(SLOW, "undisturbed")
+    place, undisturbed = make_place(SLOW)(SLOW, "undisturbed")
     search = place.launch(trials, "--ray", machines.address, "--device=cpu", "--no-confirm")
     search.wait_for_trials()
     assert "On cpu of 2 machines of a Ray cluster, 2 trainers of 2 slots" in search.err

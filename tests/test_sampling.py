@@ -1,16 +1,19 @@
-"""What samplers are shown of a study: the draws are those of plain Optuna, and what is left out does not matter."""
+"""What samplers are shown of a study, and what they draw: as plain Optuna would, whatever is left out."""
 
 import random
 from datetime import datetime
 
 import optuna
 import pytest
+from fixed_study import SPEC, curve, make_spec
 from optuna.pruners import NopPruner
 from optuna.samplers import GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.spec import Choices, Range
+from search.records import Reason
+from search.spec import Choices, Range, StudySpec
+from search.study import Study
 from search.study.samplers import distributions
 from search.study.sampling import Sampling
 
@@ -260,3 +263,59 @@ def test_the_place_in_a_qmc_sequence_is_kept_in_the_storage(storage):
     first, second = ask_three(), ask_three()
     assert all(params not in first for params in second)
     assert any(key.startswith("qmc:") for key in storage.get_study_system_attrs(0))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_every_sampler_is_seeded_and_does_not_repeat_itself_on_resume(tmp_path, sampler):
+    spec = make_spec(sampler=sampler, trials=40)
+
+    def draws(storage: InMemoryStorage, count: int) -> list[dict]:
+        study = Study.open("fixed", spec, storage, tmp_path)
+        asked = []
+        for _ in range(count):
+            assignment = study.ask()
+            asked.append(dict(assignment.params))
+            study.finish(assignment.number, Reason.COMPLETED, curve(1 + assignment.params["dropout_0"]))
+        study.close()
+        return asked
+
+    one, other = InMemoryStorage(), InMemoryStorage()
+    first = draws(one, 13)
+    assert first == draws(other, 13)
+    resumed = draws(one, 6)
+    assert all(params not in first for params in resumed)
+
+
+def test_hyperband_lets_the_sampler_know_its_brackets(tmp_path):
+    spec = make_spec(pruner={"name": "hyperband", "min_epochs": 1})
+    study = Study.open("fixed", spec, InMemoryStorage(), tmp_path)
+    for _ in range(14):
+        study.finish(study.ask().number, Reason.COMPLETED, curve(0.5))
+    known = study._sampling._study
+    brackets = {known.pruner._get_bracket_id(known, trial) for trial in known.trials}
+    assert len(brackets) > 1
+    study.close()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_a_strength_is_sampled_only_where_its_switch_is_on(sampler, tmp_path):
+    switched = {
+        "l1": {"low": 1e-7, "high": 1e-3, "log": True, "switch": True},
+        "mixup": {"low": 0.5, "high": 0.5, "switch": True},
+        "batch_norm": {"switch": True},
+    }
+    changes = {"model": {"hidden": [8, 4]}, "space": SPEC["space"] | switched, "search": {"sampler": sampler}}
+    spec = StudySpec.model_validate(SPEC | changes)
+    study = Study.open("switched", spec, InMemoryStorage(), tmp_path)
+    seen = set()
+    for number in range(40):
+        asked = study.ask()
+        params = study._study.trials[asked.number].params
+        assert params["use_l1"] == ("l1" in params) == (asked.params["l1"] != 0)
+        assert asked.params["mixup"] == 0.5 * params["use_mixup"]
+        if params["use_batch_norm"]:  # dropout acts after the last one alone
+            assert asked.params["input_dropout"] == asked.params["dropout_0"] == 0
+        seen.add((params["use_l1"], params["use_batch_norm"]))
+        study.finish(asked.number, Reason.COMPLETED, curve(1 + number % 7))
+    study.close()
+    assert len(seen) >= 3

@@ -1,43 +1,38 @@
-"""Whole searches on the digits data, most of them as real processes: that they end well, however they are disturbed.
-
-All are tiny and train on one thread. Those that are to be disturbed take steps of few examples, to last a moment.
-"""
+"""Whole searches on the digits data that are left alone: what they find, print and leave behind."""
 
 import json
 import os
 import pty
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sysconfig
-import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 from click.testing import CliRunner, Result
 from conftest import SPEC
-from mlflow_server import MLflowServer, free_port
-from optuna.trial import TrialState
-from test_tracking import Reader
+from mlflow_server import free_port
+from whole_searches import (
+    SLOW,
+    TRIAL_LINE,
+    Place,
+    Running,
+    assert_all_in_mlflow,
+    assert_exact,
+    environment,
+)
 
 from search.cli import main
-from search.confirmation import METRICS, Repeats
-from search.errors import RegsearchError
-from search.records import Reason, Role, Summary, TrialRecord
+from search.confirmation import METRICS
+from search.records import Reason, Role, TrialRecord
 from search.spec import StudySpec, load_spec
-from search.study import Study, close_storage, open_storage
-from search.tracking import TrackingOutcome, default_tracking_uri
-
-SLOW = SPEC.replace("batch_size = 64", "batch_size = 8").replace("trials = 6", "trials = 8")
-"""A search of some seconds."""
-
-ENDLESS = "--trials=1000"
+from search.study import close_storage, open_storage
+from search.tracking import TrackingOutcome
 
 ALL_REASONS = """
 name = "tiny"
@@ -65,194 +60,7 @@ SPARSE = (
     .replace("trials = 6", 'trials = 16\nobjectives = ["val_loss", "sparsity"]\npruner = { min_epochs = 2 }')
 )
 """A search for networks that are good and sparse."""
-
-TRIAL_LINE = re.compile(r"^\[ *\d+/\d+\] trial \d+ ", re.MULTILINE)
 ESCAPE = "\x1b"
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without settings for the program, and with one thread."""
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("REGSEARCH_", "MLFLOW_"))}
-    return {**outside, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1", **more}
-
-
-class Running:
-    """A `regsearch` at work, with what it has printed so far."""
-
-    def __init__(self, folder: Path, arguments: tuple[str, ...]) -> None:
-        program = Path(sysconfig.get_path("scripts")) / "regsearch"
-        number = len(list(folder.glob("out-*")))
-        self._out, self._err = folder / f"out-{number}", folder / f"err-{number}"
-        with open(self._out, "wb") as out, open(self._err, "wb") as err:
-            self.process = subprocess.Popen(
-                [program, *arguments],
-                cwd=folder,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-
-    @property
-    def out(self) -> str:
-        return self._out.read_text()
-
-    @property
-    def err(self) -> str:
-        return self._err.read_text()
-
-    def wait_for_trials(self, count: int = 1) -> None:
-        wait_until(lambda: len(TRIAL_LINE.findall(self.out)) >= count or self.process.poll() is not None)
-        assert self.process.poll() is None, self.out + self.err
-
-    def ends(self, code: int) -> "Running":
-        assert self.process.wait(timeout=300) == code, self.out + self.err
-        assert "Traceback" not in self.err
-        assert "Warning" not in self.err
-        return self
-
-    def children(self) -> list[int]:
-        """Return the ids of the trainer processes."""
-        pid = self.process.pid
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in listed if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
-
-
-class Place:
-    """A folder with a study and a home, and all the searches that were started there."""
-
-    def __init__(self, folder: Path, database: Path, spec: str = SPEC) -> None:
-        self.folder, self.home = folder, folder / "runs"
-        self.home.mkdir()
-        shutil.copy(database, self.home / "mlflow.db")
-        self.write(spec)
-        self._started: list[Running] = []
-
-    def write(self, spec: str) -> None:
-        (self.folder / "tiny.toml").write_text(spec)
-
-    def launch(self, *arguments: str) -> Running:
-        """Begin a search without waiting for its end."""
-        self._started.append(
-            Running(
-                self.folder,
-                ("start", "--study", "tiny.toml", "--engine=stacked", "--precision=fp32", "--population=2", *arguments),
-            )
-        )
-        return self._started[-1]
-
-    def start(self, *arguments: str, code: int = 0) -> Running:
-        """Search until the end."""
-        return self.launch(*arguments).ends(code)
-
-    def go_on(self) -> int:
-        """Finish a search that was cut off, and two trials more. Return how many there should be."""
-        trials = self.summary().trials
-        total = len(counted(self.records())) + trials["waiting"] + trials["running"] + 2
-        self.start(f"--trials={total}", "--population=4")
-        return total
-
-    def command(self, *arguments: str) -> str:
-        """Run another command on this home."""
-        result = CliRunner().invoke(main, [*arguments, "--home", str(self.home)])
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    def repeats(self) -> Repeats | None:
-        """Return what has been confirmed so far; None also as long as there is no study."""
-        if not (self.home / "optuna.journal").exists():
-            return None
-        try:
-            return self._read(None).repeats()
-        except RegsearchError:
-            return None
-
-    def show(self) -> dict:
-        result = CliRunner().invoke(main, ["show", "--study", "tiny", "--home", str(self.home), "--json"])
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    def records(self, storage: str | None = None) -> list[TrialRecord]:
-        return self._read(storage).records()
-
-    def summary(self, storage: str | None = None) -> Summary:
-        return self._read(storage).summary()
-
-    def mlflow(self, uri: str | None = None) -> Reader:
-        return Reader(uri or default_tracking_uri(self.home), "tiny")
-
-    def close(self) -> None:
-        for running in self._started:
-            running.process.kill()
-            running.process.wait()
-
-    def _read(self, storage: str | None) -> Study:
-        opened = open_storage(storage, self.home)
-        try:
-            return Study.load("tiny", opened)
-        finally:
-            close_storage(opened)
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def first_attempt(record: TrialRecord) -> int:
-    return record.number if record.retry_of is None else record.retry_of
-
-
-def counted(records: list[TrialRecord]) -> list[TrialRecord]:
-    return [record for record in records if not record.reason.is_no_result]
-
-
-def assert_exact(place: Place, trials: int, storage: str | None = None) -> None:
-    """Check that so many configurations counted, each of them once, and that none was lost or is left over."""
-    records, summary = place.records(storage), place.summary(storage)
-    ended = [first_attempt(record) for record in counted(records)]
-    assert len(ended) == len(set(ended)) == trials
-    assert {first_attempt(record) for record in records} == set(ended)
-    assert (summary.trials["running"], summary.trials["waiting"]) == (0, 0)
-    by_number = {record.number: record for record in records}
-    for record in records:
-        assert record.params == by_number[first_attempt(record)].params
-        assert record.role == by_number[first_attempt(record)].role
-
-
-def assert_all_in_mlflow(place: Place, uri: str | None = None) -> None:
-    """Check that MLflow holds every trial once, ended as in Optuna, below one finished run of the study."""
-    found, records = place.mlflow(uri), place.records()
-    [study] = found.studies
-    assert study.info.status == "FINISHED"
-    assert found.numbers == [record.number for record in records]
-    statuses = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-    assert [run.info.status for run in found.trials] == [statuses[record.state] for record in records]
-    assert {run.data.tags["mlflow.parentRunId"] for run in found.trials} == {study.info.run_id}
-
-
-@pytest.fixture
-def make_place(tmp_path: Path, database: Path) -> Iterator[Callable[..., Place]]:
-    places: list[Place] = []
-
-    def make(spec: str = SPEC, name: str = "place") -> Place:
-        (tmp_path / name).mkdir()
-        places.append(Place(tmp_path / name, database, spec))
-        return places[-1]
-
-    yield make
-    for place in places:
-        place.close()
 
 
 @pytest.fixture(scope="module")
@@ -381,23 +189,6 @@ def test_no_confirmation_is_made_unless_wanted(tmp_path, database):
     assert place.show()["confirmed"]["baseline"]["ece"]["n"] == 2
 
 
-def test_a_confirmation_that_was_killed_goes_on(tmp_path, database):
-    place = Place(tmp_path, database, SLOW)
-    search = place.launch("--trials=3")
-    wait_until(lambda: (found := place.repeats()) is not None and len(found.runs) >= 2)
-    os.kill(search.process.pid, signal.SIGKILL)
-    search.process.wait()
-    before = place.repeats().runs
-    place.start("--trials=3")
-    after = place.repeats()
-    assert all(len(after.of(trial)) == 5 for trial in after.picks.trials)
-    assert len(after.runs) == 5 * len(after.picks.trials)
-    assert {(run.trial, run.seed, run.val_loss) for run in before} <= {
-        (run.trial, run.seed, run.val_loss) for run in after.runs
-    }
-    assert_exact(place, 3)
-
-
 def test_a_search_is_in_mlflow_with_curves_and_artifacts(finished):
     place, _ = finished
     assert_all_in_mlflow(place)
@@ -478,113 +269,6 @@ def test_every_reason_to_end_in_one_search(make_place):
     assert_all_in_mlflow(place)
 
 
-# A search that is stopped
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_search_is_tidy_and_goes_on_to_the_exact_budget(make_place, number, code):
-    place = make_place(SLOW)
-    search = place.launch(ENDLESS)
-    search.wait_for_trials()
-    search.process.send_signal(number)
-    search.ends(code)
-    assert "Stopping: running trials go back to the queue." in search.err
-    assert "Interrupted: running trials are back in the queue" in search.out
-    stopped = place.show()
-    assert stopped["trials"]["running"] == 0
-    assert stopped["trials"]["waiting"] == stopped["reasons"]["interrupted"] > 0
-    assert stopped["test"] == {}
-    assert place.mlflow().studies[0].info.status == "KILLED"
-
-    assert_exact(place, place.go_on())
-    assert place.show()["test"].keys() == {"best", "baseline"}
-    assert_all_in_mlflow(place)
-
-
-def test_a_study_that_is_run_is_not_synced_and_a_second_interrupt_leaves_at_once(make_place):
-    place = make_place(SLOW)
-    with socket.socket() as silent:  # accepts connections and never answers: the search would wait for it in the end
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(32)
-        search = place.launch(ENDLESS, "--tracking-uri", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        search.wait_for_trials()
-        refused = CliRunner().invoke(main, ["sync", "--study", "tiny", "--home", str(place.home)])
-        assert refused.exit_code == 1
-        assert 'study "tiny" is being run right now' in refused.stderr
-        assert place.show()["trials"]["running"] > 0
-        search.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "Ctrl-C again leaves at once" in search.err)
-        search.process.send_signal(signal.SIGINT)
-        search.ends(130)
-    assert "Everything is in" not in search.out
-    assert_exact(place, place.go_on())
-    assert_all_in_mlflow(place)
-
-
-def test_the_time_budget_ends_a_search_which_may_go_on(make_place):
-    place = make_place(SLOW)
-    search = place.start(ENDLESS, "--timeout=2s")
-    assert "Time is up: running trials are back in the queue; the same command goes on." in search.out
-    stopped = place.show()["trials"]
-    assert stopped["running"] == 0
-    assert stopped["waiting"] > 0
-    assert_exact(place, place.go_on())
-
-
-# A search whose processes are killed
-
-
-def test_a_killed_search_and_a_torn_journal(make_place):
-    place = make_place(SLOW)
-    search = place.launch(ENDLESS)
-    search.wait_for_trials()
-    search.process.kill()
-    search.ends(-signal.SIGKILL)
-    with open(place.home / "optuna.journal", "ab") as journal:
-        journal.write(b'{"op_code":6,"worker_id":"torn')
-    left = place.show()["trials"]  # the first to read the file puts it right
-    assert left["running"] > 0
-    assert len(list(place.home.glob("optuna.journal.corrupt-*"))) == 1
-
-    with open(place.home / "optuna.journal", "ab") as journal:
-        journal.write(b'{"op_code"')
-    set_aside = {int(path.stem.rpartition("-")[2]) for path in (place.home / "undelivered").rglob("*.json")}
-    running = {trial.number for trial in place._read(None)._study.trials if trial.state == TrialState.RUNNING}
-    assert_exact(place, place.go_on())
-    # What was reached before the kill, but not yet recorded, is not lost.
-    assert place.show()["reasons"].get("lost", 0) == len(running - set_aside)
-    assert len(list(place.home.glob("optuna.journal.corrupt-*"))) == 2
-    assert_all_in_mlflow(place)
-
-
-def test_trainers_end_with_a_killed_search(make_place):
-    place = make_place(SLOW)
-    search = place.launch(ENDLESS, "--workers=2")
-    search.wait_for_trials()
-    trainers = search.children()
-    assert len(trainers) == 2
-    search.process.kill()
-    search.ends(-signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, trainers)))
-    assert place.show()["trials"]["running"] > 0
-    assert_exact(place, place.go_on())
-
-
-def test_killed_trainers_are_replaced_and_their_trials_run_again(make_place):
-    place = make_place(SLOW)
-    search = place.launch("--workers", "2", "--population", "1")
-    search.wait_for_trials()
-    for trainer in search.children():
-        os.kill(trainer, signal.SIGKILL)
-    search.ends(0)
-    assert search.out.count("A trainer failed and is replaced by another; its trials are back in the queue") == 2
-    assert_exact(place, 8)
-    interrupted = [record for record in place.records() if record.reason is Reason.INTERRUPTED]
-    assert len(interrupted) == 2
-    assert all("exit code -9" in str(record.error) for record in interrupted)
-    assert_all_in_mlflow(place)
-
-
 # Where things are kept
 
 
@@ -610,28 +294,6 @@ def test_a_tracking_server_that_is_down_from_the_start(make_place):
 
     place.start()
     assert_all_in_mlflow(place)
-
-
-def test_a_tracking_server_that_goes_down_midway(make_place, database):
-    place = make_place(SLOW)
-    home = place.folder / "server"
-    home.mkdir()
-    shutil.copy(database, home / "mlflow.db")
-    server = MLflowServer(home)
-    try:
-        server.start()
-        search = place.launch("--tracking-uri", server.uri)
-        search.wait_for_trials()
-        server.kill()
-        search.ends(0)
-        assert f"trials could not be written to MLflow at {server.uri}" in " ".join(search.out.split())
-        assert "Best configuration of study tiny" in search.out
-        assert_exact(place, 8)
-        server.start()
-        place.start("--tracking-uri", server.uri)
-        assert_all_in_mlflow(place, server.uri)
-    finally:
-        server.kill()
 
 
 def test_a_terminal_shows_live_progress(make_place):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from conftest import SPEC, regsearch
+from mlflow_runs import Reader
 from mlflow_server import free_port
-from test_tracking import Reader
 
 from search.records import EpochResult, Reason
 from search.spec import load_spec
