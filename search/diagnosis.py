@@ -6,15 +6,14 @@ The rules are rules of thumb, on losses alone: they tell where to look, and not 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from search.records import Reason, TrialRecord
+from search.records import EpochResult, Reason, TrialRecord
 
-# Shares of the validation loss. Above the first the training loss is less than half of it.
+# As a share of the validation loss: the training loss is less than half of it.
 _WIDE_GAP = 0.5
-_NARROW_GAP = 0.15
-# By how much a loss must be above the baseline's to be the price of too much regularization.
+# By how much a loss must be above the lowest one to be worse.
 _WORSE = 1.05
 # Epochs at the end, as a share of all, in which so large a fall of the loss means that it was not over.
 _LAST_SHARE = 0.1
@@ -37,8 +36,8 @@ class Diagnosis(StrEnum):
 
 _ADVICE = {
     Diagnosis.UNDERFITTING: "training and validation loss are both high: less regularization, or a larger model",
-    Diagnosis.OVERFITTING: "training loss is less than half the validation loss: regularize more",
-    Diagnosis.ABOUT_RIGHT: "training and validation loss are near each other, and near the best",
+    Diagnosis.OVERFITTING: "the training loss is far below the validation loss: regularize more",
+    Diagnosis.ABOUT_RIGHT: "the validation loss is the lowest or near it, and the training loss not far below",
     Diagnosis.STOPPED_TOO_SOON: "the validation loss was still falling at the last epoch: raise max_epochs",
 }
 
@@ -48,17 +47,25 @@ def _still_falling(losses: Sequence[float]) -> bool:
     return len(losses) > last and min(losses[-last:]) < (1 - _FALL) * min(losses[:-last])
 
 
-def diagnose(record: TrialRecord, baseline: TrialRecord | None) -> Diagnosis | None:
-    """Return what the curves of a complete trial say, beside those of no regularization; None when it has none."""
+def diagnose(record: TrialRecord, others: Iterable[TrialRecord | None]) -> Diagnosis | None:
+    """Return what the curves of a complete trial say, beside those of others, such as the best and the baseline.
+
+    One that does worse than the best of them does so since it fits the training data too closely or not closely
+    enough: its gap, as a share of the loss, is wider or narrower. None when the trial is not complete.
+    """
     best = record.best
     if best is None or record.state != "complete":
         return None
     if record.reason is Reason.COMPLETED and _still_falling([row.val_loss for row in record.epochs]):
         return Diagnosis.STOPPED_TOO_SOON
-    gap = best.gap / best.val_loss if best.val_loss > 0 else 0.0
-    if gap > _WIDE_GAP:
+    if _gap(best) > _WIDE_GAP:
         return Diagnosis.OVERFITTING
-    reference = baseline.best.val_loss if baseline is not None and baseline.best is not None else None
-    if gap < _NARROW_GAP and reference is not None and best.val_loss > _WORSE * reference:
-        return Diagnosis.UNDERFITTING
-    return Diagnosis.ABOUT_RIGHT
+    there = [other.best for other in others if other is not None and other.best is not None]
+    lowest = min([best, *there], key=lambda row: row.val_loss)
+    if best.val_loss <= _WORSE * lowest.val_loss:
+        return Diagnosis.ABOUT_RIGHT
+    return Diagnosis.OVERFITTING if _gap(best) > _gap(lowest) else Diagnosis.UNDERFITTING
+
+
+def _gap(row: EpochResult) -> float:
+    return row.gap / row.val_loss if row.val_loss > 0 else 0.0

@@ -137,7 +137,7 @@ def print_explanation(summary: Summary, importances: Mapping[str, float], consol
     console.print("\n[bold]What the curves say[/bold]")
     picked = {"best": summary.best, "one std. error": summary.one_standard_error, "baseline": summary.baseline}
     for label, record in picked.items():
-        diagnosis = None if record is None else diagnose(record, summary.baseline)
+        diagnosis = None if record is None else diagnose(record, (summary.best, summary.baseline))
         if record is not None and diagnosis is not None:
             console.print(f"  {label} (trial {record.number}): {diagnosis}\n    {diagnosis.advice}", highlight=False)
 

@@ -32,12 +32,20 @@ BASELINE = trial([0.5, 0.1, 0.01], [0.6, 0.4, 0.5])
     ],
 )
 def test_curves_are_read_as_anyone_would(record, expected):
-    assert diagnose(record, BASELINE) is expected
+    assert diagnose(record, [None, BASELINE]) is expected
 
 
 def test_every_diagnosis_comes_with_advice():
     assert all(len(diagnosis.advice) > 20 for diagnosis in Diagnosis)
 
 
-def test_without_a_baseline_nothing_is_called_underfitting():
-    assert diagnose(trial([1.0, 0.88, 0.87], [1.1, 0.9, 0.91]), None) is Diagnosis.ABOUT_RIGHT
+def test_beside_nobody_nothing_is_worse():
+    assert diagnose(trial([1.0, 0.88, 0.87], [1.1, 0.9, 0.91]), []) is Diagnosis.ABOUT_RIGHT
+
+
+def test_the_baseline_itself_is_compared_with_the_best():
+    best = trial([0.5, 0.3, 0.3], [0.6, 0.39, 0.4])
+    assert diagnose(best, [best, BASELINE]) is Diagnosis.ABOUT_RIGHT
+    for train, expected in ((0.3, Diagnosis.OVERFITTING), (0.48, Diagnosis.UNDERFITTING)):
+        baseline = trial([0.7, train, train], [0.7, 0.5, 0.51])
+        assert diagnose(baseline, [best, baseline]) is expected

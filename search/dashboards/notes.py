@@ -79,7 +79,7 @@ def _over_seeds(confirmed: Confirmed) -> str:
 
 
 def _said(record: TrialRecord, material: Material) -> str:
-    diagnosis = diagnose(record, material.summary.baseline)
+    diagnosis = diagnose(record, (material.summary.best, material.summary.baseline))
     return "" if diagnosis is None else f"Its curves say **{diagnosis}**: {diagnosis.advice}."
 
 

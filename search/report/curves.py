@@ -82,7 +82,7 @@ def _line(name: str, x: Sequence[float], y: Sequence[float | None], colour: str,
 
 
 def _diagnosis(record: TrialRecord, material: Material) -> str:
-    diagnosis = diagnose(record, material.summary.baseline)
+    diagnosis = diagnose(record, (material.summary.best, material.summary.baseline))
     if diagnosis is None:
         return "Not complete, so its curves are not judged."
     return f"{str(diagnosis)[0].upper()}{str(diagnosis)[1:]}: {diagnosis.advice}."
