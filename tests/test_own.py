@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from search import Confirm, Data, Range, run_search
 from search.errors import DataError, ModelError, RegsearchError, SpecMismatchError, UsageError
+from search.spec import DataSpec
 from search.training.choosing import choose
 from search.training.data import Split
 from search.training.engines import TwinEngine, VmappedEngine
@@ -19,7 +20,7 @@ from search.training.kernels import compiled
 from search.training.layout import layout_of
 from search.training.memory import is_out_of_memory
 from search.training.models import ChannelDropout
-from search.training.own import OwnExamples, as_split, check_loss, check_model, dropout_rates, searchable
+from search.training.own import OwnData, OwnExamples, as_split, check_loss, check_model, dropout_rates, searchable
 from search.training.population import Population, Way
 from search.training.regularizers import Dropout
 from search.training.stacking import stacked_twin
@@ -456,6 +457,16 @@ ONE = nn.Linear(6, 3)
 def test_models_that_cannot_be(factory, told):
     with pytest.raises(ModelError, match=told):
         check_model(factory, OwnExamples.read(Data(train=examples())))
+
+
+def test_the_training_loss_is_measured_on_examples_of_all_classes_however_they_are_sorted():
+    known, val = Split(torch.randn(90, 3), torch.arange(90) // 30), Split(torch.randn(12, 3), torch.arange(12) % 3)
+    data = OwnData(DataSpec(name="own"), 0, 3, known, val).load()
+    assert len(set(data.train_sample.y.tolist())) == 3
+    assert sorted(data.train.x[:, 0].tolist()) == sorted(known.x[:, 0].tolist())
+    assert all(
+        (row == known.x).all(1).nonzero().item() // 30 == y for row, y in zip(data.train.x, data.train.y, strict=True)
+    )
 
 
 def hardest(logits, classes):

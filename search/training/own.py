@@ -162,7 +162,10 @@ class OwnData:
         """Return training and validation data. Raises DataError."""
         if self.val is None:
             return divide(self.known, self.spec, self.seed, self.classes)
-        return Dataset(self.known, self.val, self.classes, fingerprint(self.known) + fingerprint(self.val))
+        # Shuffled, as `divide` does: the training loss is measured on the first of them, which may be all of a class.
+        order = torch.randperm(len(self.known), generator=torch.Generator().manual_seed(self.seed))
+        prints = fingerprint(self.known) + fingerprint(self.val)
+        return Dataset(self.known.take(order), self.val, self.classes, prints)
 
     def load_test(self) -> Split:
         """Return the test data."""
