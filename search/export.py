@@ -149,7 +149,7 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
         *_confirmed(summary.confirmed, choice.trial),
         "## Use",
         "",
-        "Only PyTorch is needed. Inputs are prepared as in training; the program returns a logit for each class. "
+        f"Only PyTorch is needed. {_inputs(spec)}; the program returns a logit for each class. "
         "A program can run code while it is loaded, so load those of people you trust; `model.safetensors` has numbers "
         "alone.",
         "",
@@ -161,6 +161,14 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _inputs(spec: StudySpec) -> str:
+    from search.training.sources import SOURCES
+
+    if spec.data.name not in SOURCES:
+        return "Inputs are what the search was given"
+    return f"Inputs: {SOURCES[spec.data.name].preparation}"
 
 
 def _confirmed(confirmation: Confirmation | None, trial: int) -> list[str]:
@@ -184,7 +192,7 @@ def _confirmed(confirmation: Confirmation | None, trial: int) -> list[str]:
     if confirmation.difference is not None and trial == confirmation.best.trial:
         low, high = confirmation.difference.low, confirmation.difference.high
         lines += [f"Test accuracy against no regularization: 95 % interval {low:+.2%} to {high:+.2%}.", ""]
-    return lines
+    return [*lines, *(line for remark in confirmation.remarks for line in (remark, ""))]
 
 
 def _told(value: Estimate) -> str:

@@ -279,3 +279,10 @@ def test_wide_has_few_features_that_tell_something(tmp_path):
 
 def test_every_data_set_has_a_source():
     assert set(sources.SOURCES) == set(DATASET_SHAPES)
+
+
+def test_how_inputs_are_made_can_be_told():
+    told = {name: source.preparation for name, source in sources.SOURCES.items()}
+    assert told["digits"] == "The pixels' values, 0 to 16, divided by 16"
+    assert told["mnist"] == "The pixels' values, 0 to 255, divided by 255, less 0.1307, divided by 0.3081"
+    assert told["cifar10"].endswith("divided by 0.247, 0.2435, 0.2616 by colour (red, green, blue)")

@@ -65,7 +65,9 @@ def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
     used = subprocess.run([sys.executable, "-c", USE], cwd=out, capture_output=True, text=True, check=True)
     accuracy = float(used.stdout)
     assert f"test accuracy {accuracy:.2%}" in told
-    assert f"this very model has accuracy {accuracy:.2%}" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert f"this very model has accuracy {accuracy:.2%}" in card
+    assert "Inputs: The pixels' values, 0 to 16, divided by 16; the program" in card
 
 
 def test_the_pick_can_be_exported_instead(searched):

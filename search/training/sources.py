@@ -38,6 +38,17 @@ class Source:
     mean: Sequence[float] = (0.0,)
     """Of the training pixels by colour, as shares of the brightest; so is their standard deviation."""
     std: Sequence[float] = (1.0,)
+    made: str = "The pixels' values, 0 to 255, divided by 255"
+    """What is loaded, in words."""
+
+    @property
+    def preparation(self) -> str:
+        """How a model's inputs are made, in words."""
+        if len(self.mean) == 1 and self.mean[0] == 0:
+            return self.made
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        colours = " by colour (red, green, blue)" if len(self.mean) > 1 else ""
+        return f"{self.made}, less {mean}, divided by {std}{colours}"
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return what a model is given for what was loaded, float32."""
@@ -206,10 +217,12 @@ def _part(x: Tensor, y: Tensor, held: int, train: bool) -> Arrays:
 
 
 SOURCES = {
-    "digits": Source(10, _load_digits),
+    "digits": Source(10, _load_digits, made="The pixels' values, 0 to 16, divided by 16"),
     "mnist": Source(10, _load_idx("mnist"), (0.1307,), (0.3081,)),
     "fashion-mnist": Source(10, _load_idx("fashion-mnist"), (0.2860,), (0.3530,)),
     "cifar10": Source(10, _load_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "wide": Source(_WIDE_CLASSES, _load_wide),
-    "newsgroups": Source(20, _load_newsgroups),
+    "wide": Source(_WIDE_CLASSES, _load_wide, made="The features as scikit-learn's make_classification gives them"),
+    "newsgroups": Source(
+        20, _load_newsgroups, made="TF-IDF of the most frequent words of the training posts (sublinear, no stop words)"
+    ),
 }
