@@ -65,7 +65,7 @@ class Aftermath:
         """
         study, records = self._study, self._study.records()
         picks, known = pick(records, wanted.top, self._spec.search.objectives), study.repeats()
-        repeats = Repeats(picks, [] if known is None else known.runs)
+        repeats = Repeats(picks) if known is None else replace(known, picks=picks)
         params = {record.number: record.params for record in records}
         # Weights wait for the test data: there may be none, and a cross-validated trial is trained anew for it.
         waits = self._crew.has_test and self._spec.data.folds is None
@@ -75,6 +75,10 @@ class Aftermath:
             names = {trial: str(trial) for trial in picks.trials}
             if not self._train(confirming, wanted.seeds, title, names, study.keep_repeats):
                 return False
+            if (winner := confirming.second_baseline()) is not None:
+                title = f"Confirming the baseline with trial {winner}'s learning rate"
+                if not self._train(confirming, wanted.seeds, title, names, study.keep_repeats):
+                    return False
             if self._crew.has_test:
                 self._ask_a_trainer(partial(confirming.score, save=study.keep_repeats))
         return True

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from search.confirmation import Confirmation, Repeat, Repeats, conclude
+from search.confirmation import MOST_SEEDS, Confirmation, Diverged, Repeat, Repeats, conclude, without_regularization
 from search.crew import Crew
 from search.pruning import NoPruner
 from search.records import Assignment, EpochResult, News, Params, Reason, Summary, TrialRecord
@@ -24,7 +24,6 @@ from search.stopping import StopRequest
 from search.trainers import Trainer
 from search.weights import WeightStore
 
-MOST_SEEDS = 1000
 # Seeds of repeats lie above those of trials, which are their numbers.
 FIRST_SEED = 2**40
 
@@ -67,15 +66,35 @@ class Confirming:
         self.repeats = repeats
 
     def due(self, seeds: int) -> list[Assignment]:
-        """Return what is still to be trained for every pick to have so many repeats, one seed after the other."""
-        there = {(run.trial, run.seed) for run in self.repeats.runs}
-        wanted = ((trial, seed) for seed in range(seeds) for trial in self.repeats.picks.trials)
-        return [self._assignment(*each) for each in wanted if each not in there]
+        """Return what is still to be trained for every pick to have so many repeats, one seed after the other.
+
+        What diverged would do so again.
+        """
+        picks = self.repeats.picks
+        configurations = [
+            *((trial, False) for trial in picks.trials),
+            *([] if picks.plain is None else [(picks.plain, True)]),
+        ]
+        done = {(run.trial, run.plain, run.seed) for run in self.repeats.runs}
+        done |= {(each.trial, each.plain, each.seed) for each in self.repeats.diverged}
+        wanted = ((*configuration, seed) for seed in range(seeds) for configuration in configurations)
+        return [self._assignment(*each) for each in wanted if each not in done]
+
+    def second_baseline(self) -> int | None:
+        """Return the winner if its learning rate is not the baseline's, and from now on pick its `plain` self, too."""
+        confirmation, baseline = self.conclusion(), self.repeats.picks.baseline
+        if confirmation is None or baseline is None:
+            return None
+        winner, rates = confirmation.best, {self._params[baseline].get("learning_rate")}
+        if winner.params.get("learning_rate") in rates:
+            return None
+        self.repeats = replace(self.repeats, picks=replace(self.repeats.picks, plain=winner.trial))
+        return winner.trial
 
     def labels(self, due: Sequence[Assignment], names: Mapping[int, str]) -> dict[int, str]:
         """Return what to call the repeats that are due, by number; `names` are those of the configurations."""
-        told = ((each.number, divmod(each.number, MOST_SEEDS)) for each in due)
-        return {number: f"{names[trial]}, {seed + 1}" for number, (trial, seed) in told}
+        told = ((each.number, _identified(each.number)) for each in due)
+        return {number: f"{'baseline' if plain else names[trial]}, {seed + 1}" for number, (trial, plain, seed) in told}
 
     def train(
         self,
@@ -99,9 +118,14 @@ class Confirming:
         confirmation = self.conclusion()
         if confirmation is None:
             return
-        finalists = {confirmed.trial for confirmed in confirmation.chosen.values()}
+        winner, pick = confirmation.best.trial, self.repeats.picks.one_standard_error
+        finalists = [
+            *self.repeats.of(winner),
+            *([] if pick is None else self.repeats.of(pick)),
+            *self.repeats.of_baseline(winner),
+        ]
         scored = [
-            self._scored(trainer, run) if run.trial in finalists and run.test_loss is None else run
+            self._scored(trainer, run) if run in finalists and run.test_loss is None else run
             for run in self.repeats.runs
         ]
         self.repeats = replace(self.repeats, runs=scored)
@@ -113,24 +137,38 @@ class Confirming:
         """Return what the repeats say so far."""
         return conclude(self.repeats, self._params)
 
-    def _assignment(self, trial: int, seed: int) -> Assignment:
-        return Assignment(trial * MOST_SEEDS + seed, FIRST_SEED + seed, self._params[trial])
+    def _assignment(self, trial: int, plain: bool, seed: int) -> Assignment:
+        params, baseline = self._params[trial], self.repeats.picks.baseline
+        if plain:
+            assert baseline is not None, "nothing is plain beside no baseline"
+            params = without_regularization(self._params[baseline], params)
+        return Assignment((2 * trial + plain) * MOST_SEEDS + seed, FIRST_SEED + seed, params)
 
     def _keep(self, record: TrialRecord, save: Callable[[Repeats], None]) -> None:
-        best = record.best
-        if record.state != "complete" or best is None:
+        (trial, plain, seed), best = _identified(record.number), record.best
+        if record.reason is Reason.DIVERGED:
+            diverged = [*self.repeats.diverged, Diverged(trial, seed, plain)]
+            self.repeats = replace(self.repeats, diverged=diverged)
+        elif record.state == "complete" and best is not None:
+            scores = best.epoch, best.val_loss, best.train_loss, best.val_accuracy, best.sparsity
+            self.repeats = replace(self.repeats, runs=[*self.repeats.runs, Repeat(trial, seed, *scores, plain=plain)])
+        else:
             return
-        trial, seed = divmod(record.number, MOST_SEEDS)
-        run = Repeat(trial, seed, best.epoch, best.val_loss, best.train_loss, best.val_accuracy, best.sparsity)
-        self.repeats = replace(self.repeats, runs=[*self.repeats.runs, run])
         save(self.repeats)
 
     def _scored(self, trainer: Trainer, run: Repeat) -> Repeat:
-        assignment = self._assignment(run.trial, run.seed)
+        assignment = self._assignment(run.trial, run.plain, run.seed)
         kept = None if self._weights is None else self._weights.load(assignment.number)
         weights = kept or trainer.retrain(assignment, run.epochs)
         accuracy, loss, ece = trainer.test(weights)
         return replace(run, test_accuracy=accuracy, test_loss=loss, ece=ece)
+
+
+def _identified(number: int) -> tuple[int, bool, int]:
+    """Return which trial's configuration a repeat is of, whether without its regularization, and its seed."""
+    configuration, seed = divmod(number, MOST_SEEDS)
+    trial, plain = divmod(configuration, 2)
+    return trial, bool(plain), seed
 
 
 class _Agenda:

@@ -8,15 +8,18 @@ it is done is in `confirm`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from statistics import fmean, stdev
 from typing import Any
 
+from search.errors import UsageError
 from search.pareto import pareto_front
 from search.records import Params, Role, TrialRecord
 
+MOST_SEEDS = 1000
 _CONFIDENCE = 0.95
 METRICS = ("val_loss", "test_accuracy", "test_loss", "ece", "gap", "sparsity", "epochs")
 """What is told of a configuration, in this order."""
@@ -28,6 +31,10 @@ class Confirm:
 
     top: int = 5
     seeds: int = 5
+
+    def __post_init__(self) -> None:
+        if self.top < 1 or not 1 <= self.seeds <= MOST_SEEDS:
+            raise UsageError(f"confirm: at least 1 configuration, and 1 to {MOST_SEEDS} seeds; given {self}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Repeat:
     """Negative log-likelihood in nats."""
     ece: float | None = None
     """Expected calibration error on the test data (Guo et al. 2017)."""
+    plain: bool = False
+    """Whether without that configuration's regularization, and with its learning rate alone: see `Picks.plain`."""
 
     @property
     def gap(self) -> float:
@@ -100,8 +109,11 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes zero. One without width does not: equal pairs tell nothing of chance.
+
+        Test data of few examples gives such pairs, one example more with every seed.
+        """
+        return (self.low > 0 or self.high < 0) and not math.isclose(self.low, self.high, rel_tol=1e-6)
 
     @property
     def answer(self) -> Answer:
@@ -127,6 +139,8 @@ class Confirmed:
     params: Params
     estimates: Mapping[str, Estimate]
     """By name as in `METRICS`; test metrics only where test data was read."""
+    diverged: int = 0
+    """With how many seeds more it had no result, since a loss was not finite."""
 
 
 @dataclass(frozen=True)
@@ -140,26 +154,38 @@ class Confirmation:
     baseline: Confirmed | None
     difference: Difference | None
     """The winner's test accuracy minus the baseline's."""
+    loss_difference: Difference | None = None
+    """The baseline's validation loss minus the winner's, so that more is better here, too; None without a baseline."""
+    usual_rate: float | None = None
+    """The learning rate that the baseline did worse with, where it is told at the winner's; see `Picks.plain`."""
 
     @property
     def best(self) -> Confirmed:
-        """The winner: the lowest mean validation loss."""
+        """The winner: the lowest mean validation loss of those that never diverged."""
         return self.ranking[0]
 
     @property
     def answer_by_loss(self) -> Answer | None:
-        """What the validation losses say, for want of test data: clear where their 95 % intervals lie apart.
+        """What the validation losses say, for want of test data; None without a baseline."""
+        return None if self.loss_difference is None else self.loss_difference.answer
 
-        None without a baseline.
-        """
-        if self.baseline is None:
-            return None
-        ours, theirs = self.best.estimates["val_loss"], self.baseline.estimates["val_loss"]
-        if min(ours.n, theirs.n) < _FEWEST_SEEDS:
-            return Answer.UNKNOWN
-        if abs(ours.mean - theirs.mean) <= ours.reach + theirs.reach:
-            return Answer.UNCLEAR
-        return Answer.HELPS if ours.mean < theirs.mean else Answer.HURTS
+    @property
+    def remarks(self) -> list[str]:
+        """What one has to know of these numbers, in sentences."""
+        told = []
+        if self.usual_rate is not None and self.baseline is not None:
+            rate = self.baseline.params["learning_rate"]
+            told.append(
+                f"The baseline has the winner's learning rate, {rate:.3g}: it does better with it than with "
+                f"{self.usual_rate:.3g}."
+            )
+        everybody = {each.trial: each for each in (*self.chosen.values(), *self.ranking)}
+        told += [
+            f"Trial {each.trial} diverged with {each.diverged} of {each.diverged + each.estimates['val_loss'].n} seeds."
+            for each in everybody.values()
+            if each.diverged
+        ]
+        return told
 
     @property
     def chosen(self) -> dict[str, Confirmed]:
@@ -175,6 +201,9 @@ class Picks:
     top: Sequence[int]
     one_standard_error: int | None
     baseline: int | None
+    plain: int | None = None
+    """The winner, where its learning rate is not the baseline's: with that rate and without regularization it is a
+    second baseline, and the better of the two counts. Else regularization would be credited with what the rate does."""
 
     @property
     def trials(self) -> list[int]:
@@ -185,19 +214,42 @@ class Picks:
 
 
 @dataclass(frozen=True)
+class Diverged:
+    """A configuration trained once more, to no result: a loss was not finite."""
+
+    trial: int
+    seed: int
+    plain: bool = False
+
+
+@dataclass(frozen=True)
 class Repeats:
     """What is stored with a study: which trials were picked, and every repeat that has been trained."""
 
     picks: Picks
     runs: Sequence[Repeat] = field(default=())
+    diverged: Sequence[Diverged] = field(default=())
+    """Trained with the same seed again they would diverge again."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"picks": asdict(self.picks), "runs": [asdict(run) for run in self.runs]}
+        runs, diverged = ([asdict(each) for each in those] for those in (self.runs, self.diverged))
+        return {"picks": asdict(self.picks), "runs": runs, "diverged": diverged}
 
-    def of(self, trial: int) -> list[Repeat]:
+    def of(self, trial: int, plain: bool = False) -> list[Repeat]:
         """Return a configuration's repeats by seed."""
-        return sorted((run for run in self.runs if run.trial == trial), key=lambda run: run.seed)
+        return sorted((r for r in self.runs if (r.trial, r.plain) == (trial, plain)), key=lambda run: run.seed)
+
+    def of_baseline(self, winner: int) -> list[Repeat]:
+        """Return the repeats of the baseline to compare with: the better of two, where there are two.
+
+        The second one counts once it has a result with every seed that the first one has.
+        """
+        usual = [] if self.picks.baseline is None else self.of(self.picks.baseline)
+        plain = self.of(winner, plain=True) if self.picks.plain == winner else []
+        if not usual or not {run.seed for run in usual} <= {run.seed for run in plain}:
+            return usual
+        return min(usual, plain, key=lambda runs: fmean(run.val_loss for run in runs))
 
 
 def pick(records: Sequence[TrialRecord], top: int, objectives: Sequence[str]) -> Picks:
@@ -241,20 +293,39 @@ def _gap(record: TrialRecord) -> tuple[float, int, int]:
     return (record.best.gap, record.best.epoch, record.number)
 
 
+def without_regularization(baseline: Params, winner: Params) -> Params:
+    """Return the baseline's configuration at the winner's learning rate."""
+    return {**baseline, "learning_rate": winner["learning_rate"]}
+
+
 def conclude(repeats: Repeats, params: Mapping[int, Params]) -> Confirmation | None:
     """Return what the repeats say; None as long as none of the best has any. `params` by trial."""
     picks = repeats.picks
     told = {
-        trial: confirmed for trial in picks.trials if (confirmed := _confirmed(trial, params[trial], repeats.of(trial)))
+        trial: confirmed
+        for trial in picks.trials
+        if (confirmed := _confirmed(trial, params[trial], repeats, repeats.of(trial)))
     }
-    ranking = sorted((told[trial] for trial in picks.top if trial in told), key=_mean_loss)
+    ranking = sorted((told[trial] for trial in picks.top if trial in told), key=_rank)
     if not ranking:
         return None
+    pick = None if picks.one_standard_error is None else told.get(picks.one_standard_error)
+    if picks.baseline is None or picks.baseline not in told:
+        return Confirmation(ranking, pick, None, None)
+    winner = ranking[0].trial
+    baseline, ours, theirs = told[picks.baseline], repeats.of(winner), repeats.of_baseline(winner)
+    usual_rate = None
+    if theirs[0].plain:
+        usual_rate = params[picks.baseline]["learning_rate"]
+        at_its_rate = without_regularization(params[picks.baseline], params[winner])
+        baseline = _confirmed(picks.baseline, at_its_rate, repeats, theirs) or baseline
     return Confirmation(
         ranking,
-        told.get(picks.one_standard_error) if picks.one_standard_error is not None else None,
-        told.get(picks.baseline) if picks.baseline is not None else None,
-        None if picks.baseline is None else _difference(repeats.of(ranking[0].trial), repeats.of(picks.baseline)),
+        pick,
+        baseline,
+        _difference(ours, theirs, attrgetter("test_accuracy")),
+        _difference(theirs, ours, attrgetter("val_loss")),
+        usual_rate,
     )
 
 
@@ -276,24 +347,29 @@ def _t_quantile(freedom: int) -> float:
     return float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
 
 
-def _mean_loss(confirmed: Confirmed) -> float:
-    return confirmed.estimates["val_loss"].mean
+def _rank(confirmed: Confirmed) -> tuple[int, float]:
+    """Order by mean validation loss. Who diverges comes last: seeds that were lucky enough flatter."""
+    return confirmed.diverged, confirmed.estimates["val_loss"].mean
 
 
-def _confirmed(trial: int, params: Params, runs: Sequence[Repeat]) -> Confirmed | None:
+def _confirmed(trial: int, params: Params, repeats: Repeats, runs: Sequence[Repeat]) -> Confirmed | None:
     if not runs:
         return None
     columns = {name: [getattr(run, name) for run in runs] for name in METRICS}
     known = {name: [value for value in column if value is not None] for name, column in columns.items()}
-    return Confirmed(trial, params, {name: estimate(column) for name, column in known.items() if column})
+    estimates = {name: estimate(column) for name, column in known.items() if column}
+    which = {(run.trial, run.plain) for run in runs}
+    return Confirmed(trial, params, estimates, sum((each.trial, each.plain) in which for each in repeats.diverged))
 
 
-def _difference(best: Sequence[Repeat], baseline: Sequence[Repeat]) -> Difference | None:
-    """Return the difference of test accuracies over the seeds that both have."""
-    theirs = {run.seed: run.test_accuracy for run in baseline}
+def _difference(
+    one: Sequence[Repeat], other: Sequence[Repeat], metric: Callable[[Repeat], float | None]
+) -> Difference | None:
+    """Return the difference of a metric, one minus other, over the seeds that both have."""
+    theirs = {run.seed: metric(run) for run in other}
     pairs = [
-        (run.test_accuracy, other)
-        for run in best
-        if run.test_accuracy is not None and (other := theirs.get(run.seed)) is not None
+        (value, other_value)
+        for run in one
+        if (value := metric(run)) is not None and (other_value := theirs.get(run.seed)) is not None
     ]
     return paired_difference(pairs) if pairs else None

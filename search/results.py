@@ -81,6 +81,8 @@ def confirmation_json(confirmation: Confirmation) -> dict[str, Any]:
         **dict.fromkeys(("one_standard_error", "baseline")),
         **{which: _confirmed_json(confirmed) for which, confirmed in confirmation.chosen.items()},
         "difference": None if confirmation.difference is None else asdict(confirmation.difference),
+        "loss_difference": None if confirmation.loss_difference is None else asdict(confirmation.loss_difference),
+        "remarks": confirmation.remarks,
         "ranking": [_confirmed_json(confirmed) for confirmed in confirmation.ranking],
     }
 
@@ -93,7 +95,8 @@ def ablation_json(ablation: Ablation) -> dict[str, Any]:
 def _confirmed_json(confirmed: Confirmed) -> dict[str, Any]:
     metrics = {name: asdict(estimate) for name, estimate in confirmed.estimates.items()}
     params = dict(confirmed.params)
-    return {"trial": confirmed.trial, "params": params, "cocktail": cocktail(params), **metrics}
+    told = {"trial": confirmed.trial, "params": params, "cocktail": cocktail(params)}
+    return {**told, **metrics, "diverged": confirmed.diverged}
 
 
 def best_toml(summary: Summary) -> str:

@@ -221,7 +221,8 @@ def _verdict(confirmation: Confirmation) -> str:
     if difference is not None:
         apart = f" Test accuracy {difference.points}: {difference.answer}."
     seeds = best.estimates["val_loss"].n
-    return f"**Confirmed** over {seeds} seeds: trial {best.trial}, {_scores(best)}{beside}.{apart}"
+    told = f"**Confirmed** over {seeds} seeds: trial {best.trial}, {_scores(best)}{beside}.{apart}"
+    return " ".join([told, *confirmation.remarks])
 
 
 def _scores(confirmed: OverSeeds) -> str:

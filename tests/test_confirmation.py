@@ -7,10 +7,15 @@ from datetime import UTC, datetime
 import pytest
 import scipy.stats
 import torch
+from scripted import Notes, ScriptedCrew, ScriptedTrainer
 
+from search.confirm import Confirming
 from search.confirmation import (
     METRICS,
+    Answer,
+    Confirm,
     Difference,
+    Diverged,
     Picks,
     Repeat,
     Repeats,
@@ -20,11 +25,22 @@ from search.confirmation import (
     paired_difference,
     pick,
 )
+from search.errors import UsageError
 from search.records import EpochResult, Reason, Role, TrialRecord
+from search.spec import StudySpec
+from search.stopping import StopRequest
 from search.study.reading import read_as
 from search.training.evaluation import calibration_error, standard_error
 
 NOW = datetime.now(UTC)
+STUDY = {
+    "name": "rates",
+    "data": {"name": "digits"},
+    "model": {"hidden": [8]},
+    "training": {"max_epochs": 2},
+    "space": {"learning_rate": {"low": 1e-4, "high": 0.3, "log": True}, "l1": 1e-4, "patience": 2},
+    "search": {"trials": 4},
+}
 
 
 def trial(number, val_loss, train_loss=0.0, error=0.05, epochs=1, reason=Reason.COMPLETED, role=None):
@@ -161,8 +177,98 @@ def test_nothing_is_concluded_from_nothing():
     assert conclude(Repeats(Picks([3], None, None)), {3: {}}) is None
 
 
+def test_who_diverges_with_some_seeds_does_not_win_by_the_others():
+    runs = [*(repeat(7, seed, 0.51) for seed in (0, 1)), *(repeat(3, seed, 0.53) for seed in range(5))]
+    diverged = [Diverged(7, seed) for seed in (2, 3, 4)]
+    told = conclude(Repeats(Picks([7, 3], None, None), runs, diverged), {3: {}, 7: {}})
+    assert [(each.trial, each.diverged) for each in told.ranking] == [(3, 0), (7, 3)]
+    assert told.remarks == ["Trial 7 diverged with 3 of 5 seeds."]
+
+
+def test_without_test_data_losses_are_compared_in_pairs():
+    scatter = (0.0, 0.16, 0.31, -0.12)  # shared by both
+    runs = [repeat(5, seed, 0.5 + each) for seed, each in enumerate(scatter)]
+    runs += [repeat(0, seed, 0.55 + each + seed / 1000) for seed, each in enumerate(scatter)]
+    told = conclude(Repeats(Picks([5], None, 0), runs), {0: {}, 5: {}})
+    assert told.loss_difference.mean == pytest.approx(0.0515)
+    assert told.answer_by_loss is Answer.HELPS
+    assert told.difference is None
+
+
+def test_equal_pairs_tell_nothing_of_chance():
+    one_image_more = paired_difference([(0.93 + 1 / 30, 0.93)] * 5)
+    assert one_image_more.mean == pytest.approx(1 / 30)
+    assert one_image_more.answer is Answer.UNCLEAR
+
+
+@pytest.mark.parametrize("wanted", [{"top": 0}, {"seeds": 0}, {"seeds": 1001}])
+def test_seeds_of_one_trial_do_not_reach_into_the_next_ones(wanted):
+    with pytest.raises(UsageError, match="1 to 1000 seeds"):
+        Confirm(**wanted)
+
+
+RATES = {
+    0: {"learning_rate": 1e-3, "l1": 0.0, "patience": 2},
+    5: {"learning_rate": 1e-1, "l1": 0.2, "patience": 2},
+}
+
+
+def test_the_baseline_counts_at_the_rate_that_suits_it_better():
+    usual = [repeat(0, seed, 0.8 + seed / 100, 0.7 + seed / 100) for seed in range(3)]
+    plain = [replace(repeat(5, seed, 0.4 + seed / 100, 0.9 + seed / 100), plain=True) for seed in range(3)]
+    ours = [repeat(5, seed, 0.39, 0.91) for seed in range(3)]
+
+    def told(*runs, winner=5):
+        return conclude(Repeats(Picks([5], None, 0, winner), [run for each in runs for run in each]), RATES)
+
+    assert told(ours, usual, plain).baseline.params == RATES[0] | {"learning_rate": 1e-1}
+    assert told(ours, usual, plain).difference.mean == pytest.approx(0.0)
+    assert told(ours, usual, plain).remarks == [
+        "The baseline has the winner's learning rate, 0.1: it does better with it than with 0.001."
+    ]
+    others = [
+        told(ours, usual, plain[:2]),  # is not over yet
+        told(ours, usual, plain, winner=4),  # was the winner once
+        told(ours, usual, [replace(run, val_loss=0.9) for run in plain]),
+    ]
+    for each in others:
+        assert (each.baseline.params, each.remarks) == (RATES[0], [])
+        assert each.difference.mean == pytest.approx(0.2)
+
+
+def test_the_second_baseline_is_trained_with_the_winners_rate_and_nothing_else_of_it(tmp_path):
+    seen = {}
+
+    def losses(assignment):
+        seen[assignment.number] = dict(assignment.params)
+        return lambda epoch: math.nan if assignment.seed % 4 == 3 else assignment.params["l1"] + 1 / epoch
+
+    spec = StudySpec.model_validate(STUDY)
+    confirming = Confirming(spec, Repeats(Picks([5], None, 0)), RATES, None)
+    saved = []
+
+    def train():
+        crew = ScriptedCrew(ScriptedTrainer(losses, slots=4))
+        confirming.train(confirming.due(4), crew, Notes(), StopRequest(), saved.append, lambda: False)
+
+    train()
+    assert sorted(run.seed for run in confirming.repeats.of(5)) == [0, 1, 2]
+    assert set(confirming.repeats.diverged) == {Diverged(0, 3), Diverged(5, 3)}
+    assert confirming.due(4) == []  # what diverged would do so again
+    first = set(seen)
+    assert confirming.second_baseline() == 5
+    labels = confirming.labels(confirming.due(4), {5: "5", 0: "0"})
+    assert list(labels.values()) == [f"baseline, {seed}" for seed in (1, 2, 3, 4)]
+    train()
+    assert [seen[number] for number in set(seen) - first] == [RATES[0] | {"learning_rate": 1e-1}] * 4
+    assert saved[-1] == confirming.repeats
+    assert len(confirming.repeats.of(5, plain=True)) == 3
+    same = Confirming(spec, Repeats(Picks([5], None, 0)), {0: RATES[0], 5: RATES[5] | {"learning_rate": 1e-3}}, None)
+    assert same.second_baseline() is None
+
+
 def test_repeats_survive_json():
-    repeats = Repeats(Picks([3, 1], 1, 0), [repeat(3, 0, 0.5), repeat(1, 2, 0.4, 0.9)])
+    repeats = Repeats(Picks([3, 1], 1, 0, 3), [repeat(3, 0, 0.5), repeat(1, 2, 0.4, 0.9)], [Diverged(1, 3)])
     again = read_as(Repeats, repeats.to_json())
     assert again == repeats
     assert again.of(1) == [repeat(1, 2, 0.4, 0.9)]

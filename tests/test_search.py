@@ -139,10 +139,18 @@ def test_the_best_configuration_and_its_weights_are_files(finished):
 def test_the_best_is_confirmed_over_seeds_beside_the_baseline(finished):
     place, search = finished
     confirmed = place.show()["confirmed"]
-    assert set(confirmed) == {"best", "one_standard_error", "baseline", "difference", "ranking"}
+    assert set(confirmed) == {
+        "best",
+        "one_standard_error",
+        "baseline",
+        "difference",
+        "loss_difference",
+        "ranking",
+        "remarks",
+    }
     for which in ("best", "one_standard_error", "baseline"):
         told = confirmed[which]
-        assert set(told) == {"trial", "params", "cocktail", *METRICS}
+        assert set(told) == {"trial", "params", "cocktail", "diverged", *METRICS}
         assert all(set(told[metric]) == {"mean", "std", "n"} and told[metric]["n"] == 5 for metric in METRICS)
     assert confirmed["baseline"]["trial"] == 0
     assert set(confirmed["difference"]) == {"mean", "low", "high", "n"}
@@ -471,6 +479,26 @@ def test_the_engines_find_the_same(here, engine, finished):
         assert record.best is not None
         assert other.best is not None
         assert record.best.val_loss == pytest.approx(other.best.val_loss, rel=1e-3)
+
+
+def test_where_the_learning_rate_is_searched_the_baseline_gets_the_winners_too(here):
+    here.write(
+        SPEC.replace("[training]", '[training]\noptimizer = "sgd"').replace(
+            "[space]", "[space]\nlearning_rate = { low = 0.01, high = 0.3, log = true }"
+        )
+    )
+    result = start_here(here)
+    assert result.exit_code == 0, result.output
+    confirmed = here.show()["confirmed"]
+    rate = confirmed["best"]["params"]["learning_rate"]
+    assert f"Confirming the baseline with trial {confirmed['best']['trial']}'s learning rate" in result.stdout
+    # With 0.01, the nearest to what it has by default, four epochs are too few.
+    assert confirmed["baseline"]["params"]["learning_rate"] == rate > 0.01
+    assert confirmed["baseline"]["cocktail"] == []
+    assert confirmed["baseline"]["test_accuracy"]["n"] == 5
+    assert [f"The baseline has the winner's learning rate, {rate:.3g}" in told for told in confirmed["remarks"]] == [
+        True
+    ]
 
 
 def test_a_population_is_never_larger_than_the_study(here):

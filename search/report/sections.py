@@ -157,7 +157,8 @@ def _confirmed(material: Material) -> Section:
     text = [
         f"The best configurations were trained again with {words.count(seeds, 'seed')} each, beside the baseline and "
         "with the same initial weights, batch order and noise. Dots are means, lines their 95 % intervals (Student’s "
-        "t). Overlapping intervals can hide a clear difference: the verdict compares in pairs, seed by seed."
+        "t). Overlapping intervals can hide a clear difference: the verdict compares in pairs, seed by seed.",
+        *confirmed.remarks,
     ]
     drawn = certainty.confirmation_figures(material)
     return Section("confirmed", "Confirmation", text, drawn, "grid", after, [tables.ranking(material)])

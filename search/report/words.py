@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from search.confirmation import Answer, Confirmation, Difference
@@ -66,6 +67,15 @@ def _accuracies(confirmation: Confirmation) -> str:
     )
 
 
+def _losses(confirmation: Confirmation) -> str:
+    difference = confirmation.loss_difference
+    assert difference is not None, "there is a baseline"
+    if not math.isfinite(difference.low):
+        return ""
+    low, high = f"{difference.low:+.4f}", f"{difference.high:+.4f}"
+    return f". In pairs it is {difference.mean:+.4f} higher without, 95 % interval {low} to {high}"
+
+
 def _without_test(confirmation: Confirmation) -> Verdict:
     best, baseline, answer = confirmation.best, confirmation.baseline, confirmation.answer_by_loss
     if baseline is None or answer is None:
@@ -73,16 +83,16 @@ def _without_test(confirmation: Confirmation) -> Verdict:
     one, other = best.estimates["val_loss"], baseline.estimates["val_loss"]
     losses = (
         f"Mean validation loss over {count(one.n, 'seed')}: {one.mean:.4f} with regularization (trial {best.trial}), "
-        f"{other.mean:.4f} without"
+        f"{other.mean:.4f} without{_losses(confirmation)}"
     )
     match answer:
         case Answer.UNKNOWN:
             return Verdict(f"{answer.capitalize()}.", f"{losses}. Test data was not read.", "open")
         case Answer.UNCLEAR:
-            detail = f"{losses}; their 95 % intervals overlap. Test data was not read."
+            detail = f"{losses}: it includes zero. Test data was not read."
             return Verdict(f"{answer.capitalize()}.", detail, "open")
         case _:
-            detail = f"{losses}; their 95 % intervals lie apart. Test data was not read."
+            detail = f"{losses}: it excludes zero. Test data was not read."
             return Verdict(f"{answer.capitalize()}, by validation loss.", detail, _KINDS[answer])
 
 

@@ -6,6 +6,7 @@ What configurations reached in the search, with one seed, and what they reach ov
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -60,12 +61,14 @@ def _verdict_lines(summary: Summary) -> list[str]:
         answer = confirmation.answer_by_loss
         if answer is None:
             return [f"{summary.study}: no baseline to tell whether regularization helps", confirmed]
-        return [f"{summary.study}: {answer}", f"{confirmed}, by validation loss: test data was not read"]
-    return [
-        f"{summary.study}: {difference.answer}",
-        f"{confirmed}: test accuracy {_accuracies(confirmation)},",
-        difference.points.replace(" points", " points against the baseline"),
-    ]
+        told = [f"{summary.study}: {answer}", f"{confirmed}, by validation loss: test data was not read"]
+    else:
+        told = [
+            f"{summary.study}: {difference.answer}",
+            f"{confirmed}: test accuracy {_accuracies(confirmation)},",
+            difference.points.replace(" points", " points against the baseline"),
+        ]
+    return [*told, *(line for remark in confirmation.remarks for line in textwrap.wrap(remark, _WIDTH))]
 
 
 def _accuracies(confirmation: Confirmation) -> str:
