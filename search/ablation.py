@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.confirmation import Difference, Picks, Repeat, Repeats, paired_difference
+from search.confirmation import Picks, Repeat, Repeats
+from search.intervals import Difference, paired_difference
 from search.records import Params
 from search.spec import parameter_of
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from search.confirm import FIRST_SEED
-from search.confirmation import METRICS, Confirmation, Estimate
+from search.confirmation import METRICS, Confirmation
 from search.crew import Crew, Wishes
 from search.errors import DataError, ExportError
+from search.intervals import Estimate
 from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords

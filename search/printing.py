@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search.confirmation import Difference
 from search.diagnosis import diagnose
+from search.intervals import Difference
 from search.printable import printable
 from search.records import Reason, Summary
 from search.report import where_is

@@ -10,22 +10,9 @@ import torch
 from scripted import Notes, ScriptedCrew, ScriptedTrainer
 
 from search.confirm import Confirming
-from search.confirmation import (
-    METRICS,
-    Answer,
-    Confirm,
-    Difference,
-    Diverged,
-    Picks,
-    Repeat,
-    Repeats,
-    conclude,
-    estimate,
-    one_standard_error,
-    paired_difference,
-    pick,
-)
+from search.confirmation import METRICS, Confirm, Diverged, Picks, Repeat, Repeats, conclude, one_standard_error, pick
 from search.errors import UsageError
+from search.intervals import Answer, Difference, estimate, paired_difference
 from search.records import EpochResult, Reason, Role, TrialRecord
 from search.spec import StudySpec
 from search.stopping import StopRequest

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from search import printing, results
-from search.confirmation import Confirmation, Confirmed, Difference, Estimate
+from search.confirmation import Confirmation, Confirmed
+from search.intervals import Difference, Estimate
 from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecord
 from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
 from search.terminal.page import print_summary

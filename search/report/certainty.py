@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.confirmation import Confirmation, Confirmed, Difference
+from search.confirmation import Confirmation, Confirmed
+from search.intervals import Difference
 from search.report.figure import MARKS, Figure, Trace
 from search.report.material import NAMES, Material
 

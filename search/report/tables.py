@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from search.confirmation import Confirmed, Estimate
+from search.confirmation import Confirmed
+from search.intervals import Estimate
 from search.records import Score, TrialRecord
 from search.report import words
 from search.report.figure import shown

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from search.confirmation import Answer, Confirmation, Difference
+from search.confirmation import Confirmation
+from search.intervals import Answer, Difference
 from search.report.material import Material
 from search.report.writing import typed
 

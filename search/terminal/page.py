@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search.confirmation import Confirmation, Confirmed, Estimate
+from search.confirmation import Confirmation, Confirmed
+from search.intervals import Estimate
 from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
 from search.results import cocktail
 from search.terminal.sparkline import sparklines

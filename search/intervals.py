@@ -1,0 +1,96 @@
+"""Means over seeds and differences in pairs, with Student's 95 % intervals, and what they say in words.
+
+The intervals are about training with other seeds. Another draw of test data would move the numbers, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean, stdev
+
+_CONFIDENCE = 0.95
+_FEWEST_SEEDS = 2
+"""With fewer, nothing is known of chance."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds."""
+
+    mean: float
+    std: float
+    """Sample standard deviation of a single seed; 0 when there is only one."""
+    n: int
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; infinite when there is only one seed."""
+        return self.std / math.sqrt(self.n) if self.n > 1 else math.inf
+
+    @property
+    def reach(self) -> float:
+        """Half of the mean's 95 % interval (Student's t); infinite when there is only one seed."""
+        return _t_quantile(self.n - 1) * self.error if self.n > 1 else math.inf
+
+
+class Answer(StrEnum):
+    """What a confirmation says of regularization, in words."""
+
+    HELPS = "regularization helps"
+    HURTS = "regularization hurts"
+    UNCLEAR = "not clearly different from no regularization"
+    UNKNOWN = "one seed tells nothing of chance"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of means, with its 95 % interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero. One without width does not: equal pairs tell nothing of chance.
+
+        Test data of few examples gives such pairs, one example more with every seed.
+        """
+        return (self.low > 0 or self.high < 0) and not math.isclose(self.low, self.high, rel_tol=1e-6)
+
+    @property
+    def answer(self) -> Answer:
+        """Whether regularization helps, if this is the accuracy with it minus that without."""
+        if self.n < _FEWEST_SEEDS:
+            return Answer.UNKNOWN
+        if not self.is_clear:
+            return Answer.UNCLEAR
+        return Answer.HELPS if self.mean > 0 else Answer.HURTS
+
+    @property
+    def points(self) -> str:
+        """The difference of accuracies as one says it: `+0.52 points, 95 % interval +0.04 to +1.00`."""
+        mean, low, high = (f"{100 * value:+.2f}" for value in (self.mean, self.low, self.high))
+        return f"{mean} points" + (f", 95 % interval {low} to {high}" if self.n >= _FEWEST_SEEDS else "")
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Return mean and sample standard deviation of at least one value."""
+    values = list(values)
+    return Estimate(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
+    """Return the mean of first minus second, with Student's 95 % interval; infinite for a single pair."""
+    told = estimate(first - second for first, second in pairs)
+    return Difference(told.mean, told.mean - told.reach, told.mean + told.reach, told.n)
+
+
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
