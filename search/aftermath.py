@@ -67,9 +67,11 @@ class Aftermath:
         picks, known = pick(records, wanted.top, self._spec.search.objectives), study.repeats()
         repeats = Repeats(picks) if known is None else replace(known, picks=picks)
         params = {record.number: record.params for record in records}
+        val_losses = {record.number: record.val_losses for record in records}
         # Weights wait for the test data: there may be none, and a cross-validated trial is trained anew for it.
         waits = self._crew.has_test and self._spec.data.folds is None
-        confirming = Confirming(self._spec, repeats, params, self._artifacts / "confirm" if waits else None)
+        folder = self._artifacts / "confirm" if waits else None
+        confirming = Confirming(self._spec, repeats, params, folder, val_losses)
         title = f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each"
         with _trainers_needed("the best configurations could not be confirmed"):
             names = {trial: str(trial) for trial in picks.trials}

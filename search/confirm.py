@@ -51,7 +51,8 @@ def best_weights(trainer: Trainer, record: TrialRecord, weights: WeightStore) ->
     if kept is None:
         assert record.best is not None
         first = record.number if record.retry_of is None else record.retry_of
-        kept = trainer.retrain(Assignment(record.number, first, record.params), record.best.epoch)
+        assignment = Assignment(record.number, first, record.params, val_losses=record.val_losses)
+        kept = trainer.retrain(assignment, record.best.epoch)
         weights.save(record.number, kept)
     return kept
 
@@ -59,9 +60,19 @@ def best_weights(trainer: Trainer, record: TrialRecord, weights: WeightStore) ->
 class Confirming:
     """The repeats of one study: those that are there, and those that are still to be run."""
 
-    def __init__(self, spec: StudySpec, repeats: Repeats, params: Mapping[int, Params], folder: Path | None) -> None:
-        """`params` by trial, of all that are picked; `folder` is for weights until they are scored; None: for none."""
-        self._spec, self._params = spec, params
+    def __init__(
+        self,
+        spec: StudySpec,
+        repeats: Repeats,
+        params: Mapping[int, Params],
+        folder: Path | None,
+        val_losses: Mapping[int, Sequence[float]] | None = None,
+    ) -> None:
+        """`params` by trial, of all that are picked; `folder` is for weights until they are scored; None: for none.
+
+        `val_losses` are those of the search, by trial: repeats that are trained with nothing held out go by them.
+        """
+        self._spec, self._params, self._val_losses = spec, params, val_losses or {}
         self._weights = None if folder is None else _All(folder)
         self.repeats = repeats
 
@@ -138,11 +149,13 @@ class Confirming:
         return conclude(self.repeats, self._params)
 
     def _assignment(self, trial: int, plain: bool, seed: int) -> Assignment:
-        params, baseline = self._params[trial], self.repeats.picks.baseline
+        params, losses, baseline = self._params[trial], self._val_losses.get(trial, ()), self.repeats.picks.baseline
         if plain:
             assert baseline is not None, "nothing is plain beside no baseline"
             params = without_regularization(self._params[baseline], params)
-        return Assignment((2 * trial + plain) * MOST_SEEDS + seed, FIRST_SEED + seed, params)
+            losses = self._val_losses.get(baseline, ())
+        number = (2 * trial + plain) * MOST_SEEDS + seed
+        return Assignment(number, FIRST_SEED + seed, params, val_losses=losses)
 
     def _keep(self, record: TrialRecord, save: Callable[[Repeats], None]) -> None:
         (trial, plain, seed), best = _identified(record.number), record.best

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from statistics import fmean
 from typing import Any
@@ -74,6 +74,8 @@ class Confirmed:
     """By name as in `METRICS`; test metrics only where test data was read."""
     diverged: int = 0
     """With how many seeds more it had no result, since a loss was not finite."""
+    val_losses: Sequence[float] = ()
+    """Of the trial in the search, epoch by epoch."""
 
 
 @dataclass(frozen=True)
@@ -231,14 +233,21 @@ def without_regularization(baseline: Params, winner: Params) -> Params:
     return {**baseline, "learning_rate": winner["learning_rate"]}
 
 
-def conclude(repeats: Repeats, params: Mapping[int, Params]) -> Confirmation | None:
-    """Return what the repeats say; None as long as none of the best has any. `params` by trial."""
+def conclude(
+    repeats: Repeats, params: Mapping[int, Params], val_losses: Mapping[int, Sequence[float]] | None = None
+) -> Confirmation | None:
+    """Return what the repeats say; None as long as none of the best has any.
+
+    `params` by trial, and of the search its validation losses.
+    """
     picks = repeats.picks
     told = {
         trial: confirmed
         for trial in picks.trials
         if (confirmed := _confirmed(trial, params[trial], repeats, repeats.of(trial)))
     }
+    if val_losses is not None:
+        told = {trial: replace(each, val_losses=val_losses.get(trial, ())) for trial, each in told.items()}
     ranking = sorted((told[trial] for trial in picks.top if trial in told), key=_rank)
     if not ranking:
         return None

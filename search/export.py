@@ -7,6 +7,7 @@ trained by, `README.md` tells what it is and what it is worth.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +36,8 @@ class Choice:
     params: Params
     epochs: int
     """For how long it is trained: the mean of its confirmed numbers, or that of the search."""
+    val_losses: Sequence[float]
+    """What it reached in the search, epoch by epoch: a schedule that goes by that goes by it again."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ def choose(summary: Summary, pick: Pick = "best") -> Choice:
     if summary.confirmed is not None:
         confirmed = getattr(summary.confirmed, pick)
         if confirmed is not None:
-            return Choice(confirmed.trial, confirmed.params, max(1, round(confirmed.estimates["epochs"].mean)))
+            epochs = max(1, round(confirmed.estimates["epochs"].mean))
+            return Choice(confirmed.trial, confirmed.params, epochs, confirmed.val_losses)
     record: TrialRecord | None = getattr(summary, pick)
     if record is None or record.best is None:
         raise ExportError(f'study "{summary.study}" has no complete trial yet; search first: regsearch start')
-    return Choice(record.number, record.params, record.best.epoch)
+    return Choice(record.number, record.params, record.best.epoch, record.val_losses)
 
 
 def export(
@@ -99,7 +103,8 @@ def refit(
     if fingerprint not in (None, *crew.get_ready()):
         raise DataError(f"the data in {wishes.data_dir} is not what the study was started with")
     assert isinstance(trainer, LocalTrainer)
-    return trainer, trainer.refit(Assignment(choice.trial, FIRST_SEED, choice.params), choice.epochs)
+    assignment = Assignment(choice.trial, FIRST_SEED, choice.params, val_losses=choice.val_losses)
+    return trainer, trainer.refit(assignment, choice.epochs)
 
 
 def register(exported: Exported, study: str, uri: str, home: Path) -> str:

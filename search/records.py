@@ -59,6 +59,8 @@ class Assignment:
     """How many trainers have died while they ran this configuration."""
     fold: int | None = None
     """Which fold is held out, where a trial is cross-validated: inside a trainer each of its folds has a slot."""
+    val_losses: Sequence[float] = ()
+    """Those of its configuration's epochs as far as they are known, for training with nothing held out."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,11 @@ class TrialRecord:
     def best(self) -> EpochResult | None:
         """The epoch with the lowest validation loss, whose weights were kept; None when no epoch was finished."""
         return best_epoch(self.epochs)
+
+    @property
+    def val_losses(self) -> tuple[float, ...]:
+        """Validation losses, epoch by epoch."""
+        return tuple(row.val_loss for row in self.epochs)
 
     @property
     def state(self) -> str:

@@ -11,7 +11,11 @@ from conftest import SPEC, regsearch
 from mlflow_server import free_port
 from safetensors.torch import load_file
 
+from search.confirm import MOST_SEEDS
 from search.spec import ModelSpec, StudySpec
+from search.study import Study
+from search.study.storage import open_existing
+from search.trainers import LocalTrainer
 from search.training.data import load_data, load_test
 from search.training.exporting import write_program
 from search.training.models import model_factory
@@ -132,6 +136,32 @@ def test_a_folder_that_holds_something_is_left_alone(searched):
         "export", "--study", "tiny", "--home", str(searched / "runs"), "--out", str(searched / "tiny.toml"), code=1
     )
     assert "is a file" in told
+
+
+def test_every_refit_is_told_the_losses_of_the_search(tmp_path, monkeypatch):
+    told, refit = [], LocalTrainer.refit
+
+    def noted(trainer, assignment, epochs):
+        told.append(assignment)
+        return refit(trainer, assignment, epochs)
+
+    monkeypatch.setattr(LocalTrainer, "refit", noted)
+    spec = SPEC.replace('name = "digits"', 'name = "digits"\nfolds = 2').replace("trials = 6", "trials = 3")
+    (tmp_path / "tiny.toml").write_text(spec.replace("[training]", '[training]\nschedule = "plateau"'))
+    start = ["--study", str(tmp_path / "tiny.toml"), "--home", str(tmp_path / "runs"), "--workers=0"]
+    home = ["--study", "tiny", "--home", str(tmp_path / "runs")]
+    regsearch("start", *start, "--engine=stacked", "--precision=fp32", "--no-confirm")
+    searched = len(told)
+    regsearch("confirm", *home, "--workers=0", "--seeds=1", "--top=1")
+    confirmed = len(told)
+    regsearch("export", *home, "--out", str(tmp_path / "model"), "--no-register")
+    assert 0 < searched < confirmed < len(told)
+    records = Study.load("tiny", open_existing(None, tmp_path / "runs")).records()
+    losses = {record.number: record.val_losses for record in records}
+    for index, assignment in enumerate(told):
+        trial = assignment.number // MOST_SEEDS if searched <= index < confirmed else assignment.number
+        assert len(assignment.val_losses) > 1
+        assert tuple(assignment.val_losses) == losses[trial]
 
 
 def test_the_refit_sees_training_and_validation_data_and_no_other(tmp_path):

@@ -25,7 +25,7 @@ LAYERS = [
     {"desk"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},
-    {"stopping", "spec", "detached", "confirmation", "ablation", "diagnosis", "machine", "pareto"},
+    {"stopping", "spec", "detached", "intervals", "confirmation", "ablation", "diagnosis", "machine", "pareto"},
     {"places", "logs"},
     {"records"},
     {"errors", "printable", "markdown"},

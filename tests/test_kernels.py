@@ -1,6 +1,7 @@
 """Compiled kernels: the same numbers as torch's operations give, and a clear word where they cannot be had."""
 
 import os
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from search.training.kernels.compiled import products_for
 from search.training.losses import cross_entropy_gradients
 from search.training.optimizers import Strengths, make_optimizer
 from search.training.regularizers import Dropout
+from search.training.stacking import Places, StackedLinear
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16]
 
@@ -89,12 +91,11 @@ def test_gradient_of_the_loss_survives_large_logits_and_tells_of_broken_ones():
         assert ours[1].isnan().all()
 
 
-@pytest.mark.parametrize("gradients_in", FLOATS)
+@pytest.mark.parametrize(("numbers", "gradients_in"), [*product(FLOATS, FLOATS)], ids=str)
 @pytest.mark.parametrize("l1_mode", ["proximal", "penalty"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_steps_are_the_same(optimizer, l1_mode, gradients_in):
+def test_steps_are_the_same(optimizer, l1_mode, numbers, gradients_in):
     torch.manual_seed(0)
-    numbers = torch.float64 if gradients_in == torch.float64 else torch.float32
     slots, pieces = 3, [(4, 5), (7, 3), (4,), (3,)]
     size = sum(torch.Size(piece).numel() for piece in pieces)
     start = torch.randn(slots, size, dtype=numbers)
@@ -162,6 +163,15 @@ def test_products_of_matrices_that_share_or_leave_gaps_in_memory():
     expected = torch.baddbmm(biases[:, None], inputs, weights.transpose(1, 2))
     torch.testing.assert_close(ours, expected)
     torch.testing.assert_close(in_other_order, expected)
+
+
+def test_products_of_several_types_are_refused_as_torch_refuses_them():
+    """As of inputs that a model casts to single precision, where training computes in bfloat16."""
+    layer = StackedLinear(5, 4)
+    Places(layer).bind({"weight": torch.randn(3, 4, 5).bfloat16(), "bias": torch.randn(3, 4).bfloat16()})
+    for name in ("compiled", "torch"):
+        with kernels_in_use(name), pytest.raises(RuntimeError, match="dtype"):
+            layer(torch.randn(3, 9, 5))
 
 
 @pytest.fixture

@@ -97,6 +97,19 @@ def test_slots_outside_the_rows_are_left_alone():
     assert (parameters[1:3] != 1).all()
 
 
+@pytest.mark.parametrize("rate", [1e-39, 1e-60, 0.0])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_rate_that_is_as_good_as_none_changes_nothing(name, rate):
+    """As a schedule comes to that goes down at every plateau; a weight that nothing pulls at has no moments yet."""
+    parameters = torch.ones(SHAPE)
+    optimizer = make_optimizer(TrainingSpec(optimizer=name), parameters, WEIGHTS)
+    gradients = [torch.zeros(SHAPE), torch.ones(SHAPE)]
+    strengths = Strengths(*(torch.full((4, 1), strength, dtype=torch.float64) for strength in (rate, 0.0, 0.0)))
+    for gradient, now in zip(gradients, optimizer.begin(slice(0, 4), strengths, 2), strict=True):
+        optimizer.step(slice(0, 4), gradient.split(PIECES, dim=1), now)
+    assert torch.equal(parameters, torch.ones(SHAPE))
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_proximal_l1_is_a_soft_threshold_after_the_step(name):
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_assignment, make_data, make_training, regsearch
+from conftest import kernels_in_use, make_assignment, make_data, make_training, regsearch
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -101,6 +101,51 @@ class Noisy(nn.Module):
         return self.output(F.dropout(x, 0.1, self.training))
 
 
+class NoisyInEvaluation(nn.Module):
+    """Draws from it whenever it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.output(F.dropout(x, 0.1))
+
+
+class RarelyNoisy(nn.Module):
+    """Draws numbers that hardly ever make a difference."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.output(F.dropout(x, 1e-5, self.training))
+
+
+class Casting(nn.Linear):
+    """Computes in the type of its parameters, whatever its inputs are."""
+
+    def __init__(self, dtype):
+        super().__init__(6, 3, dtype=dtype)
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype))
+
+
+class Paired(nn.Module):
+    """Has parameters whose gradients autograd keeps in one tensor, and one whose gradient is a single number."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(6, 3)
+        self.left, self.right = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+        self.total = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return self.output(x) + (self.left + self.right) + self.total.sum()
+
+
 def assignments():
     return [make_assignment(number, **strengths) for number, strengths in enumerate(STRENGTHS)]
 
@@ -160,7 +205,7 @@ class ZeroHead(nn.Module):
         return self.head(x - x.mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize("factory", [OtherInEvaluation, ZeroHead, Branching])
+@pytest.mark.parametrize("factory", [OtherInEvaluation, ZeroHead, Branching, RarelyNoisy])
 def test_what_would_mix_slots_has_no_twin(factory):
     assert stacked_twin(searchable(factory)(), torch.randn(8, 6)) is None
 
@@ -257,6 +302,53 @@ def test_a_model_that_cannot_be_stacked_is_left_to_the_looped_engine(factory):
     assert "vmap" in chosen.refusals["stacked"]
     people.admit(make_assignment(0))
     assert people.train_epoch()[0].epoch == 1
+
+
+@pytest.mark.parametrize("factory", [Noisy, NoisyInEvaluation])
+def test_a_model_that_draws_by_itself_draws_the_same_beside_others_and_from_a_checkpoint(factory):
+    def population():
+        return Population(factory, make_data(), make_training(), 7, 3, Way("looped"))
+
+    alone, crowded, resumed = population(), population(), population()
+    alone.admit(make_assignment(1))
+    torch.manual_seed(0)
+    expected = [alone.train_epoch()[1] for _ in range(3)]
+    for assignment in assignments():
+        crowded.admit(make_assignment(assignment.number))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert [crowded.train_epoch()[1] for _ in range(2)] == expected[:2]
+    assert torch.equal(torch.get_rng_state(), before)
+    resumed.restore(make_assignment(1), crowded.state(1))
+    assert resumed.train_epoch()[1] == expected[2]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_parameters_of_other_types_train_with_kernels_as_without(engine, dtype, precision):
+    def train():
+        people = Population(lambda: Casting(dtype), make_data(), make_training(), 7, 3, Way(engine, precision))
+        for assignment in assignments():
+            people.admit(assignment)
+        people.train_epoch()
+        return [people.best_weights(number)["weight"] for number in range(3)]
+
+    with kernels_in_use("compiled"):
+        ours = train()
+    for left, right in zip(ours, train(), strict=True):
+        assert left.dtype == dtype
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "looped"])
+def test_parameters_with_one_gradient_have_noise_of_their_own(engine):
+    people = Population(Paired, make_data(), make_training(optimizer="sgd"), 7, 1, Way(engine))
+    people.admit(make_assignment(0, gradient_noise=1.0))
+    people.train_epoch()
+    weights = people.best_weights(0)
+    assert (weights["left"] - weights["right"]).abs().min() > 0
+    assert len(weights["total"].unique()) == 4
 
 
 def test_a_model_that_nothing_can_train_says_why():
@@ -467,6 +559,60 @@ def test_the_training_loss_is_measured_on_examples_of_all_classes_however_they_a
     assert all(
         (row == known.x).all(1).nonzero().item() // 30 == y for row, y in zip(data.train.x, data.train.y, strict=True)
     )
+
+
+class Remembering(nn.Module):
+    """Keeps a running mean of its inputs, in one way or another."""
+
+    def __init__(self, remember):
+        super().__init__()
+        self.norm, self.output, self.remember = nn.BatchNorm1d(6), nn.Linear(6, 3), remember
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("unset", None)
+
+    def forward(self, x):
+        if self.training:
+            self.remember(self, x.mean(0))
+        return self.output(self.norm(x) - self.mean)
+
+
+def reassigned(model, mean):
+    model.mean = 0.9 * model.mean + 0.1 * mean
+
+
+def moved(model, mean):
+    model.mean.data = 0.9 * model.mean + 0.1 * mean
+
+
+def set_late(model, mean):
+    model.unset = mean
+
+
+@pytest.mark.parametrize(("remember", "name"), [(reassigned, "mean"), (moved, "mean"), (set_late, "unset")])
+def test_buffers_that_training_replaces_are_refused(remember, name):
+    with pytest.raises(ModelError, match=f'in the place of the buffer "{name}".*copy_'):
+        check_model(lambda: Remembering(remember), OwnExamples.read(Data(train=examples())))
+
+
+@pytest.mark.parametrize("factory", [normalized, Noisy, lambda: Remembering(lambda m, mean: m.mean.lerp_(mean, 0.1))])
+def test_buffers_that_are_updated_in_place_are_not(factory):
+    torch.manual_seed(0)
+    factory(), factory()
+    expected = torch.get_rng_state()
+    torch.manual_seed(0)
+    _, count = check_model(factory, OwnExamples.read(Data(train=examples())))
+    assert count == 3
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_a_model_that_fails_in_training_is_refused():
+    class Auxiliary(nn.Linear):
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    with pytest.raises(ModelError, match="returned tuple for a batch of 2 in training"):
+        check_model(lambda: Auxiliary(6, 3), OwnExamples.read(Data(train=examples())))
 
 
 def hardest(logits, classes):

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_assignment, make_data, make_training
+from safetensors.torch import load
 
 from search.errors import DataError, DeviceError
 from search.spec import DataSpec, ModelSpec
@@ -25,6 +27,8 @@ from search.trainers import (
     pick_devices,
     wait_for_any,
 )
+from search.training.models import model_factory
+from search.training.population import Population, Way
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,25 @@ def test_retrained_trial_has_the_weights_of_its_best_epoch_and_scores_alike(proc
     accuracy, loss, ece = process_trainer.test(weights)
     assert 0 <= ece <= 1
     assert (accuracy, loss) == pytest.approx((report.results[1].val_accuracy, report.results[1].val_loss), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("known", "factors"), [((), [1, 1, 1, 1]), ((0.5, 0.6, 0.4), [1, 1, 0.5, 0.5]), ((1, 1, 1, 1), [1, 1, 0.5, 0.25])]
+)
+def test_a_refit_goes_by_the_validation_losses_that_are_known(known, factors):
+    """Nothing is held out then, and what stands for validation data is trained on."""
+    training = make_training(schedule="plateau", plateau_epochs=0, plateau_factor=0.5)
+    assignment = replace(make_assignment(0, l1=1e-3), val_losses=known)
+    weights = load(LocalTrainer(setup(training=training)).refit(assignment, len(factors)))
+    data = make_data().merged
+    factory = model_factory(setup().model, data.shape, data.classes)
+    people = Population(factory, data, make_training(), 0, 1, Way("looped"), keep_last=True)
+    people.admit(assignment)
+    for factor in factors:
+        people._strengths.learning_rate.fill_(factor * assignment.params["learning_rate"])
+        people.train_epoch()
+    for name, expected in people.best_weights(0).items():
+        torch.testing.assert_close(weights[name], expected)
 
 
 def test_a_vacated_trainer_takes_other_trials(process_trainer):

@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.confirmation import Repeats, conclude, one_standard_error, ranked_by_loss
+from search.confirmation import Confirmation, Repeats, conclude, one_standard_error, ranked_by_loss
 from search.pareto import pareto_front
 from search.records import EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
 from search.study.reading import read_params, read_text
@@ -188,10 +188,15 @@ def summarize(
         trial_epochs=sum(_epochs_run(trial) for trial in trials if trial.state.is_finished()),
         wall_seconds=wall_seconds,
         one_standard_error=one_standard_error(records),
-        confirmed=None if repeats is None else conclude(repeats, {record.number: record.params for record in records}),
+        confirmed=None if repeats is None else _conclude(repeats, records),
         objectives=tuple(objectives),
         pareto=pareto_front(ranked_by_loss(records), objectives) if len(objectives) > 1 else (),
     )
+
+
+def _conclude(repeats: Repeats, records: Sequence[TrialRecord]) -> Confirmation | None:
+    params = {record.number: record.params for record in records}
+    return conclude(repeats, params, {record.number: record.val_losses for record in records})
 
 
 def _is_record(trial: FrozenTrial) -> bool:

@@ -189,7 +189,10 @@ class Trainer(Protocol):
         ...
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
-        """Train one trial by itself for so many epochs and return the weights of its best one. Raises TrainerLost."""
+        """Train one trial by itself for so many epochs and return the weights of its best one. Raises TrainerLost.
+
+        With folds it is trained on all of the data, and the weights are those of its last epoch.
+        """
         ...
 
     def test(self, weights: bytes) -> tuple[float, float, float]:

@@ -139,7 +139,10 @@ class LocalTrainer:
         return alone.best_weights(assignment.number)
 
     def refit(self, assignment: Assignment, epochs: int) -> bytes:
-        """Train one trial on training and validation data together and return the weights of its last epoch."""
+        """Train one trial on training and validation data together and return the weights of its last epoch.
+
+        Nothing is held out then: a schedule that goes by validation losses goes by the assignment's.
+        """
         from safetensors.torch import save
 
         from search.training.population import Population, Way
@@ -166,11 +169,13 @@ class LocalTrainer:
         from safetensors.torch import load
 
         from search.training.evaluation import score
+        from search.training.seeds import derive_seed, seeded
 
         try:
             if self._test is None:
                 self._test = self._setup.data.load_test()
-            return score(_factory(self._setup, self._data)(), load(weights), self._test, _loss(self._setup))
+            with seeded(derive_seed(self._setup.seed, 0, "test"), self._test.x.device):  # some models draw even here
+                return score(_factory(self._setup, self._data)(), load(weights), self._test, _loss(self._setup))
         except RegsearchError:
             raise
         except Exception as error:

@@ -116,7 +116,8 @@ class Engine(ABC):
     def gradients(self, slots: slice, x: Tensor, y: Tensor) -> Sequence[Tensor]:
         """Return the gradients of each slot's mean data loss over its own batch, in the type that is computed in.
 
-        A tensor [slots, *shape] for each parameter, in the order in which they lie in a row. `x` may be in that type.
+        A tensor [slots, *shape] for each parameter, in the order in which they lie in a row; to be read alone, since
+        several may share memory. `x` may be in that type.
         """
 
     @abstractmethod

@@ -21,6 +21,12 @@ class Occupant:
     """Epochs that it has trained for."""
     best_loss: float = float("inf")
 
+    @property
+    def known_loss(self) -> float | None:
+        """The validation loss that is known of its last epoch from an earlier training."""
+        losses = self.assignment.val_losses
+        return losses[self.epoch - 1] if self.epoch <= len(losses) else None
+
     def turn(self, study_seed: int, epoch: int) -> Turn:
         """Return its turn in one of its epochs."""
         own = self.assignment

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor
 
 from search.spec import TrainingSpec
-from search.training.kernels.compiled import KINDS, Update, compiled_for
+from search.training.kernels.compiled import KINDS, Update, steps_for
 from search.training.regularizers import soft_threshold_
+
+_LEAST_STEP = 1e-36
+"""A step size as good as none, whose reciprocal is still a number in single precision."""
 
 Coefficients = Tensor
 """What one step multiplies with: [4, slots, 1], two of the optimizer's own, then decay, then L1."""
@@ -82,7 +85,7 @@ class Optimizer(ABC):
 
         One tensor [slots, ...] for each of the model's parameters, in the order in which they lie in a row.
         """
-        kernels = compiled_for(self._parameters)
+        kernels = steps_for(self._parameters, gradients)
         if kernels is not None:
             kernels.step(self._compiled, rows, self._parameters, self.state, gradients, now)
             return
@@ -122,7 +125,7 @@ class Adam(Optimizer):
 
     def _columns(self, counts: Tensor, strengths: Strengths) -> tuple[Tensor, Tensor, Tensor]:
         beta1, beta2 = self.betas
-        step_size = strengths.learning_rate / (1 - beta1**counts)
+        step_size = (strengths.learning_rate / (1 - beta1**counts)).clamp(min=_LEAST_STEP)
         # p -= step_size * m / (sqrt(v / c) + eps), with -step_size moved into the denominator: two passes less.
         return -1 / (step_size * (1 - beta2**counts).sqrt()), self.eps / step_size, strengths.weight_decay
 

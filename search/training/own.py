@@ -259,19 +259,40 @@ def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) ->
         raise ModelError("the model has no parameters to train")
     if {*map(id, _trained(model))} & {*map(id, _trained(other))}:
         raise ModelError("the factory must make a fresh model at each call, and returned the same parameters again")
-    batch = examples.train.take(slice(2))
-    try:
-        with torch.no_grad():
-            logits = model.eval()(batch.x)
-    except Exception as error:
-        raise ModelError(f"the model fails on inputs {list(batch.x.shape)}: {type(error).__name__}: {error}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch):
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"the model must return logits [batch, classes], and returned {got} for a batch of 2")
-    count = logits.shape[1]
+    x = examples.train.x[:2]
+    count = _count_logits(model.eval(), x)
     if count < examples.classes or (count > examples.classes and isinstance(examples, NamedExamples)):
         raise ModelError(f"the model returns {count} logits, and there are {examples.classes} classes")
+    _check_buffers(other.train(), x)
     return model, count
+
+
+@torch.no_grad()
+def _count_logits(model: nn.Module, x: Tensor) -> int:
+    """Return how many logits a model has for each of two examples. Raises ModelError."""
+    mode = " in training" if model.training else ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            logits = model(x)
+    except Exception as error:
+        raise ModelError(f"the model fails on inputs {list(x.shape)}{mode}: {type(error).__name__}: {error}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model must return logits [batch, classes], and returned {got} for a batch of 2{mode}")
+    return logits.shape[1]
+
+
+def _check_buffers(model: nn.Module, x: Tensor) -> None:
+    """Raise ModelError when training puts others in the place of a model's buffers: each slot has its own there."""
+    before = {name: (buffer, buffer.data_ptr()) for name, buffer in model.named_buffers()}
+    _count_logits(model, x)
+    for name, buffer in model.named_buffers():
+        own, place = before.get(name, (None, None))
+        if buffer is not own or buffer.data_ptr() != place:
+            raise ModelError(
+                f'training puts another tensor in the place of the buffer "{name}", which would be lost: register it '
+                "in __init__ and update it in place, as by copy_, mul_, add_"
+            )
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

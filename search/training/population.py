@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -34,8 +35,8 @@ from search.training.occupants import Occupant, resumed
 from search.training.optimizers import Coefficients, Strengths, make_optimizer
 from search.training.regularizers import GradientNoise, NormLimits, configure
 from search.training.schedules import make_schedule
-from search.training.scoring import Scoring
-from search.training.seeds import derive_seed
+from search.training.scoring import Scores, Scoring
+from search.training.seeds import derive_seed, seeded
 from search.training.turns import Turn
 
 
@@ -83,13 +84,13 @@ class Population:
         keep_last: bool = False,
         loss: Loss | None = None,
     ) -> None:
-        """`keep_last` takes the last epoch's weights for a trial's best, where nothing is held out to tell.
+        """`keep_last` takes the last epoch's weights for a trial's best, where nothing is held out to tell; a schedule
+        that goes by validation losses then goes by those that are known of the trial.
 
         `loss` takes the place of the one that the training section names.
         """
-        with torch.random.fork_rng(devices=[]):
+        with seeded(derive_seed(study_seed, 0, "template"), torch.device(device)):
             # What of a model is not trained is the template's own: the same in every trainer.
-            torch.manual_seed(derive_seed(study_seed, 0, "template"))
             template = factory()
         self.slots = slots
         self._keep_last = keep_last
@@ -196,10 +197,8 @@ class Population:
         """
         start = time.perf_counter()
         for rows in self._chunks():
-            for step in self._steps(rows):
-                if should_stop():
-                    raise Stopped
-                self._step(rows, step)
+            with self._seeded(rows, "model"):
+                self._train(rows, should_stop)
         self._synchronize()
         trained = time.perf_counter()
         with self._averages.in_place(self._turns(slice(len(self._occupants)))):
@@ -238,8 +237,7 @@ class Population:
         return buffer.to(self._device).repeat(self.slots, *[1] * buffer.dim()).view(self.slots, *buffer.shape)
 
     def _fresh_model(self, assignment: Assignment) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, assignment.seed, "weights"))
+        with seeded(derive_seed(self._seed, assignment.seed, "weights"), self._device):
             model = self._factory()
         configure(model, dict(assignment.params), self._seed, assignment.seed)
         return model
@@ -288,9 +286,22 @@ class Population:
         for index, ((x, targets), now) in enumerate(zip(batches, coefficients, strict=True)):
             yield _Step(index, x, targets, now, noise, limits)
 
+    def _seeded(self, rows: slice, purpose: str) -> AbstractContextManager[None]:
+        """Have torch's own generators begin where a trial's epoch has them begin, for models that draw from these.
+
+        Such models are never stacked: a chunk is one trial.
+        """
+        return seeded(self._turns(rows)[0].derive(purpose), self._device)
+
+    def _train(self, rows: slice, should_stop: Callable[[], bool]) -> None:
+        for step in self._steps(rows):
+            if should_stop():
+                raise Stopped
+            self._step(rows, step)
+
     def _step(self, rows: slice, step: _Step) -> None:
         gradients = self._engine.gradients(rows, step.x, step.targets)
-        step.noise.add_(step.index, gradients)
+        gradients = step.noise.added(step.index, gradients)
         self._optimizer.step(rows, gradients, step.now)
         if step.limits:
             step.limits.apply_(self._units(rows))
@@ -302,8 +313,7 @@ class Population:
 
     @torch.no_grad()
     def _results(self) -> dict[int, EpochResult]:
-        folds = [occupant.assignment.fold for occupant in self._occupants]
-        train_loss, val_loss, val_accuracy, error = self._scoring.scores(self._engine, self._chunks(), folds)
+        train_loss, val_loss, val_accuracy, error = self._scores()
         weights = self._rows[: len(self._occupants), : self._layout.weights]
         sparsity = (weights == 0).double().mean(1)
         # The one place in an epoch where the host waits for the device.
@@ -312,6 +322,14 @@ class Population:
             occupant.epoch += 1
         return {o.assignment.number: EpochResult(o.epoch, *row) for o, row in zip(self._occupants, table, strict=True)}
 
+    def _scores(self) -> Scores:
+        chunks = []
+        for rows in self._chunks():
+            folds = [occupant.assignment.fold for occupant in self._occupants[rows]]
+            with self._seeded(rows, "scores"):
+                chunks.append(self._scoring.scores(self._engine, rows, folds))
+        return Scores(*map(torch.cat, zip(*chunks, strict=True)))
+
     def _keep_best(self, results: dict[int, EpochResult]) -> None:
         improved = []
         for slot, occupant in enumerate(self._occupants):
@@ -319,7 +337,9 @@ class Population:
             if loss < occupant.best_loss or self._keep_last:
                 occupant.best_loss = loss
                 improved.append(slot)
-            self._schedule.epoch_ended(slot, loss)
+            known = occupant.known_loss if self._keep_last else loss
+            if known is not None:
+                self._schedule.epoch_ended(slot, known)
         if improved:
             slots = torch.tensor(improved, device=self._device)
             for name, tensor in self._trained.items():

@@ -184,15 +184,20 @@ class GradientNoise:
             for slot, turn in self._active.items()
         }
 
-    def add_(self, step: int, gradients: Sequence[Tensor]) -> None:
-        """Add a step's noise to gradients, each [slots, *shape], in place."""
+    def added(self, step: int, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return gradients, each [slots, *shape], with a step's noise added: the same tensors where there is none."""
+        if not self._active:
+            return gradients
+        # Not in place: what autograd returns for several parameters may be one tensor, or parts of one.
+        noisy = [piece.clone(memory_format=torch.contiguous_format) for piece in gradients]
         for slot, turn in self._active.items():
             deviation = (turn.strength("gradient_noise") / (1 + self._done[slot] + step) ** 0.55) ** 0.5
-            for piece in gradients:
+            for piece in noisy:
                 noise = torch.randn(
                     piece.shape[1:], generator=self._generators[slot], device=piece.device, dtype=torch.float32
                 )
                 piece[slot].add_(noise.to(piece.dtype), alpha=deviation)
+        return noisy
 
 
 class NormLimits:

@@ -32,20 +32,19 @@ class Scoring:
         self._data, self._loss, self._widest = data, loss, widest
         self._train_sample = data.train_sample
 
-    def scores(self, engine: Engine, chunks: Sequence[slice], folds: Sequence[int | None]) -> Scores:
-        """Return the scores of the slots in these chunks; each slot is told which fold it holds out, if any."""
+    def scores(self, engine: Engine, rows: slice, folds: Sequence[int | None]) -> Scores:
+        """Return the scores of these slots; each is told which fold it holds out, if any."""
         held_in = self._data.held_in
         if held_in is not None:
-            return self._of_folds(engine, chunks, torch.tensor(folds, device=held_in.device), held_in)
+            return self._of_folds(engine, rows, torch.tensor(folds, device=held_in.device), held_in)
         # The training loss is there for the gap, and may be as inexact as training is.
-        train_loss, _, _ = self._means(engine, chunks, self._train_sample, exact=False)
-        val_loss, squares, val_accuracy = self._means(engine, chunks, self._data.val, exact=True)
+        train_loss, _, _ = self._means(engine, rows, self._train_sample, exact=False)
+        val_loss, squares, val_accuracy = self._means(engine, rows, self._data.val, exact=True)
         return Scores(train_loss, val_loss, val_accuracy, standard_error(val_loss, squares, len(self._data.val)))
 
-    def _of_folds(self, engine: Engine, chunks: Sequence[slice], folds: Tensor, held_in: Tensor) -> Scores:
-        """Score all slots on all examples, and tell those that each holds out from those that it trains on."""
-        pieces = [self._of_each(engine, rows, self._data.train) for rows in chunks]
-        losses, right = (torch.cat(each) for each in zip(*pieces, strict=True))
+    def _of_folds(self, engine: Engine, rows: slice, folds: Tensor, held_in: Tensor) -> Scores:
+        """Score slots on all examples, and tell those that each holds out from those that it trains on."""
+        losses, right = self._of_each(engine, rows, self._data.train)
         held_out = torch.eq(held_in, folds.view(-1, 1))
         count = held_out.sum(1)
         train_loss = losses.masked_fill(held_out, 0).sum(1) / (held_out.shape[1] - count)
@@ -60,14 +59,9 @@ class Scoring:
         losses, right = (torch.cat(each, dim=1) for each in zip(*scores, strict=True))
         return losses, right
 
-    def _means(
-        self, engine: Engine, chunks: Sequence[slice], split: Split, exact: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _means(self, engine: Engine, rows: slice, split: Split, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return each slot's means of loss, squared loss and right answers."""
-        totals = []
-        for rows in chunks:
-            pieces = parts(split, rows.stop - rows.start, self._widest)
-            scores = (score_logits(self._loss, engine.logits(rows, part.x, exact), part.y) for part in pieces)
-            totals.append(torch.stack([torch.stack(score) for score in scores]).sum(0))
-        loss, squares, hits = torch.cat(totals, dim=1) / len(split)
+        pieces = parts(split, rows.stop - rows.start, self._widest)
+        scores = (score_logits(self._loss, engine.logits(rows, part.x, exact), part.y) for part in pieces)
+        loss, squares, hits = torch.stack([torch.stack(score) for score in scores]).sum(0) / len(split)
         return loss, squares, hits

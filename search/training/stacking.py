@@ -21,6 +21,7 @@ from torch.fx import Tracer
 from search.training.kernels.compiled import products_for
 from search.training.models import SHIPPED, Patches, Positions
 from search.training.regularizers import BatchNorm, Dropout, normalize_batch
+from search.training.seeds import own_generators
 
 
 class _Affine(torch.autograd.Function):
@@ -32,7 +33,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.kernels = kernels = products_for(x)
+        ctx.kernels = kernels = products_for(x, weight, bias)
         if kernels is not None:
             return kernels.multiply(x, weight, bias, b_transposed=True)
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
@@ -191,7 +192,11 @@ def _agree(template: nn.Module, twin: nn.Module, example: Tensor) -> bool:
         trial = copy.deepcopy(twin)
         states = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in models]
         Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
-        return half > 0 and all(_is_same(trial, models, inputs, training) for training in (True, False))
+        generators = own_generators(example.device)
+        before = [generator.get_state() for generator in generators]
+        same = half > 0 and all(_is_same(trial, models, inputs, training) for training in (True, False))
+        # What draws from torch's generators would draw for all slots together.
+        return same and all(map(torch.equal, before, (generator.get_state() for generator in generators)))
     except Exception:  # whatever a forward pass that is not made for slots may raise: the twin is not needed
         return False
 

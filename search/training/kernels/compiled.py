@@ -18,6 +18,8 @@ from torch import Tensor
 
 _POINTER, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+_STEPS = {(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float64, torch.float64)}
+"""Types of parameters and of their gradients that there are steps for."""
 
 _WIDEST = 32
 """Numbers that a tile of a product is wide, at most."""
@@ -119,8 +121,8 @@ class Kernels:
         """Take an optimizer's step, in place; the gradients are kept.
 
         `parameters` and `moments` are those of all slots, `gradients` those of the slots in question, one tensor
-        [slots, ...] for each of the model's in the order in which they lie in a row, float32 or bfloat16. `table`
-        [4, slots] in the type of the parameters is what the step multiplies with: see `Optimizer`.
+        [slots, ...] for each of the model's in the order in which they lie in a row; `steps_for` tells of which types.
+        `table` [4, slots] in the type of the parameters is what the step multiplies with: see `Optimizer`.
         """
         size, start, count = parameters.shape[1], slots.start, slots.stop - slots.start
         pieces = [piece if piece.is_contiguous() else piece.contiguous() for piece in gradients]
@@ -177,10 +179,18 @@ def compiled_for(tensor: Tensor) -> Kernels | None:
     return _active
 
 
-def products_for(tensor: Tensor) -> Kernels | None:
-    """Return the kernels if they can multiply such matrices."""
-    kernels = compiled_for(tensor)
-    return kernels if kernels is not None and kernels.can_multiply(tensor.dtype) else None
+def products_for(*operands: Tensor) -> Kernels | None:
+    """Return the kernels if they can multiply and add such matrices, which must all be of one type."""
+    first, *others = operands
+    kernels = compiled_for(first)
+    if kernels is None or any(other.dtype != first.dtype for other in others):
+        return None
+    return kernels if kernels.can_multiply(first.dtype) else None
+
+
+def steps_for(parameters: Tensor, gradients: Sequence[Tensor]) -> Kernels | None:
+    """Return the kernels if they can take an optimizer's step on such parameters; gradients are of one type."""
+    return compiled_for(parameters) if (parameters.dtype, gradients[0].dtype) in _STEPS else None
 
 
 class Dropped(torch.autograd.Function):
