@@ -1,5 +1,6 @@
 """Several runners of one study: an exact budget, what a dead one leaves taken over once, late writes refused."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 
 from search.records import Reason
 from search.study import Study, close_storage, open_storage
-from search.study.leases import Lease, Observer, RunnerRecord, runners_of
+from search.study.leases import Lease, Observer, RunnerRecord, runners_of, sign_of_life
 
 LEASE = 0.6
 
@@ -325,3 +326,21 @@ def test_a_lease_that_could_not_be_made_is_a_clear_error(study, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HomeError, match=r"file/locks/.*\.lock"):
         Lease(study._storage, study._study_id, tmp_path / "file", 60, "search")
+
+
+def test_a_home_that_is_read_only_by_now_keeps_no_lock_held(study, tmp_path, monkeypatch):
+    def read_only(*_args, **_kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (own,) = runners_of(study._storage.get_study_system_attrs(study._study_id))
+    other = join(study, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        fall_asleep(study)
+        os.close(study._membership.lease._file)  # as when it dies
+        other.news()  # would remove the dead runner's lock
+        assert [runner.runner for runner in other.others] == []
+        (last,) = runners_of(study._storage.get_study_system_attrs(study._study_id))
+        other.close()
+    assert sign_of_life(own) == sign_of_life(last) == "dead"
+    study._membership = None  # its file is closed

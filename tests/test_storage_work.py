@@ -47,6 +47,29 @@ def test_a_later_trial_asks_no_more_of_the_database_than_an_earlier_one(tmp_path
     close_storage(storage)
 
 
+def test_who_waits_for_others_to_end_their_trials_only_reads(tmp_path, postgresql):
+    storage = open_storage(postgresql, tmp_path)
+    study = Study.open("fixed", make_spec(trials=20), storage, tmp_path, lease=3600)
+    other = Study.open("fixed", make_spec(trials=20), storage, tmp_path, lease=3600)
+    statements = []
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    def statements_of_waiting() -> list[str]:
+        statements.clear()
+        assert study.unfinished() == 20
+        return list(statements)
+
+    other.ask()
+    few = statements_of_waiting()
+    for _ in range(10):
+        other.ask()
+    assert len(statements_of_waiting()) == len(few)
+    assert all(each.startswith("SELECT") and "FOR UPDATE" not in each for each in few)
+    study.close()
+    other.close()
+    close_storage(storage)
+
+
 def test_trials_of_others_are_read_in_one_statement_however_many_they_are(tmp_path, postgresql):
     storage = open_storage(postgresql, tmp_path)
     study = Study.open("fixed", make_spec(trials=60), storage, tmp_path, lease=3600)

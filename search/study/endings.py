@@ -4,10 +4,12 @@ How all of that gets into the storage is the business of `ledger.py`, what is wr
 who has died that of `membership.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from math import isnan
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,9 +28,9 @@ from search.study.trials import (
     RUNNER,
     curves,
     end_attributes,
-    owed_retries,
     retry_attributes,
     role_of,
+    unsettled,
 )
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -72,23 +74,21 @@ class Endings:
         doubles nothing. Of several runners that notice at once, the first does it, and leaves the others nothing to do.
         """
         self._deliver(dead)
-        with exclusive(self._storage, self._study_id):
-            now = self._membership.others()
-            gone = [runner for runner in dead if runner in now]  # and not those that have beaten since
-            alive = {self._membership.runner, *(runner.runner for runner in now if runner not in gone)}
-            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-            for trial in owed_retries(trials):
-                self._ledger.enqueue(*self._again(trial))
-                self.recovered += 1
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.system_attrs.get(RUNNER) not in alive:
-                    self._ledger.lose(trial, {REASON: Reason.LOST.value})
-                    self._ledger.enqueue(*self._owed(trial))
-                    self.recovered += 1
-            for runner in gone:
-                mark_gone(self._storage, self._study_id, runner)
-        for runner in gone:
-            tidy_away(runner)
+        while True:
+            # Databases let a runner that was only asleep end a trial after it is read here: nothing is written then.
+            with suppress(UpdateFinishedTrialError):
+                return self._queue_again(dead)
+
+    def settle(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Take over what nobody runs any more or has put back, if `trials` show any; return whether they do.
+
+        No runner need have died for that: one that leaves while the storage is away cannot put its trials back.
+        """
+        # The runners are read after the trials: each joins before it begins one, so that none who runs one is missing.
+        if not unsettled(trials, self._alive(self._membership.others())):
+            return False
+        self.take_over([])
+        return True
 
     def enqueue_roles(self, spec: StudySpec) -> None:
         """Queue the baseline and the textbook configuration, unless they are there or the budget is smaller."""
@@ -98,6 +98,26 @@ class Endings:
             for role, config in list(configs.items())[: spec.search.trials]:
                 if role not in there:
                     self._ledger.enqueue(*self._entry({ROLE: role.value, CONFIG: config}))
+
+    def _queue_again(self, dead: Sequence[RunnerRecord]) -> None:
+        with exclusive(self._storage, self._study_id):
+            now = self._membership.others()
+            gone = [runner for runner in dead if runner in now]  # and not those that have beaten since
+            alive = self._alive(runner for runner in now if runner not in gone)
+            found = unsettled(self._storage.get_all_trials(self._study_id, deepcopy=False), alive)
+            for trial in found:
+                if trial.state == TrialState.RUNNING:
+                    self._ledger.lose(trial, {REASON: Reason.LOST.value})
+                self._ledger.enqueue(*self._owed(trial))
+            for runner in gone:
+                mark_gone(self._storage, self._study_id, runner)
+        self.recovered += len(found)
+        for runner in gone:
+            tidy_away(runner)
+
+    def _alive(self, others: Iterable[RunnerRecord]) -> set[str]:
+        """Return the names of this runner and of others."""
+        return {self._membership.runner, *(runner.runner for runner in others)}
 
     def _finish(self, draft: TrialRecord, runner: str) -> FrozenTrial:
         told = self._ledger.finish(
@@ -113,8 +133,8 @@ class Endings:
 
     def _deliver(self, dead: Sequence[RunnerRecord]) -> None:
         """Record the results that dead processes have left in this home, if their trials are still theirs."""
-        alive = {runner.runner for runner in self._membership.others() if runner not in dead}
-        for runner, draft in self._spool.left_by_others(alive | {self._membership.runner}):
+        alive = self._alive(runner for runner in self._membership.others() if runner not in dead)
+        for runner, draft in self._spool.left_by_others(alive):
             running = self._storage.get_all_trials(self._study_id, False, (TrialState.RUNNING,))
             trial = next((trial for trial in running if trial.number == draft.number), None)
             if trial is not None and trial.system_attrs.get(RUNNER) == runner:
@@ -125,7 +145,7 @@ class Endings:
                 self._spool.drop(runner, draft.number)
 
     def _owed(self, trial: FrozenTrial) -> Entry:
-        """Return what takes a lost trial's place."""
+        """Return what takes the place of a trial that was lost or cut short."""
         if CONFIG in trial.user_attrs:
             return self._again(trial)
         # Another program's, or an earlier version's, that was to be completed.

@@ -108,6 +108,11 @@ class Lease:
             # What counts is when it was begun: others may have seen the one before for long by the time it is there.
             self._record, self._beaten = record, now
 
+    def be_heard(self) -> None:
+        """Beat now if others may have taken this runner for dead: what it began would be taken over at once."""
+        if seconds_awake_or_not() - self._beaten > self._record.lease:
+            self.beat()
+
     def release(self) -> None:
         """Leave: nobody has to wait for this runner's beats any more."""
         with self._writing:
@@ -116,7 +121,7 @@ class Lease:
             self._released.set()
             with suppress(Exception):  # others find out by themselves, since the lock is free
                 mark_gone(self._storage, self._study_id, self._record)
-        self._path.unlink(missing_ok=True)
+        _remove(self._path)
         os.close(self._file)
 
     def _keep_up(self) -> None:
@@ -180,7 +185,12 @@ def mark_gone(storage: BaseStorage, study_id: int, record: RunnerRecord) -> None
 def tidy_away(record: RunnerRecord) -> None:
     """Remove the lock file of a runner of this machine that has died."""
     if _has_died(record):
-        Path(record.lock).unlink(missing_ok=True)
+        _remove(Path(record.lock))
+
+
+def _remove(lock: Path) -> None:
+    with suppress(OSError):  # the home may be read-only by now, or another user's: what counts is that nobody holds it
+        lock.unlink(missing_ok=True)
 
 
 def _hold(path: Path) -> int:

@@ -82,8 +82,9 @@ class Ledger:
             # Last, since a process killed in between leaves the first of a journal's lines.
             self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         self._waiting.remove((place, trial_id))
-        self._ids[trial.number] = trial_id
-        return self._storage.get_trial(trial_id)
+        begun = self._storage.get_trial(trial_id)
+        self._ids[trial.number] = trial_id  # only now: should the reading fail, `find_own` has to find it
+        return begun
 
     def start(self, budget: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> int | None:
         """Add a running trial and return its number; None when the budget is used up, or one waits for `take`."""
@@ -141,8 +142,10 @@ class Ledger:
         assert trial_id is not None, "a trial that runs is there"
         told = None if values is None else [float(value) for value in values]
         queued = None if again is None else again(self._storage.get_trial(trial_id))
+        # Who queues a trial locks the study. Who takes over locks that before a trial: in another order, a deadlock.
+        commit = one_commit(self._storage) if queued is None else exclusive(self._storage, self._study_id)
         try:
-            with one_commit(self._storage):
+            with commit:
                 for key, value in curves.items():
                     self._storage.set_trial_system_attr(trial_id, key, value)
                 self._set_attributes(trial_id, attributes)
@@ -162,7 +165,7 @@ class Ledger:
                     self._storage.set_trial_intermediate_value(trial._trial_id, step, float(value))
 
     def lose(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        """Fail a running trial of another runner."""
+        """Fail a running trial of another runner. Raises UpdateFinishedTrialError where that has ended it."""
         self._set_attributes(trial._trial_id, attributes)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 

@@ -141,7 +141,7 @@ class Study:
 
         None when the budget is used up, by whoever runs the study.
         """
-        self._must_be_open()
+        self._must_be_open().lease.be_heard()
         return self._asking.ask(self.spec.search.trials)
 
     @_guarded
@@ -213,8 +213,14 @@ class Study:
 
     @_guarded
     def unfinished(self) -> int:
-        """Return how many trials of the budget have not ended, whoever runs them; and those that are still to begin."""
-        return unfinished_trials(self._trials(), self.spec.search.trials)
+        """Return how many trials of the budget have not ended, whoever runs them; and those that are still to begin.
+
+        Whoever runs the study takes over first what nobody runs any more, lest all wait for it.
+        """
+        trials = self._trials()
+        if self._membership is not None and self._endings.settle(trials):
+            trials = self._trials()
+        return unfinished_trials(trials, self.spec.search.trials)
 
     @_guarded
     def records(self) -> list[TrialRecord]:
@@ -324,10 +330,10 @@ class Study:
         """Count as one of those that run the study, until `close`. Raises HomeError."""
         self._membership = Membership(self._storage, self._study_id, home, lease, task)
 
+    @_guarded
     def elect(self, stop: Callable[[], bool] = lambda: False) -> RunnerRecord | None:
         """Make this process the one that does what is done once in a study's end; see `Membership.elect`."""
-        with _understood(self._storage, self.name):
-            return self._must_be_open().elect(stop)
+        return self._must_be_open().elect(stop)
 
     def hold(self, home: Path) -> None:
         """Keep others from running a study that was loaded, until `close`.

@@ -8,7 +8,7 @@ not studies.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -95,11 +95,18 @@ def first_attempt(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(RETRY_OF, trial.number))
 
 
-def owed_retries(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that were cut short and whose configuration has not gone back to the queue."""
+def unsettled(trials: Sequence[FrozenTrial], alive: Container[str]) -> list[FrozenTrial]:
+    """Return the trials whose configurations are to go back to the queue, given the names of the runners alive.
+
+    Those that were cut short and that no other follows come first, then those that run, but are run by nobody.
+    """
     answered = {trial.user_attrs.get(SUCCESSOR_OF) for trial in trials}
     cut_short = (trial for trial in trials if _is_record(trial) and reason_of(trial).is_no_result)
-    return [trial for trial in cut_short if trial.number not in answered]
+    running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+    return [
+        *(trial for trial in cut_short if trial.number not in answered),
+        *(trial for trial in running if trial.system_attrs.get(RUNNER) not in alive),
+    ]
 
 
 def reason_of(trial: FrozenTrial) -> Reason:
