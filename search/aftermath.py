@@ -17,8 +17,8 @@ from search.confirm import Confirming, best_weights, due_tests
 from search.confirmation import Confirm, Confirmed, Repeats, pick
 from search.crew import Crew
 from search.errors import TrainerError
+from search.protocols import Watcher
 from search.records import Score
-from search.runner import Watcher
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.study import Study
@@ -125,7 +125,7 @@ class Aftermath:
         due = confirming.due(seeds)
         if due:
             watcher = self._watcher.repeating(title, confirming.labels(due, names))
-            confirming.train(due, self._crew, watcher, self._stop, keep, self._study.asked_to_stop)
+            confirming.train(due, self._crew, watcher, self._stop, keep, self._study)
         return not (confirming.due(seeds) and self._stop())
 
 

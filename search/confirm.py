@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from search.confirmation import MOST_SEEDS, Confirmation, Diverged, Repeat, Repeats, conclude, without_regularization
 from search.crew import Crew
+from search.protocols import Watcher
 from search.pruning import NoPruner
 from search.records import Assignment, EpochResult, News, Params, Reason, Summary, TrialRecord
-from search.runner import Runner, Watcher
+from search.runner import Runner
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.trainers import Trainer
@@ -55,6 +56,17 @@ def best_weights(trainer: Trainer, record: TrialRecord, weights: WeightStore) ->
         kept = trainer.retrain(assignment, record.best.epoch)
         weights.save(record.number, kept)
     return kept
+
+
+class Host(Protocol):
+    """The study that repeats belong to, whose storage they are kept in; see `Study`."""
+
+    def asked_to_stop(self) -> bool: ...
+
+    @property
+    def trouble(self) -> str | None: ...
+
+    def hurry(self) -> None: ...
 
 
 class Confirming:
@@ -114,14 +126,14 @@ class Confirming:
         watcher: Watcher,
         stop: StopRequest,
         save: Callable[[Repeats], None],
-        asked_to_stop: Callable[[], bool],
+        study: Host,
     ) -> None:
         """Train the repeats that are due; `save` is called with all of them whenever one has ended.
 
-        `save` and `asked_to_stop` are called in the same thread. Raises TrainerError, and what `save` does.
+        It is called in the same thread as `study.asked_to_stop`. Raises TrainerError, and what `save` does.
         """
         crew.vacate()
-        agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save), asked_to_stop)
+        agenda = _Agenda(self._spec, due, lambda record: self._keep(record, save), study)
         Runner(agenda, crew, NoPruner(), self._weights, watcher, stop).run()
 
     def score(self, trainer: Trainer, save: Callable[[Repeats], None]) -> None:
@@ -192,10 +204,10 @@ class _Agenda:
         spec: StudySpec,
         due: Sequence[Assignment],
         ended: Callable[[TrialRecord], None],
-        asked_to_stop: Callable[[], bool],
+        study: Host,
     ) -> None:
         self.spec = spec
-        self._due, self._ended, self._asked_to_stop = deque(due), ended, asked_to_stop
+        self._due, self._ended, self._study = deque(due), ended, study
         self._running: dict[int, Assignment] = {}
 
     def records(self) -> list[TrialRecord]:
@@ -215,21 +227,21 @@ class _Agenda:
         pass
 
     def news(self) -> News:
-        return News(to_ask=bool(self._due), stop=self._asked_to_stop())
+        return News(to_ask=bool(self._due), stop=self._study.asked_to_stop())
 
     def unfinished(self) -> int:
         return len(self._due) + len(self._running)
 
     @property
     def trouble(self) -> str | None:
-        return None
+        return self._study.trouble
 
     @property
     def silence(self) -> float:
         return 0.0
 
     def hurry(self) -> None:
-        pass
+        self._study.hurry()
 
     def finish(
         self,
@@ -242,7 +254,8 @@ class _Agenda:
         assignment, now = self._running.pop(number), datetime.now()
         record = TrialRecord(number, assignment.params, reason, tuple(epochs), now, now, error=error, worker=worker)
         if reason.is_no_result:
-            self._due.append(assignment)
+            deaths = assignment.trainer_deaths + (error is not None)
+            self._due.append(replace(assignment, trainer_deaths=deaths))
         else:
             self._ended(record)
         return record

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.errors import UsageError
+from search.errors import RegsearchError, UsageError
 from search.machine import describe_machine
 from search.records import Assignment
 from search.shortage import Shortage
@@ -98,14 +99,16 @@ class Crew:
     def start(self) -> None:
         """Start all trainers; meanwhile check the data's files and compile. Raises DataError and KernelError."""
         in_process = self._wishes.workers == 0
-        elsewhere = [] if in_process else [self._hire() for _ in range(self._count)]
-        self.trainers = list(elsewhere)
+        elsewhere = []
+        for _ in range(0 if in_process else self._count):
+            elsewhere.append(self._hire())
+            self.trainers.append(elsewhere[-1])  # to be closed even if the next one is not to be had
         if self._cluster is None:
             self._look_after_files()
         for index, trainer in enumerate(elsewhere):
-            trainer.set_up(self._setup(index))
+            trainer.set_up(self._setup(index, self.slots))
         if in_process:
-            self.trainers = [LocalTrainer(self._setup(0), self._stop)]
+            self.trainers = [LocalTrainer(self._setup(0, self.slots), self._stop)]
 
     def get_ready(self, interrupted: Callable[[], None] = lambda: None) -> set[str]:
         """Wait until the trainers that have room have their data; return the checksums.
@@ -128,24 +131,28 @@ class Crew:
     def replace(self, index: int, fewer_slots: bool = False) -> Trainer:
         """End a trainer and start another in its place, on the same device or wherever the cluster has room.
 
-        Raises TrainerLost.
+        It has as many slots as the one before, or half of them; the others keep theirs. Raises TrainerLost, and
+        RegsearchError where none can work there at all.
         """
-        self.trainers[index].close()
-        self.slots = max(1, self.slots // 2) if fewer_slots else self.slots
+        before = self.trainers[index]
+        before.close()
+        slots = min(self.slots, before.slots)
+        setup = self._setup(index, max(1, slots // 2) if fewer_slots else slots)
         if self._wishes.workers == 0:
-            self.trainers[index] = LocalTrainer(self._setup(index), self._stop)
+            self.trainers[index] = LocalTrainer(setup, self._stop)
         else:
             trainer = self.trainers[index] = self._hire()
-            trainer.set_up(self._setup(index))
+            trainer.set_up(setup)
         return self.trainers[index]
 
     def vacate(self) -> None:
-        """Take all trials out of all trainers. Those that have died since they were last asked are replaced."""
+        """Take all trials out of all trainers. Those that are found to have failed meanwhile are replaced."""
         for index, trainer in enumerate(self.trainers):
             try:
                 trainer.vacate()
-            except TrainerLost:
-                self.replace(index)
+            except (TrainerLost, RegsearchError):
+                with suppress(TrainerLost, RegsearchError):  # who is to train next finds out, and goes on without it
+                    self.replace(index)
 
     @property
     def where(self) -> str:
@@ -202,14 +209,14 @@ class Crew:
         told = [cluster.notice, *sorted({place.notice for place in places if place.notice is not None})]
         self.notices = [notice for notice in told if notice is not None]
 
-    def _setup(self, index: int) -> TrainerSetup:
+    def _setup(self, index: int, slots: int) -> TrainerSetup:
         spec, wishes = self._spec, self._wishes
         return TrainerSetup(
             spec.model,
             spec.training,
             self._own.data or StudyData(spec.data, wishes.data_dir, spec.search.seed),
             spec.search.seed,
-            self.slots,
+            slots,
             Assignment(0, 0, spec.textbook()),
             wishes.engine,
             wishes.precision,

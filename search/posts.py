@@ -66,8 +66,10 @@ class Post:
     """Seconds that this trainer's slowest epoch took."""
     deaths_in_a_row: int = 0
     """Trainers at this post that died without finishing an epoch."""
+    proven: bool = False
+    """Whether this trainer, and not only one before it, has finished an epoch."""
     first_step: float | None = None
-    """When its trainer began its first epoch, by the monotonic clock."""
+    """When the first epoch at this post began, by the monotonic clock."""
     training: float = 0.0
     evaluation: float = 0.0
 
@@ -76,22 +78,20 @@ class Post:
         """Slots that are neither taken nor promised."""
         return self.trainer.slots - len(self.running) - len(self.asked)
 
-    def take_asked(self) -> list[Future[Assignment | None]]:
-        """Return what was asked for; from now on that is up to the caller."""
-        asked = list(self.asked)
-        self.asked.clear()
-        return asked
+    def take_on(self, trainer: Trainer) -> None:
+        """Have another trainer in the place of this one."""
+        self.trainer, self.proven = trainer, False
 
     def hangs(self, seconds: float) -> bool:
         """Return whether the epoch under way takes far longer than any before; to be told what time has passed."""
         self.waited += min(seconds, _LONGEST_LOOK_AWAY)
-        limit = max(LEAST_HANG_SECONDS, HANG_FACTOR * self.slowest) if self.first_step else FIRST_HANG_SECONDS
+        limit = max(LEAST_HANG_SECONDS, HANG_FACTOR * self.slowest) if self.proven else FIRST_HANG_SECONDS
         return self.waiting and self.waited > limit
 
     def take_time(self, report: Report) -> None:
         """Add what an epoch took that has just been reported."""
         self.slowest = max(self.slowest, self.waited, report.training + report.evaluation)
-        self.deaths_in_a_row = 0
+        self.deaths_in_a_row, self.proven = 0, True
         if self.first_step is None:
             self.first_step = time.monotonic() - report.training - report.evaluation
         self.training += report.training

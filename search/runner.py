@@ -15,92 +15,27 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from math import isfinite
-from typing import Protocol, TypeVar
+from math import inf, isfinite
+from typing import TypeVar
 
-from search.desk import Desk
-from search.errors import TrainerError
+from search.desk import Desk, results_of
+from search.errors import RegsearchError, TrainerError
 from search.newspaper import Newspaper
 from search.posts import Post, Running, time_spent
+from search.protocols import Crew, Trials, Watcher
 from search.pruning import Pruner
 from search.records import Assignment, EpochResult, News, Reason, Role, TimeSpent, TrialRecord
 from search.shortage import Shortage
-from search.spec import StudySpec
 from search.stopping import StopRequest
-from search.trainers import OutOfMemory, Report, Trainer, TrainerLost, TrainerStopped, wait_for_any
+from search.trainers import OutOfMemory, Report, TrainerLost, TrainerStopped, wait_for_any
 from search.weights import WeightStore
 
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
 _IDLE_SECONDS = 1.0
+_FAREWELL_SECONDS = 10.0
+"""For which who leaves tries to tell a storage that is away; after that only the call under way is waited for."""
 _T = TypeVar("_T")
-
-
-class Trials(Protocol):
-    """Where configurations come from and results go: a study, or whoever else has trials to run. See `Study`."""
-
-    @property
-    def spec(self) -> StudySpec: ...
-
-    def records(self) -> Sequence[TrialRecord]: ...
-
-    def ask(self) -> Assignment | None: ...
-
-    def report(self, results: Mapping[int, EpochResult]) -> set[int]: ...
-
-    def set_aside(
-        self, number: int, reason: Reason, epochs: Sequence[EpochResult], error: str | None, worker: str | None
-    ) -> None: ...
-
-    def finish(
-        self,
-        number: int,
-        reason: Reason,
-        epochs: Sequence[EpochResult],
-        error: str | None = None,
-        worker: str | None = None,
-    ) -> TrialRecord: ...
-
-    def news(self) -> News: ...
-
-    def unfinished(self) -> int: ...
-
-    @property
-    def trouble(self) -> str | None: ...
-
-    @property
-    def silence(self) -> float: ...
-
-    def hurry(self) -> None: ...
-
-
-class Crew(Protocol):
-    """Whoever starts trainers."""
-
-    @property
-    def trainers(self) -> Sequence[Trainer]:
-        """All of them."""
-        ...
-
-    def replace(self, index: int, fewer_slots: bool = False) -> Trainer:
-        """End a trainer and return another in its place, maybe with half the slots. Raises TrainerLost."""
-        ...
-
-
-class Watcher(Protocol):
-    """Whoever looks on, such as the progress display. Called in the runner's thread."""
-
-    def started(self, assignment: Assignment) -> None:
-        """A trial got a slot."""
-
-    def epoch_ended(self, report: Report) -> None:
-        """A trainer finished an epoch."""
-
-    def ended(self, record: TrialRecord) -> None:
-        """A trial ended and was recorded."""
-
-    def message(self, text: str) -> None:
-        """Something that the user should know happened."""
 
 
 class Runner:
@@ -132,7 +67,7 @@ class Runner:
         """Whether no more epochs are begun, since somebody has asked this process to leave."""
         self._reported: deque[Future[set[int]]] = deque()
         self._noticed: set[str] = set()
-        self._recorded: deque[Future[TrialRecord]] = deque()
+        self._recorded: deque[Future[TrialRecord | None]] = deque()
         self._desk = Desk()
         self._newspaper = Newspaper(self._desk, study)
         self.time_spent = TimeSpent(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -191,7 +126,7 @@ class Runner:
         """Stop as was asked for, now that no epoch is under way, with checkpoints for whoever goes on."""
         for post in self._posts:
             free, post.to_free = post.to_free, []
-            with suppress(TrainerLost):  # whoever goes on has an earlier one, or begins anew
+            with suppress(TrainerLost, RegsearchError):  # whoever goes on has an earlier one, or begins anew
                 post.trainer.checkpoint(free)
         self._stop.requested = True
 
@@ -207,13 +142,10 @@ class Runner:
 
     def _begin(self, post: Post) -> None:
         """Start a trainer's next epoch, with the trials that were asked for while it ran the last one."""
-        arrived = self._arrived(post)
-        self._ask_ahead(post, len(arrived))
-        if not post.running and not arrived:
-            arrived = self._arrived(post)
-        for assignment in arrived:
-            post.running[assignment.number] = Running(assignment, str(post.place))
-            self._watcher.started(assignment)
+        arrived = self._take_arrivals(post)
+        self._ask_ahead(post)
+        if not post.running:
+            arrived = self._take_arrivals(post)
         if not post.running:
             return
         free, post.to_free, post.waiting, post.waited = post.to_free, [], True, 0.0
@@ -221,18 +153,25 @@ class Runner:
             post.trainer.begin(arrived, free)
         except TrainerLost as error:
             self._replace(post, error)
+        except RegsearchError as error:
+            self._give_up(post, error)
 
-    def _arrived(self, post: Post) -> list[Assignment]:
-        """Return what was asked for and has a place, waiting for it unless the storage is away."""
+    def _take_arrivals(self, post: Post) -> list[Assignment]:
+        """Let a trainer run what was asked for it and has come, waiting for it unless the storage is away."""
         arrived = []
-        for future in post.take_asked():
+        for future in list(post.asked):
             if not self._has_come(future):
-                post.asked.append(future)
-            elif (assignment := future.result()) is not None:
-                arrived.append(assignment)
-            else:
+                continue
+            assignment = future.result()
+            post.asked.remove(future)
+            if assignment is None:
                 self._may_ask = False
-        if not arrived and post.asked and not post.running:
+                continue
+            # From here on it is put back into the queue, whatever goes wrong.
+            post.running[assignment.number] = Running(assignment, str(post.place))
+            arrived.append(assignment)
+            self._watcher.started(assignment)
+        if post.asked and not post.running:
             self._announce()
             time.sleep(_POLL_SECONDS)
         return arrived
@@ -243,10 +182,10 @@ class Runner:
             wait([future], _POLL_SECONDS)
         return future.done()
 
-    def _ask_ahead(self, post: Post, arriving: int) -> None:
-        while self._left_over and post.room > arriving:
+    def _ask_ahead(self, post: Post) -> None:
+        while self._left_over and post.room > 0:
             post.asked.append(self._left_over.popleft())
-        for _ in range(post.room - arriving if self._may_ask else 0):
+        for _ in range(post.room if self._may_ask else 0):
             post.asked.append(self._desk.submit("asking", self._study.ask))
 
     def _collect(self, posts: Sequence[Post]) -> None:
@@ -276,6 +215,9 @@ class Runner:
             return None
         except TrainerLost as error:
             self._replace(post, error)
+            return None
+        except RegsearchError as error:
+            self._give_up(post, error)
             return None
         post.waiting = False
         post.take_time(report)
@@ -347,19 +289,29 @@ class Runner:
         self._recorded.append(self._desk.submit("recording", finish))
 
     def _announce(self) -> None:
-        """Tell the watcher what is in the storage by now, and how the storage and the others are."""
-        while self._reported and self._reported[0].done():
-            self._drop(self._reported.popleft().result())
-        while self._recorded and self._recorded[0].done():
-            record = self._recorded.popleft().result()
+        """Tell the watcher what is new here and at the others, and raise what the storage has refused."""
+        self._tell()
+        self._tell_of_outage()
+        self._desk.check()
+        if (news := self._newspaper.fetch()) is not None:
+            self._take_in(news)
+
+    def _tell(self) -> None:
+        """Tell the watcher what is in the storage by now, and of weights that are not in the home."""
+        for lost in results_of(self._reported):
+            self._drop(lost)
+        for record in results_of(self._recorded):
+            if record is None:
+                continue
             self._watcher.ended(record)
             if record.reason is Reason.LOST:
                 self._tell_of_loss([record.number])
-        if (news := self._newspaper.fetch()) is not None:
-            self._take_in(news)
+        if self._weights is not None and (text := self._weights.take_notice()) is not None:
+            self._watcher.message(text)
+
+    def _tell_of_outage(self) -> None:
         if (text := self._newspaper.outage()) is not None:
             self._watcher.message(text)
-        self._desk.check()
 
     def _take_in(self, news: News) -> None:
         self._may_ask = self._may_ask or news.to_ask
@@ -399,53 +351,78 @@ class Runner:
         too_many = isinstance(error, OutOfMemory) and post.trainer.slots > 1
         post.deaths_in_a_row += not too_many
         if post.deaths_in_a_row >= _ATTEMPTS:
-            self._give_up(post, f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}")
-        self._put_back(post, str(error), counts=not too_many)
-        if post not in self._posts:
+            why = f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}"
+            self._give_up(post, TrainerError(why), str(error))
             return
+        self._put_back(post, None if too_many else str(error))
         how = "by one with half the slots" if too_many else "by another"
         self._watcher.message(f"A trainer failed and is replaced {how}; its trials are back in the queue: {error}")
         try:
-            post.trainer = self._crew.replace(post.place, fewer_slots=too_many)
+            post.take_on(self._crew.replace(post.place, fewer_slots=too_many))
         except TrainerLost as lost:
-            self._give_up(post, f"a trainer could not be started: {lost}")
+            self._give_up(post, TrainerError(f"a trainer could not be started: {lost}"))
+        except RegsearchError as useless:
+            self._give_up(post, useless)
 
-    def _give_up(self, post: Post, why: str) -> None:
-        """Go on without a trainer. Raises TrainerError when it is the last one."""
+    def _give_up(self, post: Post, why: RegsearchError, blame: str | None = None) -> None:
+        """Go on without a trainer, as `_put_back` says with its trials. Raises `why` when it is the last one."""
         post.trainer.close()
         if len(self._posts) == 1:
-            raise TrainerError(why)
+            raise why
+        self._put_back(post, blame)
         self._posts.remove(post)
         self._watcher.message(f"The search goes on with {len(self._posts)} of its trainers: {why}")
 
-    def _put_back(self, post: Post, message: str, counts: bool) -> None:
+    def _put_back(self, post: Post, blame: str | None) -> None:
+        """Put a trainer's trials back into the queue; `blame` is what it died of, if that may be their fault."""
         for run in post.running.values():
-            self._try_again(run, message, counts)
+            self._try_again(run, blame)
         # The next one may have fewer slots, or have to wait for room; who can take them now does.
         self._left_over += post.asked
         for of_the_dead in (post.running, post.asked, post.to_free):
             of_the_dead.clear()
         post.waiting = False
 
-    def _try_again(self, run: Running, message: str, counts: bool) -> None:
-        if counts and run.assignment.trainer_deaths + 1 >= _ATTEMPTS:
-            self._end(run, Reason.ERROR, message)
+    def _try_again(self, run: Running, blame: str | None) -> None:
+        if blame is not None and run.assignment.trainer_deaths + 1 >= _ATTEMPTS:
+            self._end(run, Reason.ERROR, blame)
         else:
-            self._end(run, Reason.INTERRUPTED, message if counts else None)
+            self._end(run, Reason.INTERRUPTED, blame)
             self._may_ask = True
 
     def _leave(self) -> None:
-        """End the trainers and put every unfinished trial back into the queue."""
-        if self._study.trouble is not None:
-            self._study.hurry()
-        for post in self._posts:
-            if post.waiting:  # for an epoch that nobody wants any more
-                post.trainer.close()
-            for run in post.running.values():
-                self._end(run, Reason.INTERRUPTED)
-        for future in [*self._left_over, *(future for post in self._posts for future in post.asked)]:
-            if (assignment := future.result()) is not None:
-                self._end(Running(assignment), Reason.INTERRUPTED)
-        self._desk.flush()
-        self._announce()
-        self._desk.close()
+        """End the trainers and put every unfinished trial back into the queue, past whatever cannot be recorded.
+
+        Raises the first failure, once all has been tried.
+        """
+        try:
+            for post in self._posts:
+                for run in post.running.values():
+                    self._end(run, Reason.INTERRUPTED)
+            for future in [*self._left_over, *(future for post in self._posts for future in post.asked)]:
+                self._recorded.append(self._desk.submit("recording", self._return_unbegun, future))
+            for post in self._posts:
+                if post.waiting:  # for an epoch that nobody wants any more
+                    post.trainer.close()
+            self._wait_for_the_desk()
+            self._tell()
+            if self._study.trouble is None:  # otherwise there is an error to tell of it
+                self._tell_of_outage()
+        finally:
+            self._desk.close()
+        self._desk.check()
+
+    def _return_unbegun(self, asked: Future[Assignment | None]) -> TrialRecord | None:
+        """Put back what was asked for; called at the desk, when the answer is there."""
+        assignment = asked.result()
+        return None if assignment is None else self._study.finish(assignment.number, Reason.INTERRUPTED, ())
+
+    def _wait_for_the_desk(self) -> None:
+        """Wait until everything is recorded, but not for long where the storage turns out to be away."""
+        limit = inf
+        while not self._desk.wait(_POLL_SECONDS) and time.monotonic() < limit:
+            if self._study.trouble is None:
+                limit = inf
+            elif limit == inf:
+                self._study.hurry()
+                limit = time.monotonic() + _FAREWELL_SECONDS

@@ -29,8 +29,8 @@ from search.training.checkpoints import discard
 if TYPE_CHECKING:
     from search.aftermath import Onlooker
     from search.confirmation import Confirm
+    from search.protocols import Watcher
     from search.records import Assignment
-    from search.runner import Watcher
     from search.study.leases import RunnerRecord
     from search.trainers import Report
     from search.weights import WeightStore
@@ -113,7 +113,11 @@ class Session:
                     self.options.outage,
                     "search" if self.options.search else "finish",
                 )
-            self._check_fingerprints(fingerprints)
+            try:
+                self._check_fingerprints(fingerprints)
+            except BaseException:
+                self._study.close()  # lest it looks as if somebody ran it
+                raise
         except TrainerLost as error:
             self._crew.close()
             raise TrainerError(f"a trainer could not be started: {error}") from error
@@ -183,7 +187,8 @@ class Session:
                 return self._leave_to(holder, tracker)
             for record in study.records():
                 tracker.trial(record)  # those of others that have left, too
-            weights.tidy(study.summary())
+            if not cut_short:  # others may be writing some, or be about to record what they belong to
+                weights.tidy(study.summary())
             after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
             if not (cut_short and (stop.signal or stop.requested)):
                 after.score(weights)
@@ -194,7 +199,7 @@ class Session:
                 cut_short = not after.ablate(self.options.ablate)
             interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
-            self._write_best(summary, weights)
+            self._write_best(summary, weights, watcher)
             unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
             end(study, finished=not unfinished)
             self._crew.close()
@@ -233,7 +238,6 @@ class Session:
         """A study's trials must all have seen the same data."""
         first, *others = fingerprints
         if others or self._study.settle("data_fingerprint", first) != first:
-            self._study.close()
             if others:
                 raise DataError("the trainers' machines do not have the same data: put the same on each of them")
             folder = self.options.trainers.data_dir
@@ -271,16 +275,25 @@ class Session:
             engines = {"trained with": "; ".join(sorted(tracked.engines))} if tracked.engines else {}
             self._study.set_fact("machine", self._crew.describe() | engines)
 
-    def _write_best(self, summary: Summary, weights: WeightStore) -> None:
-        """Write the best configuration and its weights under names that stay."""
+    def _write_best(self, summary: Summary, weights: WeightStore, watcher: Watcher) -> None:
+        """Write the best configuration and its weights under names that stay. Where that fails it costs no search."""
+        if (notice := weights.take_notice()) is not None:
+            watcher.message(notice)
         if summary.best is None:
             return
-        self.artifacts.mkdir(parents=True, exist_ok=True)
-        (self.artifacts / "best.toml").write_text(best_toml(summary))
-        if summary.confirmed is not None:
-            (self.artifacts / "confirmed.json").write_text(json.dumps(confirmation_json(summary.confirmed), indent=2))
-        if weights.path(summary.best.number).exists():
-            shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
+        try:
+            self.artifacts.mkdir(parents=True, exist_ok=True)
+            (self.artifacts / "best.toml").write_text(best_toml(summary))
+            if summary.confirmed is not None:
+                confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
+                (self.artifacts / "confirmed.json").write_text(confirmed)
+            if weights.path(summary.best.number).exists():
+                shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
+        except OSError as error:
+            watcher.message(
+                f"What was found could not be written to {self.artifacts} ({error.strerror or error}); "
+                "the same command tries again"
+            )
 
     def _tell(self, watcher: Watcher) -> Path | None:
         """Write the report, and what optuna-dashboard shows; return where the report is, None if it is not there.

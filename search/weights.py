@@ -1,12 +1,15 @@
 """The weights worth keeping: those of the study's best trial so far and of the baseline, as safetensors files.
 
 One file a trial, written before the trial's end is told to the storage and removed only after a better one has
-been told: so whenever the program dies, the weights of the trial that the storage calls best are there.
+been told: so whenever the program dies, the weights of the trial that the storage calls best are there. A disk that is
+full, or may not be written to, is the exception: then there is a notice for the user in their place.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from search.records import Assignment, Role, Summary
@@ -18,6 +21,8 @@ class WeightStore:
     def __init__(self, folder: Path, best_loss: float = float("inf")) -> None:
         """`best_loss` is the lowest validation loss of the study's complete trials so far."""
         self._folder, self._best_loss = folder, best_loss
+        self._failed = False
+        self._notices: deque[str] = deque()
 
     def wanted(self, assignment: Assignment, val_loss: float) -> bool:
         """Return whether a complete trial's weights shall be kept, and take note of its loss."""
@@ -30,11 +35,20 @@ class WeightStore:
         return self._folder / f"trial-{trial:05d}.safetensors"
 
     def save(self, trial: int, weights: bytes) -> None:
-        """Write a trial's weights; the file is whole or not there."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Write a trial's weights; the file is whole or not there. What goes wrong is for `take_notice`."""
         half = self.path(trial).with_suffix(".part")
-        half.write_bytes(weights)
-        os.replace(half, self.path(trial))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            half.write_bytes(weights)
+            os.replace(half, self.path(trial))
+        except OSError as error:  # no search is to end for want of what can be trained again
+            self._take_note(error)
+            with suppress(OSError):
+                half.unlink()
+
+    def take_notice(self) -> str | None:
+        """Return what the user should know and has not been told yet; may be called from another thread."""
+        return self._notices.popleft() if self._notices else None
 
     def load(self, trial: int) -> bytes | None:
         """Return a trial's weights, or None when they are not here or damaged."""
@@ -52,4 +66,13 @@ class WeightStore:
         wanted = {self.path(record.number) for record in (summary.best, summary.baseline) if record is not None}
         for path in self._folder.glob("trial-*.*"):
             if path not in wanted:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
+
+    def _take_note(self, error: OSError) -> None:
+        if not self._failed:
+            self._notices.append(
+                f"Weights cannot be written to {self._folder} ({error.strerror or error}): where they are needed in "
+                "the end, the trial is trained once more"
+            )
+        self._failed = True

@@ -4,6 +4,7 @@ import pytest
 
 from search import crew
 from search.crew import Crew, Wishes
+from search.errors import DataError
 from search.spec import load_spec
 from search.trainers import RayWishes
 
@@ -47,6 +48,7 @@ class Waiting:
 
     def set_up(self, setup):
         self.setups.append(setup)
+        self.slots = setup.slots
 
     def get_ready(self):
         assert self.lacks is None, "it would wait"
@@ -78,3 +80,34 @@ def test_a_search_begins_with_the_trainers_that_have_room_and_tells_the_others_w
     assert both.trainers == [early, later]
     assert (early.closed, late.closed, later.closed) == (False, True, False)
     assert [setup.fingerprint for setup in (*early.setups, *later.setups)] == [None, "the checksum"]
+
+
+def test_a_trainer_whose_memory_was_too_small_has_half_the_slots_and_the_others_keep_theirs(monkeypatch, tmp_path):
+    cluster = Cluster()
+    monkeypatch.setattr(crew, "_cluster", lambda _wishes: cluster)
+    monkeypatch.setattr(crew, "_LATECOMER_SECONDS", 0.0)
+    monkeypatch.setattr(Crew, "_look_around", lambda *_: None)
+    four = Crew(load_spec("digits"), Wishes(tmp_path, workers=4, population=8, ray=RayWishes("local")))
+    four.start()
+    four.get_ready()
+    assert [four.replace(index, fewer_slots=True).slots for index in (0, 1)] == [4, 4]
+    assert four.replace(0).slots == 4
+    assert four.replace(0, fewer_slots=True).slots == 2
+    assert four.replace(2).slots == 8
+    assert four.replace(1, fewer_slots=True).slots == 2
+
+
+def test_a_trainer_that_is_found_misconfigured_between_two_tasks_is_replaced(monkeypatch, tmp_path):
+    def fail(_trainer):
+        raise DataError("not what the others have")
+
+    cluster = Cluster()
+    monkeypatch.setattr(crew, "_cluster", lambda _wishes: cluster)
+    monkeypatch.setattr(Waiting, "vacate", fail, raising=False)
+    monkeypatch.setattr(crew, "_LATECOMER_SECONDS", 0.0)
+    both = Crew(load_spec("digits"), Wishes(tmp_path, ray=RayWishes("local")))
+    both.start()
+    before = list(both.trainers)
+    both.vacate()
+    assert all(trainer.closed for trainer in before)
+    assert not any(trainer.closed for trainer in both.trainers)

@@ -21,7 +21,7 @@ LAYERS = [
     {"tracked"},
     {"aftermath"},
     {"crew", "runner", "confirm", "results"},
-    {"posts", "newspaper", "shortage"},
+    {"posts", "newspaper", "protocols", "shortage"},
     {"desk"},
     {"study", "trainers", "tracking", "pruning", "weights"},
     {"training"},

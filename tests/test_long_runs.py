@@ -8,6 +8,7 @@ import sysconfig
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SPEC, regsearch
@@ -237,7 +238,8 @@ def test_a_confirmation_is_stopped_too(spec):
     stop, saved = StopRequest(), []
     confirming = Confirming(spec, Repeats(Picks([0], None, None)), {0: spec.textbook()}, None)
     trainer = ScriptedTrainer(falling)
-    confirming.train(confirming.due(5), ScriptedCrew(trainer), Notes(), stop, saved.append, lambda: True)
+    host = SimpleNamespace(asked_to_stop=lambda: True, trouble=None)
+    confirming.train(confirming.due(5), ScriptedCrew(trainer), Notes(), stop, saved.append, host)
     assert stop.requested
     assert len(confirming.due(5)) + len(confirming.repeats.runs) == 5
     assert len(saved) == len(confirming.repeats.runs) < 5

@@ -58,7 +58,7 @@ def test_a_search_outlives_a_killed_trainer_and_a_lost_machine(
     make_place: Callable[..., Place], machines: Machines
 ) -> None:
     trials = "--trials=16"
-    place, undisturbed = make_place(SLOW)(SLOW, "undisturbed")
+    place, undisturbed = make_place(SLOW), make_place(SLOW, "undisturbed")
     search = place.launch(trials, "--ray", machines.address, "--device=cpu", "--no-confirm")
     search.wait_for_trials()
     assert "On cpu of 2 machines of a Ray cluster, 2 trainers of 2 slots" in search.err

@@ -1,5 +1,6 @@
 """The trainer interface at both homes: same results, ends with its runner, tells when it is lost."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -229,3 +230,67 @@ def test_out_of_memory_is_told_from_other_failures(monkeypatch, message, kind):
     with pytest.raises(TrainerLost) as caught:
         trainer.collect()
     assert type(caught.value) is kind
+
+
+class Small:
+    """Data whose first model does not fit."""
+
+    def load(self):
+        data = make_data()
+        sys.modules["search.trainers.local"].make_population = out_of_memory
+        return data
+
+
+def out_of_memory(*_args):
+    raise RuntimeError("CUDA out of memory")
+
+
+def test_what_a_trainer_died_of_before_it_was_asked_for_an_epoch_is_told():
+    trainer = ProcessTrainer()
+    trainer.set_up(setup(data=Small()))
+    trainer.get_ready()
+    trainer.process.join()
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        trainer.begin([make_assignment(0)], [])
+    trainer.close()
+    with pytest.raises(TrainerLost, match="died"):
+        trainer.begin([make_assignment(0)], [])
+
+
+def test_a_trainer_whose_data_are_wrong_tells_so_however_late_it_is_asked():
+    trainer = ProcessTrainer()
+    trainer.set_up(setup(data=StudyData(DataSpec(name="digits", validation=0.9999), Path(), 0)))
+    trainer.process.join()
+    with pytest.raises(DataError, match="leaves 0 examples to train on"):
+        trainer.begin([make_assignment(0)], [])
+    trainer.close()
+
+
+def test_a_process_that_cannot_be_started_is_a_lost_trainer(monkeypatch):
+    def fail(_process):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
+    with pytest.raises(TrainerLost, match="refuses another process"):
+        ProcessTrainer()
+
+
+def test_a_process_that_does_not_even_die_is_abandoned(process_trainer, monkeypatch):
+    process_trainer.get_ready()
+    monkeypatch.setattr("search.trainers.process._DEATH_SECONDS", 0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(process_trainer.process, "kill", lambda: None)  # as in the middle of a driver's call
+        process_trainer.close()
+    assert process_trainer.process not in multiprocessing.active_children()
+    os.kill(process_trainer.process.pid, signal.SIGKILL)
+
+
+def test_weights_that_do_not_come_are_a_lost_trainer(process_trainer, monkeypatch):
+    process_trainer.begin([make_assignment(0)], [])
+    process_trainer.collect()
+    monkeypatch.setattr("search.trainers.remote._ANSWER_SECONDS", 0.2)
+    os.kill(process_trainer.process.pid, signal.SIGSTOP)
+    for ask in (lambda: process_trainer.best_weights(0), lambda: process_trainer.checkpoint([])):
+        with pytest.raises(TrainerLost):
+            ask()
+    assert not process_trainer.alive

@@ -134,8 +134,8 @@ def test_a_trial_that_ends_while_it_is_taken_over_counts_once(url, study, tmp_pa
         pytest.skip("nobody else writes to a file meanwhile")
     first, ended, last = study.ask(), study.ask(), study.ask()
     other = join(study, tmp_path)
-    (sleeper,) = other._membership.others()
     fall_asleep(study)
+    (sleeper,) = other._membership.others()
     told = []
     wakes = threading.Thread(target=lambda: told.append(study.finish(ended.number, reason, curve(0.3))))
 

@@ -12,7 +12,7 @@ from search.records import Assignment, TrialRecord
 from search.terminal.progress import Progress, best_loss
 
 if TYPE_CHECKING:
-    from search.runner import Watcher
+    from search.protocols import Watcher
     from search.trainers import Report
 
 

@@ -20,7 +20,7 @@ from search.terminal.progress import Progress, best_loss
 from search.trainers import Report
 
 if TYPE_CHECKING:
-    from search.runner import Watcher
+    from search.protocols import Watcher
     from search.study import Study
     from search.study.following import Look
 

@@ -147,9 +147,9 @@ class RayTrainer(RemoteTrainer):
         with _cluster_needed():
             self._answer = self._actor.answer.remote(message)
 
-    def _receive(self) -> object:
+    def _receive(self, timeout: float | None = None) -> object:
         with _cluster_needed():
-            return self._ray.get(self._answer)
+            return self._ray.get(self._answer, timeout=timeout)
 
 
 @contextmanager

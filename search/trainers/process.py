@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from search.errors import RegsearchError
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_DEATH_SECONDS = 5.0
+"""Within which a process is gone that was killed, or has closed its end of the pipe."""
+
+
 class ProcessTrainer(RemoteTrainer):
     """A population in a process of its own, driven over a pipe.
 
@@ -34,13 +39,18 @@ class ProcessTrainer(RemoteTrainer):
     """
 
     def __init__(self) -> None:
-        """Start the process; it waits for `set_up`."""
+        """Start the process; it waits for `set_up`. Raises TrainerLost."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="regsearch trainer", daemon=True)
-        with _interrupts_blocked():
-            self.process.start()
-        theirs.close()
+        try:
+            with _interrupts_blocked():
+                self.process.start()
+        except OSError as error:
+            self.connection.close()
+            raise TrainerLost(f"the system refuses another process ({error.strerror or error})") from error
+        finally:
+            theirs.close()
         self._delivery: threading.Thread | None = None
 
     def set_up(self, setup: TrainerSetup) -> None:
@@ -61,7 +71,9 @@ class ProcessTrainer(RemoteTrainer):
 
     def close(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(_DEATH_SECONDS)
+        if self.process.is_alive():  # in a call of a driver or a file system that does not come back
+            _abandon(self.process)
         self.connection.close()
 
     def _deliver(self, setup: TrainerSetup) -> None:
@@ -76,17 +88,28 @@ class ProcessTrainer(RemoteTrainer):
             # keep too small.
             self.connection.send_bytes(pickle.dumps(message, protocol=5))
         except OSError as error:
+            with suppress(OSError):
+                if self.connection.poll():  # all before was answered: it is the goodbye, or the pipe's end
+                    self._received()
             raise self._lost() from error
 
-    def _receive(self) -> object:
+    def _receive(self, timeout: float | None = None) -> object:
         try:
-            return pickle.loads(self.connection.recv_bytes())
+            if self.connection.poll(timeout):
+                return pickle.loads(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise self._lost() from error
+        self.close()  # what it says later would answer another question
+        raise TrainerLost(f"a trainer process has not answered for {timeout:.0f} s")
 
     def _lost(self) -> TrainerLost:
-        self.process.join(timeout=5)
+        self.process.join(_DEATH_SECONDS)
         return TrainerLost(f"a trainer process died (exit code {self.process.exitcode})")
+
+
+def _abandon(process: BaseProcess) -> None:
+    """Have nobody wait for a process, as Python would do when this one ends."""
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
 
 
 @contextmanager

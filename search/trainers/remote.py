@@ -14,6 +14,9 @@ from search.records import Assignment
 from search.trainers.interface import Report, TrainerLost
 from search.trainers.local import LocalTrainer
 
+_ANSWER_SECONDS = 300.0
+"""Within which a trainer answers that need not train for it: one that hangs shall not have the runner hang, too."""
+
 
 class RemoteTrainer(ABC):
     """The runner's end of a trainer elsewhere."""
@@ -37,7 +40,7 @@ class RemoteTrainer(ABC):
         return report
 
     def best_weights(self, number: int) -> bytes:
-        return bytes(self._ask("weights", number))
+        return bytes(self._ask("weights", number, timeout=_ANSWER_SECONDS))
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
         return bytes(self._ask("retrain", assignment, epochs))
@@ -46,7 +49,7 @@ class RemoteTrainer(ABC):
         self._ask("vacate")
 
     def checkpoint(self, free: Sequence[int]) -> None:
-        self._ask("checkpoint", list(free))
+        self._ask("checkpoint", list(free), timeout=_ANSWER_SECONDS)
 
     def test(self, weights: bytes) -> tuple[float, float, float]:
         accuracy, loss, ece = self._ask("test", weights)
@@ -54,18 +57,18 @@ class RemoteTrainer(ABC):
 
     @abstractmethod
     def _send(self, *message: object) -> None:
-        """Ask, without waiting for the answer. Raises TrainerLost."""
+        """Ask, without waiting for the answer. Raises TrainerLost, and what the trainer has died of."""
 
     @abstractmethod
-    def _receive(self) -> object:
-        """Wait for the answer to what was asked last. Raises TrainerLost."""
+    def _receive(self, timeout: float | None = None) -> object:
+        """Wait for the answer to what was asked last, for so many seconds at most. Raises TrainerLost."""
 
-    def _ask(self, *message: object) -> Any:
+    def _ask(self, *message: object, timeout: float | None = None) -> Any:
         self._send(*message)
-        return self._received()
+        return self._received(timeout)
 
-    def _received(self) -> Any:
-        answer = self._receive()
+    def _received(self, timeout: float | None = None) -> Any:
+        answer = self._receive(timeout)
         if isinstance(answer, (TrainerLost, RegsearchError)):
             raise answer
         return answer
