@@ -1,8 +1,10 @@
 """What several test files share: a tiny spec, a tiny data set and a database server, made here and now."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import uuid
@@ -12,6 +14,9 @@ from pathlib import Path
 
 # Tests run side by side: with several threads each they would wait for each other at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell has what it starts in the background ignore Ctrl-C, and so would the searches that are interrupted here.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import sqlalchemy

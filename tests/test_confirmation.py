@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -194,6 +195,7 @@ def test_seeds_of_one_trial_do_not_reach_into_the_next_ones(wanted):
         Confirm(**wanted)
 
 
+HOST = SimpleNamespace(asked_to_stop=lambda: False, trouble=None)
 RATES = {
     0: {"learning_rate": 1e-3, "l1": 0.0, "patience": 2},
     5: {"learning_rate": 1e-1, "l1": 0.2, "patience": 2},
@@ -236,7 +238,7 @@ def test_the_second_baseline_is_trained_with_the_winners_rate_and_nothing_else_o
 
     def train():
         crew = ScriptedCrew(ScriptedTrainer(losses, slots=4))
-        confirming.train(confirming.due(4), crew, Notes(), StopRequest(), saved.append, lambda: False)
+        confirming.train(confirming.due(4), crew, Notes(), StopRequest(), saved.append, HOST)
 
     train()
     assert sorted(run.seed for run in confirming.repeats.of(5)) == [0, 1, 2]
