@@ -83,7 +83,7 @@ class Confirmation:
     """All that was confirmed."""
 
     ranking: Sequence[Confirmed]
-    """The search's best configurations by mean validation loss."""
+    """The search's best configurations and the one-standard-error pick, by mean validation loss."""
     one_standard_error: Confirmed | None
     """The most regularized one that the search could not tell from its best."""
     baseline: Confirmed | None
@@ -248,7 +248,7 @@ def conclude(
     }
     if val_losses is not None:
         told = {trial: replace(each, val_losses=val_losses.get(trial, ())) for trial, each in told.items()}
-    ranking = sorted((told[trial] for trial in picks.top if trial in told), key=_rank)
+    ranking = sorted((each for trial, each in told.items() if trial != picks.baseline), key=_rank)
     if not ranking:
         return None
     pick = None if picks.one_standard_error is None else told.get(picks.one_standard_error)

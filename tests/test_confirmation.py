@@ -165,6 +165,13 @@ def test_nothing_is_concluded_from_nothing():
     assert conclude(Repeats(Picks([3], None, None)), {3: {}}) is None
 
 
+def test_the_one_standard_error_pick_may_win():
+    runs = [repeat(trial, seed, loss) for trial, loss in ((7, 0.3), (4, 0.2), (0, 0.1)) for seed in range(2)]
+    told = conclude(Repeats(Picks([7], 4, 0), runs), {0: {}, 4: {}, 7: {}})
+    assert [each.trial for each in told.ranking] == [4, 7]
+    assert told.one_standard_error == told.best
+
+
 def test_who_diverges_with_some_seeds_does_not_win_by_the_others():
     runs = [*(repeat(7, seed, 0.51) for seed in (0, 1)), *(repeat(3, seed, 0.53) for seed in range(5))]
     diverged = [Diverged(7, seed) for seed in (2, 3, 4)]
