@@ -108,8 +108,8 @@ class Confirming:
         confirmation, baseline = self.conclusion(), self.repeats.picks.baseline
         if confirmation is None or baseline is None:
             return None
-        winner, rates = confirmation.best, {self._params[baseline].get("learning_rate")}
-        if winner.params.get("learning_rate") in rates:
+        winner = confirmation.best
+        if winner.params.get("learning_rate") == self._params[baseline].get("learning_rate"):
             return None
         self.repeats = replace(self.repeats, picks=replace(self.repeats.picks, plain=winner.trial))
         return winner.trial
