@@ -7,9 +7,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any, TypeVar
+from math import inf
+from typing import Any, Protocol, TypeVar
 
+_POLL_SECONDS = 0.2
+_FAREWELL_SECONDS = 10.0
+"""For which who leaves tries to tell a storage that is away; after that only the call under way is waited for."""
 _T = TypeVar("_T")
+
+
+class Storage(Protocol):
+    """Where results go; see `Study`."""
+
+    @property
+    def trouble(self) -> str | None: ...
+
+    def hurry(self) -> None: ...
 
 
 class Desk:
@@ -41,9 +54,15 @@ class Desk:
             if not future.cancelled():
                 future.result()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until all is done, but no longer than so many seconds; return whether it is."""
-        return not wait(self._pending, seconds).not_done
+    def wait_for_all(self, storage: Storage) -> None:
+        """Wait until all is done, but not for long where the storage turns out to be away."""
+        limit = inf
+        while wait(self._pending, _POLL_SECONDS).not_done and time.monotonic() < limit:
+            if storage.trouble is None:
+                limit = inf
+            elif limit == inf:
+                storage.hurry()
+                limit = time.monotonic() + _FAREWELL_SECONDS
 
     def close(self) -> None:
         """Let the work at hand finish and drop the rest."""

@@ -15,16 +15,16 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from math import inf, isfinite
 from typing import TypeVar
 
 from search.desk import Desk, results_of
 from search.errors import RegsearchError, TrainerError
+from search.judging import Judge
 from search.newspaper import Newspaper
 from search.posts import Post, Running, time_spent
 from search.protocols import Crew, Trials, Watcher
 from search.pruning import Pruner
-from search.records import Assignment, EpochResult, News, Reason, Role, TimeSpent, TrialRecord
+from search.records import Assignment, EpochResult, News, Reason, TimeSpent, TrialRecord
 from search.shortage import Shortage
 from search.stopping import StopRequest
 from search.trainers import OutOfMemory, Report, TrainerLost, TrainerStopped, wait_for_any
@@ -33,8 +33,6 @@ from search.weights import WeightStore
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
 _IDLE_SECONDS = 1.0
-_FAREWELL_SECONDS = 10.0
-"""For which who leaves tries to tell a storage that is away; after that only the call under way is waited for."""
 _T = TypeVar("_T")
 
 
@@ -52,9 +50,9 @@ class Runner:
         started: float | None = None,
     ) -> None:
         """No weights are kept if `weights` is None; `started` is when the program was, by the monotonic clock."""
-        self._study, self._crew, self._pruner = study, crew, pruner
+        self._study, self._crew = study, crew
         self._weights, self._watcher, self._stop = weights, watcher, stop
-        self._max_epochs = study.spec.training.max_epochs
+        self._judge = Judge(pruner, study.spec.training.max_epochs)
         self._posts = [Post(place, trainer) for place, trainer in enumerate(crew.trainers)]
         self._started = time.monotonic() if started is None else started
         self._looked = time.monotonic()
@@ -73,7 +71,7 @@ class Runner:
         self.time_spent = TimeSpent(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         """Where the time went, once `run` has returned."""
         for record in study.records():
-            self._tell_pruner(record)
+            self._judge.take_note(record)
 
     def run(self) -> None:
         """Search until the budget is used up or a stop is requested; then no trial is left running.
@@ -232,7 +230,7 @@ class Runner:
         for number, rows in resumed.items():
             post.running[number].epochs.extend(rows)
         # The pruner learns of it; what it would say now was decided then: they went on.
-        self._prune(post)
+        self._judge.pruned(post.running)
         for index in range(max(map(len, resumed.values()))):
             results = {number: rows[index] for number, rows in resumed.items() if index < len(rows)}
             self._reported.append(self._desk.submit("recording", self._study.report, results))
@@ -240,38 +238,13 @@ class Runner:
     def _decide(self, post: Post, report: Report) -> None:
         for number, result in report.results.items():
             post.running[number].epochs.append(result)
-        pruned = self._prune(post)
+        pruned = self._judge.pruned(post.running)
         for number in report.results:
-            reason = self._reason(post.running[number], number in pruned)
+            reason = self._judge.reason_to_end(post.running[number], number in pruned)
             if reason is not None:
                 self._keep_weights(post, number, reason)
                 post.to_free.append(number)
                 self._end(post.running.pop(number), reason)
-
-    def _prune(self, post: Post) -> set[int]:
-        return self._pruner.epoch_ended(
-            {
-                number: run.epochs
-                for number, run in post.running.items()
-                if run.assignment.role is not Role.BASELINE and run.epochs and isfinite(run.epochs[-1].val_loss)
-            }
-        )
-
-    def _tell_pruner(self, record: TrialRecord) -> None:
-        # The baseline stands outside the competition: it is never pruned, since the winner is compared with it, and it
-        # prunes nobody, since without regularization the first epochs go faster and the last ones worse.
-        if record.role is not Role.BASELINE:
-            self._pruner.trial_ended(record)
-
-    def _reason(self, run: Running, pruned: bool) -> Reason | None:
-        last = run.epochs[-1]
-        if not (isfinite(last.val_loss) and isfinite(last.train_loss)):
-            return Reason.DIVERGED
-        if last.epoch >= self._max_epochs:
-            return Reason.COMPLETED
-        if run.epochs_without_improvement() >= run.assignment.params["patience"]:
-            return Reason.EARLY_STOPPED
-        return Reason.PRUNED if pruned else None
 
     def _keep_weights(self, post: Post, number: int, reason: Reason) -> None:
         run = post.running[number]
@@ -283,7 +256,7 @@ class Runner:
 
     def _end(self, run: Running, reason: Reason, error: str | None = None) -> None:
         number = run.assignment.number
-        self._tell_pruner(run.record(reason, error))
+        self._judge.take_note(run.record(reason, error))
         self._study.set_aside(number, reason, run.epochs, error, run.worker)
         finish = partial(self._study.finish, number, reason, run.epochs, error, run.worker)
         self._recorded.append(self._desk.submit("recording", finish))
@@ -319,14 +292,14 @@ class Runner:
             self._draining = True
             self._watcher.message("Asked to stop: the epochs under way are the last")
         for record in news.ended:
-            self._tell_pruner(record)
+            self._judge.take_note(record)
             self._watcher.ended(record)
 
     def _drop(self, lost: set[int]) -> None:
         """Give up trials that others have taken over."""
         for post in self._posts:
             for number in lost & post.running.keys():
-                self._tell_pruner(post.running.pop(number).record(Reason.LOST, None))
+                self._judge.take_note(post.running.pop(number).record(Reason.LOST, None))
                 post.to_free.append(number)
         if lost:
             self._tell_of_loss(sorted(lost))
@@ -404,7 +377,7 @@ class Runner:
             for post in self._posts:
                 if post.waiting:  # for an epoch that nobody wants any more
                     post.trainer.close()
-            self._wait_for_the_desk()
+            self._desk.wait_for_all(self._study)
             self._tell()
             if self._study.trouble is None:  # otherwise there is an error to tell of it
                 self._tell_of_outage()
@@ -416,13 +389,3 @@ class Runner:
         """Put back what was asked for; called at the desk, when the answer is there."""
         assignment = asked.result()
         return None if assignment is None else self._study.finish(assignment.number, Reason.INTERRUPTED, ())
-
-    def _wait_for_the_desk(self) -> None:
-        """Wait until everything is recorded, but not for long where the storage turns out to be away."""
-        limit = inf
-        while not self._desk.wait(_POLL_SECONDS) and time.monotonic() < limit:
-            if self._study.trouble is None:
-                limit = inf
-            elif limit == inf:
-                self._study.hurry()
-                limit = time.monotonic() + _FAREWELL_SECONDS

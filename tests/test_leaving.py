@@ -101,7 +101,7 @@ def test_who_leaves_does_not_wait_for_a_storage_that_turns_out_to_be_away(study)
 
 
 def test_who_leaves_does_not_wait_for_every_call_to_a_storage_that_is_away(study, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("search.runner._FAREWELL_SECONDS", 0.5, raising=False)
+    monkeypatch.setattr("search.desk._FAREWELL_SECONDS", 0.5)
 
     class Blocked(Away):
         calls = 0

@@ -1,0 +1,47 @@
+"""Who goes on after an epoch: whether a trial has reached its end by its own curve, or is left behind by the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+
+from search.posts import Running
+from search.pruning import Pruner
+from search.records import Reason, Role, TrialRecord
+
+
+class Judge:
+    """Judges the trials of one study, all of which it has to be told of.
+
+    The baseline stands outside the competition: it is never pruned, since the winner is compared with it, and it prunes
+    nobody, since without regularization the first epochs go faster and the last ones worse.
+    """
+
+    def __init__(self, pruner: Pruner, max_epochs: int) -> None:
+        self._pruner, self._max_epochs = pruner, max_epochs
+
+    def pruned(self, running: Mapping[int, Running]) -> set[int]:
+        """Return which of these trials, which have just finished an epoch, are to end since others do better."""
+        return self._pruner.epoch_ended(
+            {
+                number: run.epochs
+                for number, run in running.items()
+                if run.assignment.role is not Role.BASELINE and run.epochs and isfinite(run.epochs[-1].val_loss)
+            }
+        )
+
+    def take_note(self, record: TrialRecord) -> None:
+        """Learn of a trial that has ended, here or elsewhere."""
+        if record.role is not Role.BASELINE:
+            self._pruner.trial_ended(record)
+
+    def reason_to_end(self, run: Running, pruned: bool) -> Reason | None:
+        """Return why a trial ends with the epoch that it has just finished; None when it goes on."""
+        last = run.epochs[-1]
+        if not (isfinite(last.val_loss) and isfinite(last.train_loss)):
+            return Reason.DIVERGED
+        if last.epoch >= self._max_epochs:
+            return Reason.COMPLETED
+        if run.epochs_without_improvement() >= run.assignment.params["patience"]:
+            return Reason.EARLY_STOPPED
+        return Reason.PRUNED if pruned else None
