@@ -107,12 +107,12 @@ class Found:
     def explain(self, seeds: int = 5) -> str:
         """Train the winner without each of its ingredients, and return what `regsearch explain` prints."""
         from search.printing import print_explanation
-        from search.study import Study
+        from search.study import StoredStudy
         from search.study.storage import open_existing
 
         options = replace(self._options, search=False, confirm=None, ablate=seeds)
         ending = _run(Session(self._spec, options), None, quiet=True)
-        stored = Study.load(options.name, open_existing(options.storage, options.home))
+        stored = StoredStudy.load(options.name, open_existing(options.storage, options.home))
         return _text(lambda console: print_explanation(ending.summary, stored.importances(), console))
 
 

@@ -17,6 +17,7 @@ from search.confirmation import METRICS, Confirmation
 from search.crew import Crew, Wishes
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
+from search.places import artifact_folder
 from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
@@ -112,7 +113,7 @@ def register(exported: Exported, study: str, uri: str, home: Path) -> str:
     from search.tracking.registry import add_version
 
     metrics = {"test_accuracy": exported.accuracy, "test_loss": exported.loss, "ece": exported.ece}
-    root, params = home / "artifacts" / "mlflow", exported.choice.params
+    root, params = artifact_folder(home, "mlflow"), exported.choice.params
     try:
         version = add_version(uri, root, study, exported.model, exported.example, params, metrics)
     except Exception as error:  # MLflow's, its databases' and its servers'

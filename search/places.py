@@ -23,6 +23,11 @@ def machine_data_dir() -> Path:
     return Path(named).expanduser().absolute() if named else default_data_dir()
 
 
+def artifact_folder(home: Path, owner: str) -> Path:
+    """Return where files are that go with a study, by its name; or with the runs in `mlflow`, or trials in `optuna`."""
+    return home / "artifacts" / owner
+
+
 def module_path() -> str:
     """Return where a process of the program's own finds modules: where this one does, wherever that was started."""
     package_root = str(Path(__file__).resolve().parent.parent)

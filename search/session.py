@@ -5,8 +5,6 @@ Checks come first (device, data, storage), so that a mistake is told before anyt
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from search.crew import Crew, Wishes
 from search.errors import DataError, TrainerError
-from search.places import made_home
+from search.findings import Findings
+from search.places import artifact_folder, made_home
 from search.records import Summary, TrialRecord
-from search.results import best_toml, confirmation_json
 from search.spec import StudySpec
 from search.stopping import Interruptible, StopRequest
-from search.tracked import begin, closing, end, tracked_study
+from search.tracked import begin, end, tracked_study
 from search.tracking import Closing, Tracker, TrackingOutcome, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
 from search.training.checkpoints import discard
@@ -155,7 +153,7 @@ class Session:
     @property
     def artifacts(self) -> Path:
         """Folder of this study's own files: best configuration and weights."""
-        return self.options.home / "artifacts" / self.options.name
+        return artifact_folder(self.options.home, self.options.name)
 
     @property
     def _checkpoints(self) -> Path:
@@ -168,13 +166,14 @@ class Session:
         from search.aftermath import Aftermath
 
         study, before = self._study, self._study.summary()
+        findings = Findings(study, self.options.home, self.options.storage, watcher.message)
         begin(study)
         tracker = Tracker(
             self.tracking_uri,
-            self.options.home / "artifacts" / "mlflow",
+            artifact_folder(self.options.home, "mlflow"),
             tracked_study(study),
             study.ended_by_nobody_else(),
-            self._command("sync"),
+            findings.command("sync"),
         )
         try:
             weights = self._weights(before)
@@ -199,13 +198,13 @@ class Session:
                 cut_short = not after.ablate(self.options.ablate)
             interrupted_by = stop.signal if cut_short else None
             summary = study.summary()
-            self._write_best(summary, weights, watcher)
+            findings.write_best(summary, weights)
             unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
             end(study, finished=not unfinished)
             self._crew.close()
             if not unfinished:
                 discard(self._checkpoints)
-            report, told = self._tell(watcher), self._closing(watcher)
+            report, told = findings.write_report(), findings.closing()
             # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
             patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
             outcome = tracker.finish(told, patience)
@@ -274,70 +273,6 @@ class Session:
             self._study.set_fact("time", asdict(runner.time_spent))
             engines = {"trained with": "; ".join(sorted(tracked.engines))} if tracked.engines else {}
             self._study.set_fact("machine", self._crew.describe() | engines)
-
-    def _write_best(self, summary: Summary, weights: WeightStore, watcher: Watcher) -> None:
-        """Write the best configuration and its weights under names that stay. Where that fails it costs no search."""
-        if (notice := weights.take_notice()) is not None:
-            watcher.message(notice)
-        if summary.best is None:
-            return
-        try:
-            self.artifacts.mkdir(parents=True, exist_ok=True)
-            (self.artifacts / "best.toml").write_text(best_toml(summary))
-            if summary.confirmed is not None:
-                confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
-                (self.artifacts / "confirmed.json").write_text(confirmed)
-            if weights.path(summary.best.number).exists():
-                shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
-        except OSError as error:
-            watcher.message(
-                f"What was found could not be written to {self.artifacts} ({error.strerror or error}); "
-                "the same command tries again"
-            )
-
-    def _tell(self, watcher: Watcher) -> Path | None:
-        """Write the report, and what optuna-dashboard shows; return where the report is, None if it is not there.
-
-        Nothing that goes wrong with them may cost the search.
-        """
-        from search.dashboards.content import annotate
-        from search.report import gather, page_path, where_is, write_page
-
-        path, again = page_path(self.options.home, self._study.name), self._command("report")
-        try:
-            material = gather(self._study, where_is(self.options.home, self.options.storage))
-        except Exception as error:
-            watcher.message(f"The report could not be written: {_first_line(error)}; `{again}` tries again")
-            return None
-        try:
-            annotate(self._study, material, self.options.home)
-        except Exception as error:
-            watcher.message(f"The notes for optuna-dashboard could not be written: {_first_line(error)}")
-        try:
-            write_page(material, path)
-        except Exception as error:
-            watcher.message(f"The report could not be written: {_first_line(error)}; `{again}` tries again")
-            return None
-        return path
-
-    def _closing(self, watcher: Watcher) -> Closing:
-        """Return what completes the study's run in MLflow. Nothing that goes wrong with it may cost the search."""
-        try:
-            return closing(self._study, self.artifacts)
-        except Exception as error:
-            again = self._command("sync")
-            watcher.message(f"MLflow is not told what was found: {_first_line(error)}; `{again}` tries again")
-            return Closing(interrupted=True, ended=datetime.now(UTC))
-
-    def _command(self, verb: str) -> str:
-        """Return a command on this study as one would type it."""
-        from search.report import typed, where_is
-
-        return typed(verb, self._study.name, where_is(self.options.home, self.options.storage))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class _TrackedWatcher:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import StudyBusyError, TrackingError
+from search.places import artifact_folder
 from search.tracked import closing, tracked_study
 from search.tracking import Tracker, default_tracking_uri
 
@@ -39,9 +40,9 @@ def write_study(name: str, storage: str | None, home: Path, tracking_uri: str | 
 
 def _write(study: Study, home: Path, uri: str) -> str:
     records = study.records()
-    tracker = Tracker(uri, home / "artifacts" / "mlflow", tracked_study(study), records)
+    tracker = Tracker(uri, artifact_folder(home, "mlflow"), tracked_study(study), records)
     try:
-        outcome = tracker.finish(closing(study, home / "artifacts" / study.name), _PATIENCE)
+        outcome = tracker.finish(closing(study, artifact_folder(home, study.name)), _PATIENCE)
     except BaseException:
         tracker.abandon()
         raise

@@ -26,7 +26,7 @@ from search.tracking import Closing, Confirmed, Findings, TrackedData, TrackedSt
 from search.weights import WeightStore
 
 if TYPE_CHECKING:
-    from search.study import Study
+    from search.study import StoredStudy
 
 _COURSE = "course"
 """Name of the fact that is a `_Course`."""
@@ -49,25 +49,25 @@ class _Course:
     ended: datetime | None
     finished: bool
 
-    def keep(self, study: Study) -> None:
+    def keep(self, study: StoredStudy) -> None:
         ended = None if self.ended is None else self.ended.isoformat()
         study.set_fact(_COURSE, {"began": self.began.isoformat(), "ended": ended, "finished": self.finished})
 
 
-def begin(study: Study) -> None:
+def begin(study: StoredStudy) -> None:
     """Take down that a search begins, or goes on, here and now."""
     course = study.fact(_COURSE, _Course)
     _Course(_first(study.records()) if course is None else course.began, None, finished=False).keep(study)
     study.set_fact("host", platform.node())
 
 
-def end(study: Study, finished: bool) -> None:
+def end(study: StoredStudy, finished: bool) -> None:
     """Take down that the search has ended, and whether all was done."""
     course, now = study.fact(_COURSE, _Course), datetime.now(UTC)
     _Course(now if course is None else course.began, now, finished).keep(study)
 
 
-def tracked_study(study: Study) -> TrackedStudy:
+def tracked_study(study: StoredStudy) -> TrackedStudy:
     """Return what the study's run shows from its first moment on."""
     spec, fingerprint, course = study.spec, study.fact("data_fingerprint", str), study.fact(_COURSE, _Course)
     return TrackedStudy(
@@ -82,7 +82,7 @@ def tracked_study(study: Study) -> TrackedStudy:
     )
 
 
-def closing(study: Study, folder: Path) -> Closing:
+def closing(study: StoredStudy, folder: Path) -> Closing:
     """Return what completes the study's run. Its files are taken from `folder`, as far as they are there."""
     summary = study.summary()
     course = study.fact(_COURSE, _Course)
@@ -116,12 +116,12 @@ def _is_done(spec: StudySpec, summary: Summary) -> bool:
     return ended >= spec.search.trials and summary.trials["running"] + summary.trials["waiting"] == 0
 
 
-def _identity(study: Study) -> str:
+def _identity(study: StoredStudy) -> str:
     """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
     return study.settle("identity", uuid.uuid4().hex)
 
 
-def _machine(study: Study) -> dict[str, str]:
+def _machine(study: StoredStudy) -> dict[str, str]:
     """Return what the last search ran on; it is known when that has ended."""
     host = study.fact("host", str)
     told = {f"regsearch.machine.{name.replace(' ', '_')}": value for name, value in study.machine.items()}

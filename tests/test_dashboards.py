@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 from conftest import regsearch
 
-from search.dashboards.content import NoticeBoard, annotate, artifact_folder
+from search.dashboards.content import NoticeBoard, annotate
 from search.dashboards.curves import curves_svg
 from search.dashboards.optuna_app import Door, Doorman
 from search.dashboards.servers import choose_port
 from search.dashboards.ui import Wanted, dashboards
 from search.errors import DashboardError, UsageError
+from search.places import artifact_folder
 from search.records import EpochResult, Reason, TrialRecord
 from search.report import gather
 from search.study import Study, open_storage
@@ -287,7 +288,7 @@ class TestDoorman:
 
 def shown(folder: Path) -> dict:
     """Return what optuna-dashboard gives its page to show of the first study."""
-    return _shown(open_storage(None, folder / "runs"), artifact_folder(folder / "runs"))
+    return _shown(open_storage(None, folder / "runs"), artifact_folder(folder / "runs", "optuna"))
 
 
 def detail_of(study: Study) -> dict:

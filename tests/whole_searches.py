@@ -21,7 +21,7 @@ from search.cli import main
 from search.confirmation import Repeats
 from search.errors import RegsearchError
 from search.records import Summary, TrialRecord
-from search.study import Study, close_storage, open_storage
+from search.study import StoredStudy, close_storage, open_storage
 from search.tracking import default_tracking_uri
 
 SLOW = SPEC.replace("batch_size = 64", "batch_size = 8").replace("trials = 6", "trials = 8")
@@ -149,10 +149,10 @@ class Place:
             running.process.kill()
             running.process.wait()
 
-    def _read(self, storage: str | None) -> Study:
+    def _read(self, storage: str | None) -> StoredStudy:
         opened = open_storage(storage, self.home)
         try:
-            return Study.load("tiny", opened)
+            return StoredStudy.load("tiny", opened)
         finally:
             close_storage(opened)
 

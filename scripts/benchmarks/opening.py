@@ -17,7 +17,7 @@ from scripts.benchmarks.chromium import Chromium
 from scripts.benchmarks.growth import measure
 from search.report import gather, write_page
 from search.report.static import find_browser
-from search.study import Study, close_storage, open_storage
+from search.study import StoredStudy, close_storage, open_storage
 
 FIRST_SECONDS = 3.0
 """Of which the longest block is told."""
@@ -80,7 +80,7 @@ def make_page(trials: int, folder: Path) -> Path:
     options = argparse.Namespace(trials=trials, population=16, sampler=None, pruner=None)
     measure(options, None, folder / "runs")
     storage, page = open_storage(None, folder / "runs"), folder / "report.html"
-    write_page(gather(Study.load("growth", storage)), page)
+    write_page(gather(StoredStudy.load("growth", storage)), page)
     close_storage(storage)
     return page
 

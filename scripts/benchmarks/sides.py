@@ -156,10 +156,10 @@ def _run_regsearch(spec: StudySpec, folder: Path, options: Mapping[str, object])
 
 
 def _records(study: str, home: Path) -> Sequence[TrialRecord]:
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
 
-    return Study.load(study, open_existing(None, home)).records()
+    return StoredStudy.load(study, open_existing(None, home)).records()
 
 
 def best_so_far(records: Iterable[TrialRecord], began: float) -> BestSoFar:

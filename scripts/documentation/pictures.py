@@ -22,7 +22,7 @@ from scripts.documentation.live import live_view
 from search.errors import RegsearchError, ReportError
 from search.report import gather, where_is, write_page
 from search.report.static import find_browser
-from search.study import Study
+from search.study import StoredStudy
 from search.study.storage import open_existing
 
 PICTURES_FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
@@ -113,7 +113,7 @@ def opened(home: Path, study: str) -> Iterator[Scene]:
     program = find_browser()
     if program is None:
         raise ReportError("pictures are taken in a browser, and there is none; for instance apt install chromium")
-    material = gather(Study.load(study, open_existing(None, home)), where_is(home, None))
+    material = gather(StoredStudy.load(study, open_existing(None, home)), where_is(home, None))
     with TemporaryDirectory(prefix="regsearch-") as folder, sync_playwright() as playwright:
         file = Path(folder) / "report.html"
         write_page(material, file)

@@ -24,7 +24,7 @@ from scripts.faults.whole import (
     out_of_memory,
     ray_node_killed,
 )
-from search.study import Study, close_storage, open_storage
+from search.study import StoredStudy, close_storage, open_storage
 from tests.postgresql import crash, postgresql_server
 
 TRIALS = 24
@@ -69,7 +69,7 @@ def until_done(home: Path, storage: str | None = None, **options: object) -> str
 def took_over(tally: Tally, home: Path, storage: str | None, since: float) -> None:
     """Take down how long the lost trials of a death took to be back in the queue."""
     opened = open_storage(storage, home)
-    for trial in Study.load(NAME, opened)._study.trials:
+    for trial in StoredStudy.load(NAME, opened)._study.trials:
         if trial.user_attrs.get("reason") == "lost" and trial.datetime_complete.timestamp() >= since:
             tally.took_over.append(trial.datetime_complete.timestamp() - since)
     close_storage(opened)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.faults.pretend import NAME
-from search.study import Study, close_storage, open_storage
+from search.study import StoredStudy, close_storage, open_storage
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Tally:
         self.tried += 1
         try:
             opened = open_storage(storage, home)
-            study = Study.load(name, opened)
+            study = StoredStudy.load(name, opened)
             trials, records = study._study.trials, study.records()
             self.budget_error += study.unfinished()
             close_storage(opened)

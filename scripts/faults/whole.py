@@ -13,7 +13,7 @@ from scripts.faults.pretend import NAME
 from scripts.faults.processes import Process, regsearch, trainers_of
 from scripts.faults.proxy import Proxy
 from scripts.faults.tally import Tally
-from search.study import Study, open_storage
+from search.study import StoredStudy, open_storage
 from tests.mlflow_server import MLflowServer
 from tests.ray_cluster import Machines, settings
 
@@ -75,7 +75,7 @@ def compare_mlflow(home: Path, tally: Tally, uri: str | None = None) -> None:
     opened = open_storage(None, home)
     wanted = sorted(
         (record.number, {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[record.state])
-        for record in Study.load(NAME, opened).records()
+        for record in StoredStudy.load(NAME, opened).records()
     )
     there = sorted((int(run.data.tags["regsearch.trial"]), run.info.status) for run in runs)
     tally.mlflow_differs = (tally.mlflow_differs or 0) + len(set(wanted) ^ set(there)) + abs(len(there) - len(wanted))

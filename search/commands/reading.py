@@ -24,11 +24,11 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
       regsearch show --study digits --json
     """
     from search import printing, results
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
     from search.terminal.page import print_summary
 
-    summary = Study.load(study, open_existing(storage, home)).summary()
+    summary = StoredStudy.load(study, open_existing(storage, home)).summary()
     if as_json:
         click.echo(json.dumps(results.as_json(summary), indent=2, allow_nan=False))
     else:
@@ -47,12 +47,12 @@ def watch(study: str, interval: float, home: Path, storage: str | None) -> None:
       regsearch watch --study digits
       regsearch watch --study mnist --storage postgresql://me@host/db --interval 10s
     """
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
     from search.terminal.watching import watch
 
     console = stdout()
-    watch(Study.load(study, open_existing(storage, home)), console, interval)
+    watch(StoredStudy.load(study, open_existing(storage, home)), console, interval)
     tell(f"What was found: regsearch show --study {shlex.quote(study)}{place_as_given()}")
 
 
@@ -75,10 +75,10 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
       regsearch report --study digits --out digits.html --plots digits-plots
     """
     from search.report import gather, page_path, where_is, write_page, write_plots
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
 
-    material = gather(Study.load(study, open_existing(storage, home)), where_is(home, storage))
+    material = gather(StoredStudy.load(study, open_existing(storage, home)), where_is(home, storage))
     path = out or page_path(home, study)
     write_page(material, path)
     tell(f"The report is {path}")

@@ -47,11 +47,11 @@ def stop(study: str, wait: bool, home: Path, storage: str | None) -> None:
     \b
       regsearch stop --study digits
     """
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
     from search.terminal.standings import tell_of_dismissal
 
-    dismissal = Study.load(study, open_existing(storage, home)).dismiss()
+    dismissal = StoredStudy.load(study, open_existing(storage, home)).dismiss()
     if not dismissal.runners:
         say(f"Nobody runs study {study}")
     elif not wait:

@@ -98,11 +98,11 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
       regsearch explain --study digits
     """
     from search import printing
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
 
     ending = _run(_stored(study, home, storage, given, ablate=seeds), None)
-    importances = Study.load(study, open_existing(storage, home)).importances()
+    importances = StoredStudy.load(study, open_existing(storage, home)).importances()
     printing.print_explanation(ending.summary, importances, stdout())
     _leave(ending)
 
@@ -137,10 +137,10 @@ def _read(given: dict[str, Any]) -> tuple[StudySpec, Options]:
 def _stored(study: str, home: Path, storage: str | None, given: dict[str, Any], **wanted: Any) -> Session:
     """Return a stored study ready for what is wanted of it beside a search."""
     from search.session import Options, Session
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
 
-    spec = Study.load(study, open_existing(storage, home)).spec
+    spec = StoredStudy.load(study, open_existing(storage, home)).spec
     tracking_uri = given.pop("tracking_uri")
     session = Session(
         spec, Options(study, home, wishes_of(given), storage, tracking_uri, search=False, **wanted), _STARTED

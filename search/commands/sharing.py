@@ -35,11 +35,11 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     from search.crew import Wishes
     from search.export import choose, export, register
     from search.places import default_data_dir
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.storage import open_existing
     from search.tracking import default_tracking_uri
 
-    stored = Study.load(study, open_existing(storage, home))
+    stored = StoredStudy.load(study, open_existing(storage, home))
     wishes = Wishes(given["data_dir"] or default_data_dir(), given["device"])
     summary = stored.summary()
     choice = choose(summary, "best" if pick == "best" else "one_standard_error")

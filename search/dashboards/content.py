@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.dashboards.curves import curves_svg
 from search.dashboards.notes import study_note, trial_note, verdict_note
+from search.places import artifact_folder
 from search.records import TrialRecord
 from search.report import Material
 from search.report.figure import Figure
@@ -19,7 +20,7 @@ from search.report.theme import PALETTES, TEMPLATE, resolve
 from search.results import finite
 
 if TYPE_CHECKING:
-    from search.study import Study
+    from search.study import StoredStudy
 
 _ITS_OWN = ("history", "importances", "parallel", "slice-", "contour-", "parameter-")
 """What optuna-dashboard draws by itself, and always of the present."""
@@ -33,14 +34,9 @@ _HEIGHT = 450
 _SECONDS_BETWEEN_NOTES = 5.0
 
 
-def artifact_folder(home: Path) -> Path:
-    """Return where the pictures are that the dashboard shows."""
-    return home / "artifacts" / "optuna"
-
-
-def annotate(study: Study, material: Material, home: Path) -> None:
+def annotate(study: StoredStudy, material: Material, home: Path) -> None:
     """Write what there is to say of a study that has been searched. Raises StorageError, OSError."""
-    annotations, folder = study.annotations, artifact_folder(home)
+    annotations, folder = study.annotations, artifact_folder(home, "optuna")
     names: dict[int, list[str]] = {}
     for which, record in material.chosen.items():
         names.setdefault(record.number, []).append(which)
@@ -79,7 +75,7 @@ def _plot(figure: Figure) -> Mapping[str, Any]:
 class NoticeBoard:
     """Keeps a study's own note up to date while it is run."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: StoredStudy) -> None:
         self._study = study
         self._best: TrialRecord | None = None
         self._done = 0

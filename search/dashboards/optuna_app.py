@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from search.dashboards.notes import COMPARE_LINK, REPORT_LINK, RUNS_LINK
+from search.places import artifact_folder
 from search.report import page_path
 from search.spec import check_study_name
-from search.study import Study, open_storage
+from search.study import StoredStudy, open_storage
 from search.study.annotations import artifact_store
 from search.tracking import comparison_link, runs_link
 
@@ -68,11 +69,9 @@ def serve() -> None:
     import waitress
     from optuna_dashboard import wsgi
 
-    from search.dashboards.content import artifact_folder
-
     told = Door(**json.loads(os.environ[_DOOR]))
     storage = open_storage(told.storage, Path(told.home))
-    app = wsgi(storage, artifact_store(artifact_folder(Path(told.home))))
+    app = wsgi(storage, artifact_store(artifact_folder(Path(told.home), "optuna")))
     waitress.serve(Doorman(app, told, storage), host=told.host, port=told.port, threads=_THREADS, ident=None)
 
 
@@ -121,7 +120,7 @@ class Doorman:
         if not address:
             return _say(start_response, "404 Not Found", "MLflow's UI is not running")
         try:
-            page = link(address, study, Study.load(study, self._storage).fact("identity", str))
+            page = link(address, study, StoredStudy.load(study, self._storage).fact("identity", str))
         except Exception:  # no such study; MLflow raises its own, requests' and more
             page = None
         route = "#/experiments" if page is None else page

@@ -12,6 +12,7 @@ from pathlib import Path
 from search.dashboards.optuna_app import Door
 from search.dashboards.servers import Server, choose_port
 from search.errors import UsageError
+from search.places import artifact_folder
 from search.study import close_storage, mask_password
 from search.study.storage import open_existing, require_there
 from search.tracking import default_tracking_uri
@@ -112,7 +113,7 @@ def _mlflow(wanted: Wanted, uri: str, port: int) -> Server:
         "--port": str(port),
         "--workers": "1",
         "--uvicorn-opts": "--no-access-log",
-        "--artifacts-destination": (wanted.home / "artifacts" / "mlflow").absolute().as_uri(),
+        "--artifacts-destination": artifact_folder(wanted.home, "mlflow").absolute().as_uri(),
         "--allowed-hosts": ",".join(names),
         "--cors-allowed-origins": ",".join(f"{scheme}://{name}" for name in names for scheme in ("http", "https")),
     }

@@ -14,7 +14,7 @@ from search.records import Summary, TrialRecord
 from search.spec import Range, StudySpec
 
 if TYPE_CHECKING:
-    from search.study import Study
+    from search.study import StoredStudy
 
 NAMES = {"best": "best", "one_standard_error": "one-standard-error pick", "baseline": "baseline"}
 """What is compared, by its name in `show --json`."""
@@ -93,7 +93,7 @@ class Material:
         return next((record for record in self.records if record.number == confirmed.trial), otherwise)
 
 
-def gather(study: Study, where: Mapping[str, str] | None = None) -> Material:
+def gather(study: StoredStudy, where: Mapping[str, str] | None = None) -> Material:
     """Read all that a report needs from a study's storage. Raises StorageError."""
     importances = study.importances()
     strongest = sorted(importances, key=lambda name: -importances[name])

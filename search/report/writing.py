@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import ReportError
+from search.places import artifact_folder
 
 if TYPE_CHECKING:
     from search.report.material import Material
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def page_path(home: Path, study: str) -> Path:
     """Return where a study's report lies unless told otherwise."""
-    return home / "artifacts" / study / "report.html"
+    return artifact_folder(home, study) / "report.html"
 
 
 def where_is(home: Path, storage: str | None) -> dict[str, str]:

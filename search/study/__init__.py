@@ -1,6 +1,16 @@
 """A study in Optuna: open or resume, ask, report, finish, read back. Only this package knows Optuna and storages."""
 
 from search.study.storage import close_storage, is_there, mask_password, open_existing, open_storage
-from search.study.study import Study, list_studies
+from search.study.stored import StoredStudy, list_studies
+from search.study.study import Study
 
-__all__ = ["Study", "close_storage", "is_there", "list_studies", "mask_password", "open_existing", "open_storage"]
+__all__ = [
+    "StoredStudy",
+    "Study",
+    "close_storage",
+    "is_there",
+    "list_studies",
+    "mask_password",
+    "open_existing",
+    "open_storage",
+]

@@ -21,11 +21,11 @@ from search.trainers import Report
 
 if TYPE_CHECKING:
     from search.protocols import Watcher
-    from search.study import Study
+    from search.study import StoredStudy
     from search.study.following import Look
 
 
-def watch(study: Study, console: Console, interval: float) -> None:
+def watch(study: StoredStudy, console: Console, interval: float) -> None:
     """Look at a study every so many seconds and show it, until it is finished. Raises StorageError."""
     following = study.follow()
     look = following.look()

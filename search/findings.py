@@ -1,0 +1,94 @@
+"""What is left for people when a search has ended: the best configuration, the report, the notes, the run in MLflow.
+
+Nothing that goes wrong with any of them may cost the search, whose truth is in the storage: it is told, with the
+command that tries again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.places import artifact_folder
+from search.records import Summary
+from search.results import best_toml, confirmation_json
+from search.tracked import closing
+from search.tracking import Closing
+
+if TYPE_CHECKING:
+    from search.study import StoredStudy
+    from search.weights import WeightStore
+
+
+class Findings:
+    """The findings of one study."""
+
+    def __init__(self, study: StoredStudy, home: Path, storage: str | None, tell: Callable[[str], None]) -> None:
+        """`tell` is called with what the user should know."""
+        self._study, self._home, self._storage, self._say = study, home, storage, tell
+        self.artifacts = artifact_folder(home, study.name)
+        """Folder of the study's own files."""
+
+    def write_best(self, summary: Summary, weights: WeightStore) -> None:
+        """Write the best configuration and its weights under names that stay."""
+        if (notice := weights.take_notice()) is not None:
+            self._say(notice)
+        if summary.best is None:
+            return
+        try:
+            self.artifacts.mkdir(parents=True, exist_ok=True)
+            (self.artifacts / "best.toml").write_text(best_toml(summary))
+            if summary.confirmed is not None:
+                confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
+                (self.artifacts / "confirmed.json").write_text(confirmed)
+            if weights.path(summary.best.number).exists():
+                shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
+        except OSError as error:
+            self._say(
+                f"What was found could not be written to {self.artifacts} ({error.strerror or error}); "
+                "the same command tries again"
+            )
+
+    def write_report(self) -> Path | None:
+        """Write the report, and what optuna-dashboard shows; return where the report is, None if it is not there."""
+        from search.dashboards.content import annotate
+        from search.report import gather, page_path, where_is, write_page
+
+        path = page_path(self._home, self._study.name)
+        try:
+            material = gather(self._study, where_is(self._home, self._storage))
+        except Exception as error:
+            self._tell_of("The report could not be written", error, again="report")
+            return None
+        try:
+            annotate(self._study, material, self._home)
+        except Exception as error:
+            self._tell_of("The notes for optuna-dashboard could not be written", error)
+        try:
+            write_page(material, path)
+        except Exception as error:
+            self._tell_of("The report could not be written", error, again="report")
+            return None
+        return path
+
+    def closing(self) -> Closing:
+        """Return what completes the study's run in MLflow."""
+        try:
+            return closing(self._study, self.artifacts)
+        except Exception as error:
+            self._tell_of("MLflow is not told what was found", error, again="sync")
+            return Closing(interrupted=True, ended=datetime.now(UTC))
+
+    def command(self, verb: str) -> str:
+        """Return a command on this study as one would type it."""
+        from search.report import typed, where_is
+
+        return typed(verb, self._study.name, where_is(self._home, self._storage))
+
+    def _tell_of(self, what: str, error: Exception, again: str | None = None) -> None:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self._say(f"{what}: {reason}" + (f"; `{self.command(again)}` tries again" if again else ""))
