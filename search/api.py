@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirm
-from search.crew import Wishes
 from search.errors import UsageError
 from search.places import default_data_dir
 from search.records import Params, Summary
 from search.session import Ending, Options, Session
 from search.spec import OWN, ModelSpec, Range, Setting, StudySpec, check_study_name, read_spec
-from search.stopping import StopRequest
+from search.stopping import StopRequest, seconds_of
 from search.trainers import Own, RayWishes
+from search.wishes import Wishes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,8 @@ _DROPOUT = Range(low=0.0, high=0.6)
 class Data:
     """Examples of one's own: inputs [n, ...] and classes [n] from 0, a pair of tensors or arrays, or a torch data set.
 
-    Inputs are given to the model as they are.
+    Inputs are given to the model as they are. A data set is read once, whole, into memory: transforms that draw at
+    random in it would be drawn once for all epochs. What augments images anew in each epoch stands in `space`.
     """
 
     train: Examples
@@ -145,7 +146,7 @@ def run_search(
     ray: str | None = None,
     gpus_per_worker: float | None = None,
     confirm: Confirm | None = _CONFIRM,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     quiet: bool = False,
 ) -> Found:
     """Search, confirm, and return what was found; called again it goes on where it was cut off.
@@ -155,9 +156,10 @@ def run_search(
     are one's own, or the name of a data set. `space`, `training` and `search` are those sections; without `space`
     dropout, weight decay, L1 and patience are searched, and dropout that it does not name stays as the model has it.
     `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n], by itself: trials are trained
-    together, and an example of one is no other's. All else is as in
-    `regsearch start`; `workers` 0 trains in this process, more need a factory that can be pickled; with
-    `ray` it can be any, and None are as many as the cluster has room for.
+    together, and an example of one is no other's. All else is as in `regsearch start`, but that no environment
+    variable is read: home, storage and tracking_uri are what is given here. `timeout` is in seconds, or such as "2h".
+    `workers` 0 trains in this process, on one device; more, or None for one on each core or GPU, need a factory that
+    can be pickled; with `ray` it can be any, and None are as many as the cluster has room for.
 
     Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
     """
@@ -166,8 +168,8 @@ def run_search(
         raise UsageError(f"data must be search.Data(train=...) or a data set's name, not a {type(data).__name__}")
     sections = {"name": check_study_name(name), "training": dict(training or {}), "search": dict(search or {})}
     spec, own = _specify(model, data, space, sections, loss)
-    if workers != 0 and ray is None:
-        _check_portable(own)
+    if not isinstance(confirm, Confirm | None):
+        raise UsageError(f"confirm: must be search.Confirm(top=..., seeds=...), or None for none, and is {confirm!r}")
     wishes = Wishes(
         default_data_dir() if data_dir is None else Path(data_dir).absolute(),
         device,
@@ -177,8 +179,10 @@ def run_search(
         workers=workers if ray is None else workers or None,
         ray=None if ray is None else RayWishes(ray, gpus_per_worker, own_folders=data_dir is None),
     )
+    if workers != 0 and ray is None:
+        _check_portable(own)
     options = Options(name, Path(home).absolute(), wishes, storage, tracking_uri, confirm, own=own)
-    return Found(_run(Session(spec, options, started), timeout, quiet).summary, spec, options)
+    return Found(_run(Session(spec, options, started), _seconds(timeout), quiet).summary, spec, options)
 
 
 def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
@@ -230,6 +234,13 @@ def _specify(
         given["training"] = {**given["training"], "loss": OWN, "loss_digest": own.check_loss(loss, logits)}
     spec = read_spec(given)
     return spec, Own(None if isinstance(model, Mapping) else model, examples.source(spec, logits), loss)
+
+
+def _seconds(timeout: float | str | None) -> float | None:
+    try:
+        return None if timeout is None else seconds_of(timeout)
+    except ValueError as error:
+        raise UsageError(f"timeout: {error}") from error
 
 
 def _layers(model: Mapping[str, Any]) -> int:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
+from search.stopping import seconds_of
+from search.wishes import CHOICES, Wishes
+
 if TYPE_CHECKING:
-    from search.crew import Wishes
     from search.trainers import RayWishes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def option(name: str, *declarations: str, **settings: Any) -> Callable[[_Command], _Command]:
@@ -86,11 +87,10 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds; refuse what is no time or not above zero."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
-        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-        if seconds <= 0:
-            self.fail(f"{value!r} is not a time above zero; write seconds, or 15m, or 2h", param, ctx)
-        return seconds
+        try:
+            return seconds_of(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class CountOrAuto(click.ParamType[int | None]):
@@ -159,7 +159,7 @@ for_tracking = option(
 _WHERE_TO_TRAIN = (
     option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=click.Choice(CHOICES["device"]),
         default="auto",
         help="Where to train; auto: GPUs if any.",
     ),
@@ -202,20 +202,20 @@ _OF_TRAINERS = (
     ),
     option(
         "--engine",
-        type=click.Choice(["auto", "stacked", "looped"]),
+        type=click.Choice(CHOICES["engine"]),
         default="auto",
         help="How a population steps: stacked (one batched model), looped (trial by trial), auto (as measured).",
     ),
     option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "bf16"]),
+        type=click.Choice(CHOICES["precision"]),
         default="auto",
         help="What training computes in; parameters, optimizer and evaluation stay in fp32. auto: bf16 where it is "
         "measured to be a quarter faster.",
     ),
     option(
         "--kernels",
-        type=click.Choice(["auto", "compiled", "torch"]),
+        type=click.Choice(CHOICES["kernels"]),
         default="auto",
         help="Who computes dropout, optimizer and L1 on a CPU: kernels compiled here once, up to twice as fast, or "
         "torch, the same to rounding; auto: compiled where there is a C compiler.",
@@ -246,7 +246,6 @@ def _with(options: Sequence[Callable[[Any], Any]], command: _Command) -> _Comman
 
 def wishes_of(given: dict[str, Any]) -> Wishes:
     """Take out of the options what `of_trainers` has added to them, but for the tracking URI."""
-    from search.crew import Wishes
     from search.places import default_data_dir
 
     of_trainers = {key: given.pop(key) for key in ("device", "engine", "precision", "kernels", "population", "workers")}

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import RegsearchError, UsageError
@@ -24,7 +23,6 @@ from search.trainers import (
     ProcessTrainer,
     RayCluster,
     RayTrainer,
-    RayWishes,
     StudyData,
     Trainer,
     TrainerLost,
@@ -34,30 +32,13 @@ from search.trainers import (
     pick_devices,
 )
 from search.training.files import prepare_files
+from search.wishes import Wishes
 
 _POLL_SECONDS = 0.2
 _LATECOMER_SECONDS = 20.0
 """Within which trainers find room if there is any: Ray starts a process for each."""
 _MOST_SLOTS = {"cpu": 32, "cuda": 128}
 """Of all trainers of a kind together. On a processor more of them are not more efficient, on a GPU they are."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user decides about trainers; None where the program is to choose."""
-
-    data_dir: Path
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "auto"
-    kernels: str = "auto"
-    """`compiled` by the machine's C compiler, `torch` for torch's own operations; by default whatever there is."""
-    population: int | None = None
-    """Slots of each trainer."""
-    workers: int | None = None
-    """Trainers, each with a process of its own; 0 for one in this process."""
-    ray: RayWishes | None = None
-    """The Ray cluster whose machines they are to run on; None for this machine."""
 
 
 class Crew:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from search.confirm import FIRST_SEED
 from search.confirmation import METRICS, Confirmation
-from search.crew import Crew, Wishes
+from search.crew import Crew
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
 from search.places import artifact_folder
@@ -22,6 +22,7 @@ from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
 from search.trainers import NOTHING_OWN, LocalTrainer, Own
+from search.wishes import Wishes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.crew import Crew, Wishes
+from search.crew import Crew
 from search.errors import DataError, TrainerError
 from search.findings import Findings
 from search.places import artifact_folder, made_home
@@ -23,6 +23,7 @@ from search.tracked import begin, end, tracked_study
 from search.tracking import Closing, Tracker, TrackingOutcome, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
 from search.training.checkpoints import discard
+from search.wishes import Wishes
 
 if TYPE_CHECKING:
     from search.aftermath import Onlooker

@@ -7,6 +7,7 @@ first signal ends tidily, a second one at once (`StopRequest`).
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,6 +15,17 @@ import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Self
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(time: float | str) -> float:
+    """Return a time such as 90, "90s", "15m" or "2h" in seconds. Raises ValueError for what is none above zero."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(time).strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"{time!r} is not a time above zero; write seconds, or 15m, or 2h")
+    return seconds
 
 
 class Interruptible:

@@ -7,11 +7,12 @@ from conftest import SPEC
 from scripted import ScriptedCrew, ScriptedTrainer
 
 from search.aftermath import Aftermath
-from search.crew import Crew, Wishes
+from search.crew import Crew
 from search.errors import TrainerError
 from search.records import Score
 from search.spec import load_spec
 from search.trainers import TrainerLost
+from search.wishes import Wishes
 
 
 class Examiner(ScriptedTrainer):

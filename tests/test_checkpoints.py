@@ -22,7 +22,7 @@ from test_folds import FOLDS, folded
 from test_population import NormNet
 from test_trainers import setup
 
-from search.crew import Crew, Wishes
+from search.crew import Crew
 from search.pruning import NoPruner
 from search.records import EpochResult, Reason, Role
 from search.runner import Runner
@@ -37,6 +37,7 @@ from search.training.engines import ENGINES, VmappedEngine
 from search.training.folding import FoldedPopulation
 from search.training.models import model_factory
 from search.training.population import Population, Way
+from search.wishes import Wishes
 
 SEED, EPOCHS = 7, 5
 EVERYTHING = {key: value for name in STRENGTHS for key, value in spelled(name, STRENGTHS[name]).items()}

@@ -3,10 +3,11 @@
 import pytest
 
 from search import crew
-from search.crew import Crew, Wishes
+from search.crew import Crew
 from search.errors import DataError
 from search.spec import load_spec
 from search.trainers import RayWishes
+from search.wishes import Wishes
 
 
 @pytest.mark.parametrize(

@@ -536,6 +536,7 @@ ONE = nn.Linear(6, 3)
 @pytest.mark.parametrize(
     ("factory", "told"),
     [
+        (ONE, r"pass a function that makes the model.* lambda: Linear\("),
         (lambda: "no", "must return an nn.Module, and returned a str"),
         (nn.Identity, "no parameters to train"),
         (lambda: nn.LazyLinear(3), "lazy layers"),
@@ -699,6 +700,14 @@ WORDS = Data(train=(torch.randint(10, (90, 4), generator=torch.Generator().manua
             "space.mixup: needs",
         ),
         ({"name": "../mine"}, "path separator"),
+        ({"device": "gpu"}, "device: must be one of auto, cpu, cuda, and is 'gpu'"),
+        ({"device": "cuda:1"}, 'did you mean "cuda"'),
+        ({"engine": "fast"}, "engine: must be one of auto, stacked, looped"),
+        ({"precision": "fp16"}, 'did you mean "bf16"'),
+        ({"population": 0}, "population: must be a whole number from 1, or None, and is 0"),
+        ({"workers": -1}, "workers: must be a whole number from 0"),
+        ({"timeout": "soon"}, "timeout: 'soon' is not a time above zero; write seconds, or 15m, or 2h"),
+        ({"confirm": 3}, r"confirm: must be search.Confirm\("),
     ],
 )
 def test_searches_that_cannot_be(tmp_path, options, told):
@@ -713,7 +722,7 @@ def test_no_file_may_name_what_comes_from_python(tmp_path):
         '[data]\nname = "own"\n[model]\nname = "mlp"\nhidden = [3]\n[space]\nl1 = { low = 0.0, high = 0.1 }\n'
     )
     told = regsearch("start", "--study", str(path), code=1)
-    assert "run_search" in told
+    assert f'{path}: data.name = "own" stands for what comes from Python, with run_search' in told
 
 
 def test_inputs_keep_their_type():

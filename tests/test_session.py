@@ -7,13 +7,13 @@ from conftest import SPEC
 from scripted import Notes
 
 from search import session as session_module
-from search.crew import Wishes
 from search.errors import StorageError
 from search.session import Options, Session
 from search.spec import load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
 from search.study.roster import all_running
+from search.wishes import Wishes
 
 
 class Untracked:

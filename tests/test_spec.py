@@ -387,6 +387,13 @@ BAD = [
         {"search__pruner__percentile": "10.0"},
         ['search.pruner.percentile = 10.0: has no effect with name = "halving", only with percentile; remove it'],
     ),
+    ({"training__trials": "8"}, ["training.trials is not a field here; it belongs to [search]"]),
+    ({"pruner": '{ name = "none" }'}, ["pruner is not a field here; it belongs to [search]"]),
+    ({"data__reduction_factor": "2"}, ["data.reduction_factor is not a field here; it belongs to [search.pruner]"]),
+    (
+        {"space__label_smoothing": "{ low = 0.1, switch = true }"},
+        ["space.label_smoothing.high is missing; a range is written { low = ..., high = ..., switch = true }"],
+    ),
     ({"description": "5"}, ["description = 5: must be text in quotes"]),
     ({"descripton": '"x"'}, ['descripton is not a field; did you mean "description"?']),
     ({'"a\\u001b[31m"': "1"}, ['"a\\u001b[31m" is not a field']),
@@ -458,6 +465,7 @@ def test_a_section_must_be_a_table(tmp_path):
     ("content", "told"),
     [
         (b"name = 'a'\nspace = {\n", "not valid TOML: "),
+        (b'name = "a\n', "is a quotation mark missing?"),
         (b"a = 1\na b = 2\n", "(at line 2, column 3)"),
         (b"name = '\xff'", "not UTF-8 text (byte 8); save it as UTF-8"),
         (b"a = " + b"[" * 20_000, "not valid TOML: "),
@@ -474,7 +482,7 @@ def test_a_file_that_is_not_toml(tmp_path, content, told):
 
 
 def test_a_folder_is_not_a_study_file(tmp_path):
-    with pytest.raises(SpecError, match="Is a directory"):
+    with pytest.raises(SpecError, match=r"Is a directory; give the path of a \.toml file"):
         load_spec(f"{tmp_path}/")
 
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from search.crew import Wishes
 from search.places import default_data_dir
 from search.pruning import make_ladder
 from search.records import Assignment, TrialRecord
@@ -20,6 +19,7 @@ from search.stopping import StopRequest
 from search.terminal.progress import Progress
 from search.terminal.view import draw
 from search.trainers import Report
+from search.wishes import Wishes
 
 _STUDY = "digits"
 _SIZE = (80, 28)

@@ -12,7 +12,7 @@ from search.arguments import Duration, Folder, option, place, place_as_given
 from search.commands.output import stdout, tell
 
 
-@click.command()
+@click.command(short_help="Show a study's results.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 @place
@@ -36,7 +36,7 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
         printing.print_next_steps(summary, place_as_given(), stdout())
 
 
-@click.command()
+@click.command(short_help="Watch a search that runs elsewhere.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option("--interval", type=Duration(), default="1s", help="How often to look (0.5, 10s, 1m).")
 @place
@@ -56,7 +56,7 @@ def watch(study: str, interval: float, home: Path, storage: str | None) -> None:
     tell(f"What was found: regsearch show --study {shlex.quote(study)}{place_as_given()}")
 
 
-@click.command()
+@click.command(short_help="Write a study's report, one page to pass on.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option(
     "--out",
@@ -86,7 +86,7 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
         tell(f"Its {len(write_plots(material, plots))} plots are in {plots}")
 
 
-@click.command()
+@click.command(short_help="List the shipped and the stored studies.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 @place
 def studies(as_json: bool, home: Path, storage: str | None) -> None:

@@ -14,7 +14,7 @@ from search.commands.output import say, stdout
 from search.printable import printable
 
 
-@click.command()
+@click.command(short_help="Tell who runs a study, and how far it is.")
 @option("--study", metavar="NAME", show_default="all that somebody runs", help="Name of a stored study.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 @place
@@ -37,7 +37,7 @@ def status(study: str | None, as_json: bool, home: Path, storage: str | None) ->
         standings.print_standings(told, stdout())
 
 
-@click.command()
+@click.command(short_help="Ask all who run a study to leave tidily.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option("--wait/--no-wait", default=True, help="Wait until all have left, or don't.")
 @place
@@ -61,7 +61,7 @@ def stop(study: str, wait: bool, home: Path, storage: str | None) -> None:
         sys.exit(1)
 
 
-@click.command()
+@click.command(short_help="Print what `start --detach` has printed.")
 @option("--study", required=True, metavar="NAME", help="Name of a study that was started with --detach.")
 @option("--follow", is_flag=True, help="Go on with what is added, until the search ends; Ctrl-C leaves it alone.")
 @option("--lines", type=click.IntRange(min=1), metavar="N", help="Only the last so many.", show_default="all")

@@ -25,7 +25,7 @@ GIVEN = "search.given"
 """Where a context keeps the arguments that the program was given."""
 
 
-@click.command()
+@click.command(short_help="Run a search, or resume it.")
 @option("--study", required=True, metavar="NAME|FILE", help="A shipped study (see `regsearch studies`) or a TOML file.")
 @option("--name", metavar="NAME", show_default="the file's", help="Name to store the study under.")
 @of_spec
@@ -68,7 +68,7 @@ def start(context: click.Context, /, timeout: float | None, detach: bool, **give
     _search(session, timeout)
 
 
-@click.command()
+@click.command(short_help="Train the best again with several seeds, beside the baseline.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option("--top", type=click.IntRange(min=1), metavar="N", default=5, help="How many of the best configurations.")
 @option("--seeds", type=click.IntRange(1, 1000), metavar="N", default=5, help=_SEEDS)
@@ -86,7 +86,7 @@ def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, *
     _search(_stored(study, home, storage, given, confirm=Confirm(top, seeds)), None)
 
 
-@click.command()
+@click.command(short_help="Tell what each regularizer is worth.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option("--seeds", type=click.IntRange(1, 1000), metavar="N", default=5, help=_SEEDS)
 @of_trainers

@@ -14,7 +14,7 @@ from search.commands.output import say, tell
 _POLL_SECONDS = 0.2
 
 
-@click.command()
+@click.command(short_help="Refit the winner and write it as a program.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @option("--out", required=True, type=Folder(), help="New folder for the files.")
 @option(
@@ -32,12 +32,12 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     \b
       regsearch export --study digits --out digits-model
     """
-    from search.crew import Wishes
     from search.export import choose, export, register
     from search.places import default_data_dir
     from search.study import StoredStudy
     from search.study.storage import open_existing
     from search.tracking import default_tracking_uri
+    from search.wishes import Wishes
 
     stored = StoredStudy.load(study, open_existing(storage, home))
     wishes = Wishes(given["data_dir"] or default_data_dir(), given["device"])
@@ -52,7 +52,7 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
         tell(register(exported, study, uri, home))
 
 
-@click.command()
+@click.command(short_help="Write to MLflow what it misses of a study.")
 @option("--study", required=True, metavar="NAME", help="Name of a stored study.")
 @for_tracking
 @place
@@ -69,7 +69,7 @@ def sync(study: str, tracking_uri: str | None, home: Path, storage: str | None) 
     tell(write_study(study, storage, home, tracking_uri))
 
 
-@click.command()
+@click.command(short_help="Start optuna-dashboard and MLflow's UI.")
 @for_tracking
 @port("--port", help="Port of optuna-dashboard.", show_default="8080, or a free one")
 @port("--mlflow-port", help="Port of MLflow's UI.", show_default="5000, or a free one")

@@ -98,7 +98,10 @@ def _line(detail: ErrorDetails, model: type[BaseModel]) -> str:
         case "missing":
             return f"{key} is missing; add {_addition(place)}"
         case "extra_forbidden":
-            return f"{key} {not_a_field(str(place[-1]), _fields(model, place[:-1]))}"
+            word, home = str(place[-1]), _section_with(str(place[-1]), model)
+            if home is not None:
+                return f"{key} is not a field here; it belongs to [{home}]"
+            return f"{key} {not_a_field(word, _fields(model, place[:-1]))}"
         case "key":
             return f"{key} {detail['ctx']['text']}"
         case _:
@@ -125,6 +128,18 @@ def _fields(model: type[BaseModel], place: Location) -> list[str]:
         section: Any = model.model_fields[str(name)].annotation
         model = section
     return list(model.model_fields)
+
+
+def _section_with(field: str, model: type[BaseModel], place: Location = ()) -> str | None:
+    """Return the section of `model`, as `search.pruner`, that has such a field or section; None when none has it."""
+    for name, info in model.model_fields.items():
+        section: Any = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if field in section.model_fields:
+                return _dotted((*place, name))
+            if (inner := _section_with(field, section, (*place, name))) is not None:
+                return inner
+    return None
 
 
 def _dotted(place: Location) -> str:

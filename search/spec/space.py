@@ -293,5 +293,6 @@ def _read_end(name: str, key: str, given: Mapping[str, object], findings: Findin
     if key in given:
         return _read_number(parameter_of(name), given[key], (name, key), findings)
     if all(key in _RANGE_KEYS for key in given):  # else it is there, but misspelt
-        findings.add(bad_key("is missing; a range is written { low = ..., high = ... }"), (name, key))
+        switch = ", switch = true" if given.get("switch") is True else ""
+        findings.add(bad_key(f"is missing; a range is written {{ low = ..., high = ...{switch} }}"), (name, key))
     return None

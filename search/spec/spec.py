@@ -184,10 +184,13 @@ def _load_file(path: str) -> StudySpec:
     try:
         given = tomllib.loads(_read_text(path))
     except (ValueError, RecursionError) as error:  # tomllib lets through what Python says of huge numbers, deep nesting
-        raise SpecError(f"{path}: not valid TOML: {error}") from error
+        hint = "; is a quotation mark missing?" if "Illegal character '\\n'" in str(error) else ""
+        raise SpecError(f"{path}: not valid TOML: {error}{hint}") from error
     spec = _validated({"name": Path(path).stem} | given, f"{path}: ")
     if spec.is_own:
-        raise SpecError(f'{path}: "{OWN}" stands for what comes by Python, with search.run_search; name something else')
+        named = {"data.name": spec.data.name, "model.name": spec.model.name, "training.loss": spec.training.loss}
+        keys = " and ".join(key for key, name in named.items() if name == OWN)
+        raise SpecError(f'{path}: {keys} = "{OWN}" stands for what comes from Python, with run_search')
     return spec
 
 
@@ -198,7 +201,8 @@ def _read_text(path: str) -> str:
         shipped = ", ".join(shipped_studies())
         raise UsageError(f"{path}: there is no such file; the shipped studies go by name: {shipped}") from error
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+        hint = "; give the path of a .toml file" if isinstance(error, IsADirectoryError) else ""
+        raise SpecError(f"{path}: cannot be read: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except ValueError as error:  # no file has a NUL in its name

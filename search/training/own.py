@@ -250,6 +250,9 @@ def _refuse_mixtures(spec: StudySpec, kind: torch.dtype) -> None:
 
 def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) -> tuple[nn.Module, int]:
     """Return a fresh model and how many logits it has. Raises ModelError when it cannot be trained on such examples."""
+    if isinstance(factory, nn.Module):
+        kind = type(factory).__name__
+        raise ModelError(f"pass a function that makes the model, not a model: lambda: {kind}(...), and not {kind}(...)")
     model, other = factory(), factory()
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory must return an nn.Module, and returned a {type(model).__name__}")
