@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.confirmation import Picks, Repeat, Repeats
+from search.confirmation import Diverged, Picks, Repeat, Repeats
 from search.intervals import Difference, paired_difference
 from search.records import Params
 from search.spec import parameter_of
@@ -24,6 +25,8 @@ class Ablation:
     """The ingredients: regularizers that are not off."""
     runs: tuple[Repeat, ...] = ()
     """All that was trained; their `trial` is 0 for the whole configuration, and i + 1 without the i-th ingredient."""
+    diverged: tuple[Diverged, ...] = ()
+    """All that was trained to no result, numbered alike."""
 
     @staticmethod
     def of(trial: int, params: Params) -> Ablation:
@@ -41,7 +44,7 @@ class Ablation:
 
     def repeats(self) -> Repeats:
         """Return what is to be trained, and what has been, in the form of a confirmation."""
-        return Repeats(Picks([_WHOLE, *range(1, len(self.names) + 1)], None, None), self.runs)
+        return Repeats(Picks([_WHOLE, *range(1, len(self.names) + 1)], None, None), self.runs, self.diverged)
 
     def effects(self) -> Mapping[str, Difference]:
         """Return by how much the validation loss rises without each ingredient, what matters most first."""
@@ -54,6 +57,18 @@ class Ablation:
         effects = {name: paired_difference(each) for name, each in pairs.items() if each}
         return dict(sorted(effects.items(), key=lambda item: -item[1].mean))
 
+    @property
+    def remarks(self) -> list[str]:
+        """What one has to know of these effects, in sentences: training that fails is no rise of any loss."""
+        failed = Counter(each.trial for each in self.diverged)
+        seeds = failed + Counter(run.trial for run in self.runs)
+        labels = self.labels() | {_WHOLE: "all of it"}
+        return [
+            f"With {labels[number]} training ends without a result with {failed[number]} of {seeds[number]} seeds."
+            for number in sorted(failed)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"trial": self.trial, "names": list(self.names), "runs": self.repeats().to_json()["runs"]}
+        told = self.repeats().to_json()
+        return {"trial": self.trial, "names": list(self.names), "runs": told["runs"], "diverged": told["diverged"]}

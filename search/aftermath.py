@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from search.ablation import Ablation
 from search.confirm import Confirming, best_weights, due_tests
-from search.confirmation import Confirm, Confirmed, Repeats, pick
+from search.confirmation import NO_PICKS, Confirm, Confirmed, Repeats, pick
 from search.crew import Crew
 from search.errors import TrainerError
 from search.protocols import Watcher
@@ -71,7 +71,8 @@ class Aftermath:
         # Weights wait for the test data: there may be none, and a cross-validated trial is trained anew for it.
         waits = self._crew.has_test and self._spec.data.folds is None
         folder = self._artifacts / "confirm" if waits else None
-        confirming = Confirming(self._spec, repeats, params, folder, val_losses)
+        finished = NO_PICKS if known is None else known.picks
+        confirming = Confirming(self._spec, repeats, params, folder, val_losses, finished)
         title = f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each"
         with _trainers_needed("the best configurations could not be confirmed"):
             names = {trial: str(trial) for trial in picks.trials}
@@ -81,6 +82,7 @@ class Aftermath:
                 title = f"Confirming the baseline with trial {winner}'s learning rate"
                 if not self._train(confirming, wanted.seeds, title, names, study.keep_repeats):
                     return False
+            confirming.finish(study.keep_repeats)
             if self._crew.has_test:
                 self._ask_a_trainer(partial(confirming.score, save=study.keep_repeats))
         return True
@@ -97,7 +99,7 @@ class Aftermath:
             ablation = known
 
         def keep(repeats: Repeats) -> None:
-            study.keep_ablation(replace(ablation, runs=tuple(repeats.runs)))
+            study.keep_ablation(replace(ablation, runs=tuple(repeats.runs), diverged=tuple(repeats.diverged)))
 
         confirming = Confirming(self._spec, ablation.repeats(), ablation.variants(winner.params), folder=None)
         many = f"{len(ablation.names)} ingredients, {seeds} seeds each"

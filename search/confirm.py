@@ -14,7 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from search.confirmation import MOST_SEEDS, Confirmation, Diverged, Repeat, Repeats, conclude, without_regularization
+from search.confirmation import (
+    MOST_SEEDS,
+    NO_PICKS,
+    Confirmation,
+    Diverged,
+    Picks,
+    Repeat,
+    Repeats,
+    conclude,
+    without_regularization,
+)
 from search.crew import Crew
 from search.protocols import Watcher
 from search.pruning import NoPruner
@@ -79,12 +89,15 @@ class Confirming:
         params: Mapping[int, Params],
         folder: Path | None,
         val_losses: Mapping[int, Sequence[float]] | None = None,
+        finished: Picks = NO_PICKS,
     ) -> None:
         """`params` by trial, of all that are picked; `folder` is for weights until they are scored; None: for none.
 
         `val_losses` are those of the search, by trial: repeats that are trained with nothing held out go by them.
+        `finished` are the picks of the last confirmation that was finished, which are kept until this one is.
         """
         self._spec, self._params, self._val_losses = spec, params, val_losses or {}
+        self._finished = finished
         self._weights = None if folder is None else _All(folder)
         self.repeats = repeats
 
@@ -99,7 +112,7 @@ class Confirming:
             *([] if picks.plain is None else [(picks.plain, True)]),
         ]
         done = {(run.trial, run.plain, run.seed) for run in self.repeats.runs}
-        done |= {(each.trial, each.plain, each.seed) for each in self.repeats.diverged}
+        done |= {(each.trial, each.plain, each.seed) for each in self.repeats.diverged if not each.killed}
         wanted = ((*configuration, seed) for seed in range(seeds) for configuration in configurations)
         return [self._assignment(*each) for each in wanted if each not in done]
 
@@ -113,6 +126,11 @@ class Confirming:
             return None
         self.repeats = replace(self.repeats, picks=replace(self.repeats.picks, plain=winner.trial))
         return winner.trial
+
+    def finish(self, save: Callable[[Repeats], None]) -> None:
+        """Conclude from these picks from now on: all that they need is trained."""
+        self._finished = self.repeats.picks
+        save(self._kept)
 
     def labels(self, due: Sequence[Assignment], names: Mapping[int, str]) -> dict[int, str]:
         """Return what to call the repeats that are due, by number; `names` are those of the configurations."""
@@ -128,7 +146,7 @@ class Confirming:
         save: Callable[[Repeats], None],
         study: Host,
     ) -> None:
-        """Train the repeats that are due; `save` is called with all of them whenever one has ended.
+        """Train the repeats that are due; `save` is called with what is to be kept whenever one has ended.
 
         It is called in the same thread as `study.asked_to_stop`. Raises TrainerError, and what `save` does.
         """
@@ -152,13 +170,18 @@ class Confirming:
             for run in self.repeats.runs
         ]
         self.repeats = replace(self.repeats, runs=scored)
-        save(self.repeats)
+        save(self._kept)
         if self._weights is not None:
             self._weights.clear()
 
     def conclusion(self) -> Confirmation | None:
         """Return what the repeats say so far."""
         return conclude(self.repeats, self._params)
+
+    @property
+    def _kept(self) -> Repeats:
+        """What is to be kept so far."""
+        return replace(self.repeats, picks=self._finished)
 
     def _assignment(self, trial: int, plain: bool, seed: int) -> Assignment:
         params, losses, baseline = self._params[trial], self._val_losses.get(trial, ()), self.repeats.picks.baseline
@@ -171,15 +194,18 @@ class Confirming:
 
     def _keep(self, record: TrialRecord, save: Callable[[Repeats], None]) -> None:
         (trial, plain, seed), best = _identified(record.number), record.best
-        if record.reason is Reason.DIVERGED:
-            diverged = [*self.repeats.diverged, Diverged(trial, seed, plain)]
-            self.repeats = replace(self.repeats, diverged=diverged)
+        runs = list(self.repeats.runs)
+        # What ended trainers before may have come to something now.
+        none = [each for each in self.repeats.diverged if (each.trial, each.plain, each.seed) != (trial, plain, seed)]
+        if record.reason in (Reason.DIVERGED, Reason.ERROR):
+            none.append(Diverged(trial, seed, plain, killed=record.reason is Reason.ERROR))
         elif record.state == "complete" and best is not None:
             scores = best.epoch, best.val_loss, best.train_loss, best.val_accuracy, best.sparsity
-            self.repeats = replace(self.repeats, runs=[*self.repeats.runs, Repeat(trial, seed, *scores, plain=plain)])
+            runs.append(Repeat(trial, seed, *scores, plain=plain))
         else:
             return
-        save(self.repeats)
+        self.repeats = replace(self.repeats, runs=runs, diverged=none)
+        save(self._kept)
 
     def _scored(self, trainer: Trainer, run: Repeat) -> Repeat:
         assignment = self._assignment(run.trial, run.plain, run.seed)

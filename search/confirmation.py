@@ -74,6 +74,8 @@ class Confirmed:
     """By name as in `METRICS`; test metrics only where test data was read."""
     diverged: int = 0
     """With how many seeds more it had no result, since a loss was not finite."""
+    killed: int = 0
+    """With how many more it had none, since no trainer survived it."""
     val_losses: Sequence[float] = ()
     """Of the trial in the search, epoch by epoch."""
 
@@ -114,12 +116,14 @@ class Confirmation:
                 f"The baseline has the winner's learning rate, {rate:.3g}: it does better with it than with "
                 f"{self.usual_rate:.3g}."
             )
-        everybody = {each.trial: each for each in (*self.chosen.values(), *self.ranking)}
-        told += [
-            f"Trial {each.trial} diverged with {each.diverged} of {each.diverged + each.estimates['val_loss'].n} seeds."
-            for each in everybody.values()
-            if each.diverged
-        ]
+        if self.difference is None and self.loss_difference is not None and len(self.ranking) > 1:
+            told.append("The winner is chosen by the losses that it is compared by, which flatters it a little.")
+        for each in {each.trial: each for each in (*self.chosen.values(), *self.ranking)}.values():
+            seeds = each.diverged + each.killed + each.estimates["val_loss"].n
+            if each.diverged:
+                told.append(f"Trial {each.trial} diverged with {each.diverged} of {seeds} seeds.")
+            if each.killed:
+                told.append(f"No trainer survived trial {each.trial} with {each.killed} of {seeds} seeds.")
         return told
 
     @property
@@ -148,13 +152,18 @@ class Picks:
         )
 
 
+NO_PICKS = Picks([], None, None)
+
+
 @dataclass(frozen=True)
 class Diverged:
-    """A configuration trained once more, to no result: a loss was not finite."""
+    """A configuration trained once more, to no result: a loss was not finite, or no trainer survived it."""
 
     trial: int
     seed: int
     plain: bool = False
+    killed: bool = False
+    """Whether it was trainers that ended: those that come may survive it, so it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,7 @@ class Repeats:
     """What is stored with a study: which trials were picked, and every repeat that has been trained."""
 
     picks: Picks
+    """Of the last confirmation that was finished: from half of one nothing is concluded."""
     runs: Sequence[Repeat] = field(default=())
     diverged: Sequence[Diverged] = field(default=())
     """Trained with the same seed again they would diverge again."""
@@ -174,6 +184,18 @@ class Repeats:
     def of(self, trial: int, plain: bool = False) -> list[Repeat]:
         """Return a configuration's repeats by seed."""
         return sorted((r for r in self.runs if (r.trial, r.plain) == (trial, plain)), key=lambda run: run.seed)
+
+    def of_equal_seeds(self) -> Repeats:
+        """Return the repeats of picks with those seeds that all picks have, to a result or to none.
+
+        More seeds may be on their way, and whoever has the first of them must not win by that.
+        """
+        tried = {(run.trial, run.seed) for run in self.runs if not run.plain}
+        tried |= {(each.trial, each.seed) for each in self.diverged if not each.plain}
+        trials = self.picks.trials
+        seeds = {seed for _, seed in tried if all((trial, seed) in tried for trial in trials)}
+        runs = [run for run in self.runs if run.seed in seeds]
+        return Repeats(self.picks, runs, [each for each in self.diverged if each.seed in seeds])
 
     def of_baseline(self, winner: int) -> list[Repeat]:
         """Return the repeats of the baseline to compare with: the better of two, where there are two.
@@ -240,7 +262,7 @@ def conclude(
 
     `params` by trial, and of the search its validation losses.
     """
-    picks = repeats.picks
+    picks, repeats = repeats.picks, repeats.of_equal_seeds()
     told = {
         trial: confirmed
         for trial in picks.trials
@@ -273,7 +295,7 @@ def conclude(
 
 def _rank(confirmed: Confirmed) -> tuple[int, float]:
     """Order by mean validation loss. Who diverges comes last: seeds that were lucky enough flatter."""
-    return confirmed.diverged, confirmed.estimates["val_loss"].mean
+    return confirmed.diverged + confirmed.killed, confirmed.estimates["val_loss"].mean
 
 
 def _confirmed(trial: int, params: Params, repeats: Repeats, runs: Sequence[Repeat]) -> Confirmed | None:
@@ -283,7 +305,9 @@ def _confirmed(trial: int, params: Params, repeats: Repeats, runs: Sequence[Repe
     known = {name: [value for value in column if value is not None] for name, column in columns.items()}
     estimates = {name: estimate(column) for name, column in known.items() if column}
     which = {(run.trial, run.plain) for run in runs}
-    return Confirmed(trial, params, estimates, sum((each.trial, each.plain) in which for each in repeats.diverged))
+    none = [each for each in repeats.diverged if (each.trial, each.plain) in which]
+    killed = sum(each.killed for each in none)
+    return Confirmed(trial, params, estimates, len(none) - killed, killed)
 
 
 def _difference(

@@ -134,6 +134,8 @@ def print_explanation(summary: Summary, importances: Mapping[str, float], consol
         for name, effect in summary.ablation.effects().items():
             told = f"{effect.mean:+.4f}  (95 % interval {effect.low:+.4f} to {effect.high:+.4f})"
             console.print(f"  {name:<18}{told}  {_meaning(effect)}", highlight=False)
+        for remark in summary.ablation.remarks:
+            console.print(f"  {remark}", highlight=False)
     console.print("\n[bold]What the curves say[/bold]")
     picked = {"best": summary.best, "one std. error": summary.one_standard_error, "baseline": summary.baseline}
     for label, record in picked.items():

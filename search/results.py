@@ -89,14 +89,15 @@ def confirmation_json(confirmation: Confirmation) -> dict[str, Any]:
 
 def ablation_json(ablation: Ablation) -> dict[str, Any]:
     """Return by how much the validation loss of a trial's configuration rises without each of its ingredients."""
-    return {"trial": ablation.trial, "effects": {name: asdict(effect) for name, effect in ablation.effects().items()}}
+    effects = {name: asdict(effect) for name, effect in ablation.effects().items()}
+    return {"trial": ablation.trial, "effects": effects, "remarks": ablation.remarks}
 
 
 def _confirmed_json(confirmed: Confirmed) -> dict[str, Any]:
     metrics = {name: asdict(estimate) for name, estimate in confirmed.estimates.items()}
     params = dict(confirmed.params)
     told = {"trial": confirmed.trial, "params": params, "cocktail": cocktail(params)}
-    return {**told, **metrics, "diverged": confirmed.diverged}
+    return {**told, **metrics, "diverged": confirmed.diverged, "killed": confirmed.killed}
 
 
 def best_toml(summary: Summary) -> str:

@@ -11,7 +11,18 @@ import torch
 from scripted import Notes, ScriptedCrew, ScriptedTrainer
 
 from search.confirm import Confirming
-from search.confirmation import METRICS, Confirm, Diverged, Picks, Repeat, Repeats, conclude, one_standard_error, pick
+from search.confirmation import (
+    METRICS,
+    NO_PICKS,
+    Confirm,
+    Diverged,
+    Picks,
+    Repeat,
+    Repeats,
+    conclude,
+    one_standard_error,
+    pick,
+)
 from search.errors import UsageError
 from search.intervals import Answer, Difference, estimate, paired_difference
 from search.records import EpochResult, Reason, Role, TrialRecord
@@ -21,6 +32,7 @@ from search.study.reading import read_as
 from search.training.evaluation import calibration_error, standard_error
 
 NOW = datetime.now(UTC)
+PARAMS = {0: {}, 5: {}, 6: {}}
 STUDY = {
     "name": "rates",
     "data": {"name": "digits"},
@@ -154,7 +166,7 @@ def test_the_winner_has_the_lowest_mean_and_is_compared_with_the_baseline_by_see
     told = conclude(Repeats(Picks([7, 5], 5, 0), runs), {n: {"l1": n} for n in (0, 5, 7)})
     assert [confirmed.trial for confirmed in told.ranking] == [5, 7]
     assert (told.best.params, told.one_standard_error.trial) == ({"l1": 5}, 5)
-    assert told.best.estimates["val_loss"].mean == pytest.approx(0.29)
+    assert told.best.estimates["val_loss"].mean == pytest.approx(0.295)  # of the seeds that all have
     assert set(told.best.estimates) == set(METRICS)
     assert "test_accuracy" not in told.ranking[1].estimates
     assert (told.difference.mean, told.difference.n) == (pytest.approx(0.02), 2)  # seeds 1 and 2
@@ -163,6 +175,17 @@ def test_the_winner_has_the_lowest_mean_and_is_compared_with_the_baseline_by_see
 def test_nothing_is_concluded_from_nothing():
     assert conclude(Repeats(Picks([], None, 0)), {0: {}}) is None
     assert conclude(Repeats(Picks([3], None, None)), {3: {}}) is None
+
+
+def test_nobody_wins_by_seeds_that_the_others_have_still_to_run():
+    lucky = [repeat(7, 0, 0.45), repeat(3, 0, 0.40), repeat(3, 1, 0.60)]
+    told = conclude(Repeats(Picks([3, 7], None, None), lucky), {3: {}, 7: {}})
+    assert [(each.trial, each.estimates["val_loss"].n) for each in told.ranking] == [(3, 1), (7, 1)]
+    assert conclude(Repeats(Picks([3, 7], None, None), lucky[:1]), {3: {}, 7: {}}) is None
+    killed = [Diverged(7, 1, killed=True)]
+    told = conclude(Repeats(Picks([3, 7], None, None), lucky, killed), {3: {}, 7: {}})
+    assert [(each.trial, each.killed) for each in told.ranking] == [(3, 0), (7, 1)]
+    assert told.remarks == ["No trainer survived trial 7 with 1 of 2 seeds."]
 
 
 def test_the_one_standard_error_pick_may_win():
@@ -187,7 +210,9 @@ def test_without_test_data_losses_are_compared_in_pairs():
     told = conclude(Repeats(Picks([5], None, 0), runs), {0: {}, 5: {}})
     assert told.loss_difference.mean == pytest.approx(0.0515)
     assert told.answer_by_loss is Answer.HELPS
-    assert told.difference is None
+    assert (told.difference, told.remarks) == (None, [])
+    more = conclude(Repeats(Picks([5, 6], None, 0), [*runs, *(repeat(6, seed, 0.9) for seed in range(4))]), PARAMS)
+    assert more.remarks == ["The winner is chosen by the losses that it is compared by, which flatters it a little."]
 
 
 def test_equal_pairs_tell_nothing_of_chance():
@@ -257,7 +282,10 @@ def test_the_second_baseline_is_trained_with_the_winners_rate_and_nothing_else_o
     assert list(labels.values()) == [f"baseline, {seed}" for seed in (1, 2, 3, 4)]
     train()
     assert [seen[number] for number in set(seen) - first] == [RATES[0] | {"learning_rate": 1e-1}] * 4
+    assert saved[-1] == replace(confirming.repeats, picks=NO_PICKS)  # nothing is concluded before all is done
+    confirming.finish(saved.append)
     assert saved[-1] == confirming.repeats
+    assert saved[-1].picks.plain == 5
     assert len(confirming.repeats.of(5, plain=True)) == 3
     same = Confirming(spec, Repeats(Picks([5], None, 0)), {0: RATES[0], 5: RATES[5] | {"learning_rate": 1e-3}}, None)
     assert same.second_baseline() is None

@@ -6,7 +6,7 @@ import pytest
 from conftest import regsearch
 
 from search.ablation import Ablation
-from search.confirmation import Repeat
+from search.confirmation import Diverged, Repeat
 from search.study.reading import read_as
 
 PARAMS = {"learning_rate": 1e-3, "dropout_0": 0.2, "l1": 0.0, "weight_decay": 1e-3, "patience": 5}
@@ -35,8 +35,15 @@ def test_effects_are_paired_by_seed_and_sorted_by_size():
     assert (effects["weight_decay"].mean, effects["weight_decay"].n) == (pytest.approx(0.3), 2)
 
 
+def test_an_ingredient_without_which_training_diverges_is_told_of():
+    runs = tuple(repeat(0, seed, 0.2) for seed in range(2))
+    ablation = Ablation(7, ("dropout_0", "weight_decay"), runs, (Diverged(2, 0), Diverged(2, 1)))
+    assert ablation.effects() == {}
+    assert ablation.remarks == ["With no weight_decay training ends without a result with 2 of 2 seeds."]
+
+
 def test_an_ablation_survives_json():
-    ablation = Ablation(7, ("l1",), (repeat(0, 0, 0.5), repeat(1, 0, 0.6)))
+    ablation = Ablation(7, ("l1",), (repeat(0, 0, 0.5), repeat(1, 0, 0.6)), (Diverged(1, 1),))
     assert read_as(Ablation, json.loads(json.dumps(ablation.to_json()))) == ablation
 
 

@@ -7,7 +7,7 @@ from conftest import SPEC
 from scripted import Notes, ScriptedCrew, ScriptedTrainer, falling
 
 from search.confirm import Confirming
-from search.confirmation import Picks, Repeats
+from search.confirmation import Diverged, Picks, Repeats
 from search.errors import StorageUnavailableError
 from search.spec import load_spec
 from search.stopping import StopRequest
@@ -62,6 +62,12 @@ def test_a_repeat_that_kills_its_trainers_is_tried_three_times(confirming):
     trainers = [Dying(falling, slots=1) for _ in range(9)]
     confirming.train(confirming.due(3), ScriptedCrew(*trainers), notes, StopRequest(), lambda repeats: None, Quiet())
     assert sorted(run.seed for run in confirming.repeats.runs) == [0, 2]
+    assert confirming.repeats.diverged == [Diverged(0, 1, killed=True)]
+    assert [each.number for each in confirming.due(3)] == [1]  # other trainers may survive it
+    confirming.train(
+        confirming.due(3), ScriptedCrew(ScriptedTrainer(falling, slots=1)), notes, StopRequest(), [].append, Quiet()
+    )
+    assert (len(confirming.repeats.runs), confirming.repeats.diverged, confirming.due(3)) == (3, [], [])
     assert [trainer.closed for trainer in trainers] == [True] * 3 + [False] * 6
 
 

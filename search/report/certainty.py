@@ -109,7 +109,8 @@ def ablation_figure(material: Material) -> Figure | None:
         name="ablation",
         title=f"What each ingredient of trial {ablation.trial} is worth",
         caption="By how much the validation loss rises when one ingredient is left out, in pairs by seed. Right of "
-        "zero it helps, left of zero it hurts; an interval across zero (hollow) shows no clear effect.",
+        "zero it helps, left of zero it hurts; an interval across zero (hollow) shows no clear effect."
+        + "".join(f" {remark}" for remark in ablation.remarks),
         alt="; ".join(f"without {row.label} {row.mean:+.4f}" for row in rows),
         axis={"title": {"text": "rise of the validation loss without it"}, "tickformat": "+.3~g"},
         zero="no effect",
