@@ -72,7 +72,7 @@ class Aftermath:
         waits = self._crew.has_test and self._spec.data.folds is None
         folder = self._artifacts / "confirm" if waits else None
         finished = NO_PICKS if known is None else known.picks
-        confirming = Confirming(self._spec, repeats, params, folder, val_losses, finished)
+        confirming = Confirming(self._spec, repeats, params, folder, val_losses, finished, study.identity)
         title = f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each"
         with _trainers_needed("the best configurations could not be confirmed"):
             names = {trial: str(trial) for trial in picks.trials}

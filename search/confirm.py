@@ -90,15 +90,17 @@ class Confirming:
         folder: Path | None,
         val_losses: Mapping[int, Sequence[float]] | None = None,
         finished: Picks = NO_PICKS,
+        study: str | None = None,
     ) -> None:
         """`params` by trial, of all that are picked; `folder` is for weights until they are scored; None: for none.
 
         `val_losses` are those of the search, by trial: repeats that are trained with nothing held out go by them.
-        `finished` are the picks of the last confirmation that was finished, which are kept until this one is.
+        `finished` are the picks of the last confirmation that was finished, which are kept until this one is. `study`
+        is its identity, which weights in the folder must have.
         """
         self._spec, self._params, self._val_losses = spec, params, val_losses or {}
         self._finished = finished
-        self._weights = None if folder is None else _All(folder)
+        self._weights = None if folder is None else _All(folder, study=study)
         self.repeats = repeats
 
     def due(self, seeds: int) -> list[Assignment]:

@@ -114,6 +114,7 @@ class Session:
                 )
             try:
                 self._check_fingerprints(fingerprints)
+                self._check_test_data()
             except BaseException:
                 self._study.close()  # lest it looks as if somebody ran it
                 raise
@@ -246,11 +247,21 @@ class Session:
                 "use the same data, or give the study a new name: --name NEW"
             )
 
+    def _check_test_data(self) -> None:
+        """Scores on test data are read once, so that those on other data would go by the same name."""
+        own = self.options.own.data
+        told = None if own is None else own.test_fingerprint
+        if told is not None and self._study.settle("test_fingerprint", told) != told:
+            raise DataError(
+                f'the test data is not what study "{self._study.name}" was started with, and is scored by; '
+                "use the same, or give the study a new name"
+            )
+
     def _weights(self, before: Summary) -> WeightStore:
         from search.weights import WeightStore
 
         best = before.best.best if before.best is not None else None
-        return WeightStore(self.artifacts, best.val_loss if best is not None else float("inf"))
+        return WeightStore(self.artifacts, best.val_loss if best is not None else float("inf"), self._study.identity)
 
     def _search(self, watcher: Watcher, tracker: Tracker, weights: WeightStore, stop: StopRequest) -> None:
         from search.dashboards.content import NoticeBoard

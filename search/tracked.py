@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,7 +75,7 @@ def tracked_study(study: StoredStudy) -> TrackedStudy:
         description=_subject(spec),
         tags=_machine(study),
         params=_params(spec),
-        identity=_identity(study),
+        identity=study.identity,
         started=None if course is None else course.began,
         data=None if fingerprint is None else TrackedData(spec.data.name, fingerprint, _ORIGINS[spec.data.name]),
     )
@@ -114,11 +113,6 @@ def _is_done(spec: StudySpec, summary: Summary) -> bool:
     """Return what `end` would have taken down, for studies of earlier versions."""
     ended = sum(summary.trials[state] for state in ("complete", "pruned", "failed"))
     return ended >= spec.search.trials and summary.trials["running"] + summary.trials["waiting"] == 0
-
-
-def _identity(study: StoredStudy) -> str:
-    """Return what tells this study's runs in MLflow from those of others of its name; kept with the study."""
-    return study.settle("identity", uuid.uuid4().hex)
 
 
 def _machine(study: StoredStudy) -> dict[str, str]:

@@ -2,15 +2,18 @@
 
 One file a trial, written before the trial's end is told to the storage and removed only after a better one has
 been told: so whenever the program dies, the weights of the trial that the storage calls best are there. A disk that is
-full, or may not be written to, is the exception: then there is a notice for the user in their place.
+full, or may not be written to, is the exception: then there is a notice for the user in their place. Each file says
+of which study it is: one that was deleted, or is kept in another storage, may have had the same name.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from search.records import Assignment, Role, Summary
 
@@ -18,9 +21,11 @@ from search.records import Assignment, Role, Summary
 class WeightStore:
     """Files `trial-00012.safetensors` in a study's artifact folder."""
 
-    def __init__(self, folder: Path, best_loss: float = float("inf")) -> None:
-        """`best_loss` is the lowest validation loss of the study's complete trials so far."""
-        self._folder, self._best_loss = folder, best_loss
+    def __init__(self, folder: Path, best_loss: float = float("inf"), study: str | None = None) -> None:
+        """`best_loss` is the lowest validation loss of the study's complete trials so far; `study` its identity, None
+        where the folder is nobody else's.
+        """
+        self._folder, self._best_loss, self._study = folder, best_loss, study
         self._failed = False
         self._notices: deque[str] = deque()
 
@@ -39,7 +44,7 @@ class WeightStore:
         half = self.path(trial).with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            half.write_bytes(weights)
+            half.write_bytes(weights if self._study is None else _signed(weights, self._study))
             os.replace(half, self.path(trial))
         except OSError as error:  # no search is to end for want of what can be trained again
             self._take_note(error)
@@ -51,7 +56,7 @@ class WeightStore:
         return self._notices.popleft() if self._notices else None
 
     def load(self, trial: int) -> bytes | None:
-        """Return a trial's weights, or None when they are not here or damaged."""
+        """Return a trial's weights, or None when they are not here, damaged, or another study's."""
         from safetensors import SafetensorError, deserialize
 
         try:
@@ -59,7 +64,7 @@ class WeightStore:
             deserialize(content)  # type: ignore[no-untyped-call]
         except (OSError, SafetensorError):
             return None
-        return content
+        return content if self._study in (None, _signature(content)) else None
 
     def tidy(self, summary: Summary) -> None:
         """Remove the files of trials that are no longer the best."""
@@ -76,3 +81,27 @@ class WeightStore:
                 "the end, the trial is trained once more"
             )
         self._failed = True
+
+
+def _signed(weights: bytes, study: str) -> bytes:
+    """Return safetensors that say of which study they are, in the metadata that their format has room for.
+
+    Its header is JSON after eight bytes of length; offsets in it count from its end, which is to be a multiple of 8
+    (https://huggingface.co/docs/safetensors/index#format).
+    """
+    header, end = _header(weights)
+    text = json.dumps({**header, "__metadata__": {"study": study}}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + weights[end:]
+
+
+def _signature(weights: bytes) -> str | None:
+    """Return which study safetensors say that they are of."""
+    told = _header(weights)[0].get("__metadata__", {})
+    return told.get("study") if isinstance(told, dict) else None
+
+
+def _header(weights: bytes) -> tuple[dict[str, Any], int]:
+    """Return the header of safetensors, and where it ends."""
+    end = 8 + int.from_bytes(weights[:8], "little")
+    return json.loads(weights[8:end]), end

@@ -165,7 +165,7 @@ def _run_again(study: Study, tmp_path: Path) -> None:
         *({"reason": reason} for reason in ("lost", "interrupted", "king", None, [])),
         *({"epochs": epochs} for epochs in (None, 7, [], {}, {"val_loss": ["x"]}, {"val_loss": [10**400]}, {"a": 1})),
         *({"ended": ended} for ended in ("", 7, None)),
-        *({"error": ["boom"]}, {"worker": {}}, {"format": 2}, {"format": None}),
+        *({"error": ["boom"]}, {"worker": {}}, {"format": 1}, {"format": None}, {"study": "another"}),
     ],
     ids=lambda told: repr(told)[-60:],
 )
@@ -183,7 +183,7 @@ def test_a_result_that_no_runner_has_left_is_passed_over(study, tmp_path, change
 
 
 @pytest.mark.parametrize(
-    "content", ["[" * 100_000, "\0", "null", "[]", "\udcff", '{"format": 1}'], ids=lambda it: it[:9]
+    "content", ["[" * 100_000, "\0", "null", "[]", "\udcff", '{"format": 2}'], ids=lambda it: it[:9]
 )
 def test_a_file_among_the_results_that_is_none_is_passed_over(study, tmp_path, content):
     (tmp_path / "undelivered" / "fixed").mkdir(parents=True)

@@ -261,10 +261,21 @@ def _draft(number):
     return TrialRecord(number, {}, Reason.COMPLETED, tuple(curve(0.1)), now, now)
 
 
+def test_results_of_a_study_of_that_name_in_another_storage_are_left_alone(study, tmp_path):
+    other = Study.open("fixed", make_spec(), open_storage(str(tmp_path / "other.log"), tmp_path), tmp_path)
+    number = other.ask().number
+    other.set_aside(number, Reason.PRUNED, curve(0.5), None, None)
+    later = join(study, tmp_path)
+    assert later.delivered == 0
+    assert len(list((tmp_path / "undelivered" / "fixed").iterdir())) == 1
+    later.close()
+    other.close()
+
+
 def test_a_spooled_result_that_is_not_whole_is_passed_over(study, tmp_path):
     folder = tmp_path / "undelivered" / "fixed"
     folder.mkdir(parents=True)
-    for name, content in {"a": "", "b": "{}", "c": '{"format": 1, "runner": 3}', "d": "\0" * 99}.items():
+    for name, content in {"a": "", "b": "{}", "c": '{"format": 2, "runner": 3}', "d": "\0" * 99}.items():
         (folder / f"{name}.json").write_text(content)
     later = join(study, tmp_path)
     assert later.delivered == 0

@@ -411,6 +411,13 @@ def test_the_same_call_goes_on_and_another_model_is_refused(tmp_path):
         find(tmp_path, model=plain)
 
 
+def test_scores_on_other_test_data_are_not_those_of_the_study(tmp_path):
+    find(tmp_path, confirm=None)
+    x, y = examples(60)
+    with pytest.raises(DataError, match='the test data is not what study "mine" was started with'):
+        find(tmp_path, data=Data(train=examples(), test=(x * 0, y)))
+
+
 def test_rates_that_are_not_searched_stay_as_the_model_has_them(tmp_path):
     found = find(tmp_path, space={"dropout_1": Range(low=0.0, high=0.3), "l1": {"low": 1e-6, "high": 1e-3}})
     assert found.params["dropout_0"] == 0.5

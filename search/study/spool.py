@@ -16,14 +16,15 @@ from search.study.leases import is_runner_name
 from search.study.reading import MISREAD, read_as, read_text
 from search.study.trials import epochs_from_json, epochs_to_json
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Spool:
     """Folder `undelivered/STUDY` in the home."""
 
-    def __init__(self, home: Path, study: str) -> None:
-        self._folder = home / "undelivered" / study
+    def __init__(self, home: Path, study: str, identity: str) -> None:
+        """`identity` tells the study from others of its name, which are kept in other storages."""
+        self._folder, self._identity = home / "undelivered" / study, identity
 
     def keep(self, runner: str, draft: TrialRecord) -> None:
         """Write a result down, unless there is none or no room for it: then only the storage will tell of it."""
@@ -31,6 +32,7 @@ class Spool:
             return
         told = {
             "format": _FORMAT,
+            "study": self._identity,
             "runner": runner,
             "number": draft.number,
             "reason": draft.reason.value,
@@ -56,7 +58,7 @@ class Spool:
     def left_by_others(self, alive: Container[str]) -> Iterator[tuple[str, TrialRecord]]:
         """Give the results of runners that are no longer alive, each with its runner's name."""
         for path in sorted(self._folder.glob("*.json")):
-            read = _read(path)
+            read = _read(path, self._identity)
             if read is not None and path == self._path(read[0], read[1].number) and read[0] not in alive:
                 yield read
 
@@ -64,15 +66,22 @@ class Spool:
         return self._folder / f"{runner}-{number:05d}.json"
 
 
-def _read(path: Path) -> tuple[str, TrialRecord] | None:
-    """Return a runner's name and its result; None where the file is not whole, or not as `keep` writes it."""
+def _read(path: Path, study: str) -> tuple[str, TrialRecord] | None:
+    """Return a runner's name and its result; None where the file is not whole, not as `keep` writes it, or of another
+    study.
+    """
     try:
         told = json.loads(path.read_text())
         ended = datetime.fromisoformat(told["ended"])
         number, error, worker = read_as(int, told["number"]), read_text(told["error"]), read_text(told["worker"])
         epochs, reason = epochs_from_json(told["epochs"]), Reason(told["reason"])
         draft = TrialRecord(number, {}, reason, epochs, ended, ended, error=error, worker=worker)
-        is_ours = told["format"] == _FORMAT and is_runner_name(told["runner"]) and not reason.is_no_result
+        is_ours = (
+            told["format"] == _FORMAT
+            and told["study"] == study
+            and is_runner_name(told["runner"])
+            and not reason.is_no_result
+        )
         return (told["runner"], draft) if is_ours and (draft.best or draft.state != "complete") else None
     except (OSError, *MISREAD):
         return None

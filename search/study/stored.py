@@ -6,6 +6,7 @@ how those that run it are asked to stop of `roster.py`. All calls of one study c
 """
 
 import functools
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -169,6 +170,11 @@ class StoredStudy:
     def fact(self, key: str, kind: type[_Fact]) -> _Fact | None:
         """Return what `set_fact` kept, as a type that pydantic knows, or None."""
         return facts.fact(self._study, key, kind)
+
+    @property
+    def identity(self) -> str:
+        """What tells the study from others that have, or had, its name; made when it is first asked for."""
+        return self.settle("identity", uuid.uuid4().hex)
 
     @property
     def machine(self) -> Mapping[str, str]:

@@ -253,7 +253,7 @@ class Study(StoredStudy):
         membership, spec = self._must_be_open(), self.spec
         ranges = distributions(spec.choices)
         self._ledger = Ledger(self._storage, self.name, ranges, membership.runner, self._trials())
-        spool = Spool(home, self.name)
+        spool = Spool(home, self.name, self.identity)
         self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool)
         others = membership.others()
         self._endings.take_over(membership.dead(others))

@@ -40,6 +40,11 @@ class DataSource(Protocol):
         """Whether there is test data."""
         ...
 
+    @property
+    def test_fingerprint(self) -> str | None:
+        """Checksum of the test data; None where there is none, or none but what the data set's name says."""
+        ...
+
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
         ...
@@ -60,6 +65,10 @@ class StudyData:
     @property
     def has_test(self) -> bool:
         return True
+
+    @property
+    def test_fingerprint(self) -> str | None:
+        return None
 
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""

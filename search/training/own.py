@@ -158,6 +158,10 @@ class OwnData:
     def has_test(self) -> bool:
         return self.test is not None
 
+    @property
+    def test_fingerprint(self) -> str | None:
+        return None if self.test is None else fingerprint(self.test)
+
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
         if self.val is None:
