@@ -61,7 +61,7 @@ def place_as_given(*names: str) -> str:
 def _shown(value: Path | str) -> str:
     """Return a folder as seen from the working directory when it lies in it, and a URL without its password."""
     if isinstance(value, str):
-        from search.study import mask_password
+        from search.printable import mask_password
 
         return mask_password(value)
     return str(value.relative_to(Path.cwd()) if value.is_relative_to(Path.cwd()) else value)

@@ -18,10 +18,9 @@ from rich.table import Table
 
 from search.diagnosis import diagnose
 from search.intervals import Difference
-from search.printable import printable
+from search.printable import mask_password, printable
 from search.records import Reason, Summary
 from search.report import where_is
-from search.study import mask_password
 from search.terminal.page import print_summary
 
 if TYPE_CHECKING:

@@ -199,8 +199,16 @@ def test_without_ray_the_way_to_it_is_told(refused, monkeypatch):
     assert "pip install 'regsearch[ray]'" in refused("--ray=auto", code=2)
 
 
-def test_a_password_on_the_command_line_is_not_shown_to_a_cluster(refused, monkeypatch):
-    monkeypatch.setattr(sys, "orig_argv", ["regsearch", "start", "--storage=postgresql://me:hunter2@host/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@host/db",
+        "postgresql://host/db?user=me&password=hunter2",
+        "postgresql://me:hunter2/x@host",
+    ],
+)
+def test_a_password_on_the_command_line_is_not_shown_to_a_cluster(refused, monkeypatch, url):
+    monkeypatch.setattr(sys, "orig_argv", ["regsearch", "start", f"--storage={url}"])
     told = refused("--ray=127.0.0.1:1", code=2)
     assert "PGPASSWORD" in told
     assert "hunter2" not in told

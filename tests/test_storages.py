@@ -8,8 +8,8 @@ from fixed_study import make_spec
 from optuna.storages import RDBStorage
 
 from search.errors import StorageError
+from search.printable import mask_password
 from search.study import Study, close_storage, list_studies, open_storage
-from search.study.storage import mask_password
 
 
 def test_a_plain_path_and_a_journal_url_are_journals(tmp_path):

@@ -13,7 +13,8 @@ from search.dashboards.optuna_app import Door
 from search.dashboards.servers import Server, choose_port
 from search.errors import UsageError
 from search.places import artifact_folder
-from search.study import close_storage, mask_password
+from search.printable import mask_password
+from search.study import close_storage
 from search.study.storage import open_existing, require_there
 from search.tracking import default_tracking_uri
 from search.tracking.messages import without_passwords

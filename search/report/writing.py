@@ -22,7 +22,7 @@ def page_path(home: Path, study: str) -> Path:
 
 def where_is(home: Path, storage: str | None) -> dict[str, str]:
     """Return the options by which a study is found, as far as they are not the default; no passwords."""
-    from search.study import mask_password
+    from search.printable import mask_password
 
     here = Path.cwd()
     short = str(home.relative_to(here)) if home.is_relative_to(here) else str(home)

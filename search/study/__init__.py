@@ -1,6 +1,6 @@
 """A study in Optuna: open or resume, ask, report, finish, read back. Only this package knows Optuna and storages."""
 
-from search.study.storage import close_storage, is_there, mask_password, open_existing, open_storage
+from search.study.storage import close_storage, is_there, open_existing, open_storage
 from search.study.stored import StoredStudy, list_studies
 from search.study.study import Study
 
@@ -10,7 +10,6 @@ __all__ = [
     "close_storage",
     "is_there",
     "list_studies",
-    "mask_password",
     "open_existing",
     "open_storage",
 ]

@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import StorageError, UsageError, did_you_mean
+from search.printable import mask_password
 from search.study.journal import open_journal
 
 JOURNAL_NAME = "optuna.journal"
@@ -105,13 +106,6 @@ def describe_storage(storage: BaseStorage) -> str:
     if isinstance(storage, RDBStorage):
         return mask_password(storage.url)
     return "journal" if isinstance(storage, JournalStorage) else type(storage).__name__
-
-
-def mask_password(url: str) -> str:
-    """Return the URL with every password in it replaced by `***`."""
-    # Up to the last @: a password may hold one, and showing less is the safe mistake.
-    url = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", url)
-    return re.sub(r"((?:password|passwd|pwd)=)[^&\s]*", r"\1***", url, flags=re.IGNORECASE)
 
 
 def _journal_path(url: str) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -22,12 +21,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from search.errors import DeviceError, TrainerError, UsageError
+from search.printable import mask_password
 from search.trainers.actor import Conditions, RayTrainer, secrets
 from search.trainers.machine import cores
 
 _ANSWER_SECONDS = 5.0
 _CLIENT_PORT = 10001  # Ray's own default
-_PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 _OBJECT_STORE = 256 * 2**20  # bytes; only data of the user's own go through it, and what is larger goes to the disk
 
 _RAY_SETTINGS = {
@@ -164,7 +163,7 @@ def _import_ray() -> Any:
 
 def _refuse_passwords() -> None:
     """Ray shows the command line of whoever connects to everybody who can see the cluster."""
-    if any(_PASSWORD.search(argument) for argument in sys.orig_argv):
+    if any(mask_password(argument) != argument for argument in sys.orig_argv):
         raise UsageError(
             "a Ray cluster shows this command line, with the password in it, to all its users: give a storage's "
             "password by PGPASSWORD or ~/.pgpass, or the whole address by REGSEARCH_STORAGE or MLFLOW_TRACKING_URI"
