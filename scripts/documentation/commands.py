@@ -30,7 +30,7 @@ without colours, for 80 columns. With the environment variable `NO_COLOR` set, a
 | --- | --- |
 | 0 | done |
 | 1 | something failed; the message says what, and the way out |
-| 2 | wrong usage: an unknown command, option or study, or a value that is not allowed |
+| 2 | wrong usage: an unknown command, option or study, or an option's value that is not allowed |
 | 130 | interrupted by Ctrl-C, or 143 by SIGTERM; the same command goes on where it was cut off |
 
 ## Completion in your shell
