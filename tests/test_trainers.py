@@ -28,6 +28,7 @@ from search.trainers import (
     pick_devices,
     wait_for_any,
 )
+from search.training import memory
 from search.training.models import model_factory
 from search.training.population import Population, Way
 
@@ -243,6 +244,35 @@ class Small:
 
 def out_of_memory(*_args):
     raise RuntimeError("CUDA out of memory")
+
+
+class Crowded:
+    """Data that leave memory for few slots."""
+
+    def load(self):
+        memory.free_bytes = lambda _device: 100_000
+        return make_data()
+
+
+def test_more_trials_than_fit_are_refused_together_and_none_of_them_is_to_blame():
+    trainer = ProcessTrainer()
+    trainer.set_up(setup(data=Crowded(), slots=1000))  # as the one that takes another's place it is not asked first
+    trainer.begin([make_assignment(number) for number in range(100)], [])
+    with pytest.raises(OutOfMemory, match="of 1000 slots"):
+        trainer.collect()
+    trainer.close()
+
+
+def test_freed_slots_are_room(monkeypatch):
+    monkeypatch.setattr("search.trainers.local.fit", lambda *_: 2)
+    trainer = LocalTrainer(setup())
+    trainer.begin([make_assignment(0), make_assignment(1)], [])
+    trainer.collect()
+    trainer.begin([make_assignment(2)], [0])
+    assert sorted(trainer.collect().results) == [1, 2]
+    trainer.begin([make_assignment(3)], [])
+    with pytest.raises(OutOfMemory, match="the memory that is free holds 2 of 3 slots"):
+        trainer.collect()
 
 
 def test_what_a_trainer_died_of_before_it_was_asked_for_an_epoch_is_told():

@@ -89,6 +89,7 @@ class LocalTrainer:
 
         admit, free = self._orders
         population = self.warm_up()
+        self._check_room(population, admit, free)
         try:
             self._free(population, free)
             # Only now it is known who goes on: nobody shall do so from a checkpoint where the runner had ended it.
@@ -183,6 +184,13 @@ class LocalTrainer:
 
     def close(self) -> None:
         pass
+
+    def _check_room(
+        self, population: Population | FoldedPopulation, admit: Sequence[Assignment], free: Sequence[int]
+    ) -> None:
+        """Raise OutOfMemory when they are too many: of a trainer that joined late nobody has asked how many fit."""
+        if len(population.numbers) - len(free) + len(admit) > self.slots:
+            raise OutOfMemory(f"the memory that is free holds {self.slots} of {self._setup.slots} slots")
 
     def _free(self, population: Population | FoldedPopulation, numbers: Sequence[int]) -> None:
         population.free(numbers)
