@@ -231,7 +231,7 @@ def _await_room(trainers: Sequence[Trainer], interrupted: Callable[[], None] = l
         ready = [trainer for trainer in trainers if trainer not in lacks]
         if not lacks or (ready and time.monotonic() - start > _LATECOMER_SECONDS):
             return ready
-        shortage.note([*lacks.values()], len(trainers), working=bool(ready))
+        shortage.note([*lacks.values()], len(trainers))
         time.sleep(_POLL_SECONDS)
 
 

@@ -94,7 +94,7 @@ class Runner:
         while not self._stop():
             lacks = [] if self._draining else self._begin_all()
             busy = {id(post.trainer): post for post in self._posts if post.waiting}
-            self._shortage.note(lacks, len(self._posts), working=bool(busy))
+            self._shortage.note(lacks, len(self._posts))
             if busy:
                 self._collect(
                     [busy[id(ready)] for ready in wait_for_any([p.trainer for p in busy.values()], _POLL_SECONDS)]

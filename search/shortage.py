@@ -22,16 +22,16 @@ class Shortage:
         self._idle_since: float | None = None
         self._told = False
 
-    def note(self, lacks: Sequence[str], trainers: int, working: bool) -> None:
-        """Take note of what some of the trainers lack, to be called every now and then.
+    def note(self, lacks: Sequence[str], trainers: int) -> None:
+        """Take note of what some of so many trainers lack, to be called every now and then.
 
-        `working` says whether any trainer does something. Raises TrainerError when none has for too long.
+        Raises TrainerError when none could work for too long. One that has room could, even if it has nothing to do.
         """
         if not lacks:
             self._since = self._idle_since = None
             self._told = False
             return
-        now = time.monotonic()
+        now, working = time.monotonic(), len(lacks) < trainers
         self._since = now if self._since is None else self._since
         self._idle_since = None if working else now if self._idle_since is None else self._idle_since
         who = f"{len(lacks)} of {trainers} trainers" if trainers > 1 else "The trainer"

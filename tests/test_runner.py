@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from conftest import SPEC
@@ -13,6 +14,7 @@ from search.errors import TrainerError
 from search.pruning import NoPruner, SuccessiveHalving
 from search.records import Reason, Role
 from search.runner import Runner
+from search.shortage import Shortage
 from search.spec import load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
@@ -284,6 +286,22 @@ def test_a_trainer_joins_in_once_there_is_room(study):
     notes = run_on(Machine([Dying(falling)], late, room=3), study, trials=6)
     assert notes.reasons.count(Reason.COMPLETED) == 6
     assert late.occupied
+
+
+def test_a_trainer_that_waits_for_others_to_end_their_trials_has_room_all_the_same(study, monkeypatch):
+    late, asked, unfinished = Waiting(falling), [], study.unfinished
+    late.room = 1_000_000
+
+    def still_at_it():
+        asked.append(1)
+        return unfinished() if len(asked) > 3 else 1
+
+    monkeypatch.setattr(study, "unfinished", still_at_it)
+    monkeypatch.setattr(runner_module, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(runner_module, "Shortage", partial(Shortage, patience=0.0))
+    notes = run_on(Machine([ScriptedTrainer(falling), late], room=0), study, trials=6)
+    assert notes.reasons == [Reason.COMPLETED] * 6
+    assert len(asked) > 3
 
 
 def test_a_lost_machine_with_many_trainers_does_not_end_the_search(study):
