@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,39 @@ def test_process_and_local_trainers_agree(process_trainer):
     assert [report.results for report in local[:2]] == [report.results for report in remote[:2]]
     assert sorted(local[1].results) == [1, 2]
     assert local[2] == remote[2]
+
+
+@dataclass(frozen=True)
+class Heavy(Given):
+    """Data that no pipe holds."""
+
+    ballast: bytes = bytes(2**22)
+
+
+def test_nobody_waits_for_a_trainer_that_is_still_starting():
+    trainer = ProcessTrainer()
+    os.kill(trainer.process.pid, signal.SIGSTOP)
+    rescue = threading.Timer(20.0, trainer.process.kill)
+    rescue.start()
+    trainer.set_up(setup(data=Heavy()))
+    trainer.begin([make_assignment(0)], [])
+    rescue.cancel()
+    assert wait_for_any([trainer], 0.0) == []
+    os.kill(trainer.process.pid, signal.SIGCONT)
+    assert sorted(trainer.collect().results) == [0]
+    trainer.close()
+
+
+def test_a_trainer_that_dies_while_it_is_starting_is_lost():
+    trainer = ProcessTrainer()
+    os.kill(trainer.process.pid, signal.SIGSTOP)
+    trainer.set_up(setup(data=Heavy()))
+    trainer.begin([make_assignment(0)], [])
+    trainer.process.kill()
+    assert wait_for_any([trainer], 10.0) == [trainer]
+    with pytest.raises(TrainerLost, match="died"):
+        trainer.collect()
+    trainer.close()
 
 
 def test_killed_trainer_is_lost_at_once(process_trainer):

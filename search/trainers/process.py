@@ -56,9 +56,7 @@ class ProcessTrainer(RemoteTrainer):
     def set_up(self, setup: TrainerSetup) -> None:
         """Say what is to be trained; returns at once."""
         self.slots = setup.slots
-        # The process reads it once it has imported torch, and a pipe holds little: nobody waits for that.
-        self._delivery = threading.Thread(target=self._deliver, args=(setup,), name="trainer set-up", daemon=True)
-        self._delivery.start()
+        self._send_later(setup)
 
     @property
     def alive(self) -> bool:
@@ -74,15 +72,29 @@ class ProcessTrainer(RemoteTrainer):
         self.process.join(_DEATH_SECONDS)
         if self.process.is_alive():  # in a call of a driver or a file system that does not come back
             _abandon(self.process)
+        elif self._delivery is not None:
+            self._delivery.join(_DEATH_SECONDS)  # it finds the pipe broken, and must not find it gone amid a write
         self.connection.close()
 
-    def _deliver(self, setup: TrainerSetup) -> None:
-        with suppress(OSError):  # the next message tells
-            self.connection.send_bytes(pickle.dumps(setup, protocol=5))
+    def _send_later(self, message: object) -> None:
+        """Send something once what was sent before has been read.
+
+        The process reads nothing before it has imported torch, and a pipe holds little: nobody waits for that.
+        """
+        arguments = (message, self._delivery)
+        self._delivery = threading.Thread(target=self._deliver, args=arguments, name="trainer set-up", daemon=True)
+        self._delivery.start()
+
+    def _deliver(self, message: object, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        with suppress(OSError):  # the next message, or the wait for an answer, tells
+            self.connection.send_bytes(pickle.dumps(message, protocol=5))
 
     def _send(self, *message: object) -> None:
-        if self._delivery is not None:
-            self._delivery.join()
+        if self._delivery is not None and self._delivery.is_alive():
+            self._send_later(message)
+            return
         try:
             # Plain pickle copies into the pipe; multiprocessing's own would put tensors into /dev/shm, which containers
             # keep too small.
