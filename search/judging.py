@@ -19,6 +19,8 @@ class Judge:
 
     def __init__(self, pruner: Pruner, max_epochs: int) -> None:
         self._pruner, self._max_epochs = pruner, max_epochs
+        self._ended: set[int] = set()
+        """What ends elsewhere may be told twice, and its epochs still come while its runner has not heard of it."""
 
     def pruned(self, running: Mapping[int, Running]) -> set[int]:
         """Return which of these trials, which have just finished an epoch, are to end since others do better."""
@@ -26,12 +28,18 @@ class Judge:
             {
                 number: run.epochs
                 for number, run in running.items()
-                if run.assignment.role is not Role.BASELINE and run.epochs and isfinite(run.epochs[-1].val_loss)
+                if number not in self._ended
+                and run.assignment.role is not Role.BASELINE
+                and run.epochs
+                and isfinite(run.epochs[-1].val_loss)
             }
         )
 
     def take_note(self, record: TrialRecord) -> None:
-        """Learn of a trial that has ended, here or elsewhere."""
+        """Learn of a trial that has ended, here or elsewhere; what is told first counts."""
+        if record.number in self._ended:
+            return
+        self._ended.add(record.number)
         if record.role is not Role.BASELINE:
             self._pruner.trial_ended(record)
 

@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 
 import optuna
 import pytest
+from conftest import make_assignment
 from optuna.trial import TrialState
 
+from search.judging import Judge
+from search.posts import Running
 from search.pruning import NoPruner, SuccessiveHalving, make_pruner
 from search.records import EpochResult, Reason, TrialRecord
 from search.spec import StudySpec
@@ -244,3 +247,19 @@ def test_failed_and_interrupted_trials_do_not_disturb_the_mirror():
     pruner.trial_ended(record(4, [], Reason.ERROR))
     pruner.trial_ended(record(0, [1.0]))
     assert pruner.epoch_ended(trained({7: [2.0], 6: [0.5]})) == {7}
+
+
+@pytest.mark.parametrize("pruner", ["median", "percentile", "hyperband", "halving"])
+@pytest.mark.parametrize("already_seen", [True, False])
+def test_a_trial_that_others_have_taken_over_ends_once_and_counts_no_more(pruner, already_seen):
+    """That comes with the news and by the runner's own write, in either order, and epochs may come in between."""
+    judge = Judge(make_pruner(spec_with(name=pruner, min_epochs=1)), 9)
+    running = {number: Running(make_assignment(number), epochs=[*epochs([1.0])]) for number in range(3)}
+    if already_seen:
+        judge.pruned(running)
+    judge.take_note(record(0, [1.0], Reason.LOST))
+    for run in running.values():
+        run.epochs.append(epochs([9.0, 9.0])[1])
+    assert 0 not in judge.pruned(running)
+    judge.take_note(record(0, [1.0, 9.0], Reason.LOST))
+    assert 0 not in judge.pruned(running)

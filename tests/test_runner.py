@@ -7,15 +7,16 @@ from functools import partial
 
 import pytest
 from conftest import SPEC
+from fixed_study import curve
 from scripted import Notes, ScriptedCrew, ScriptedTrainer, falling
 
 from search import runner as runner_module
 from search.errors import TrainerError
-from search.pruning import NoPruner, SuccessiveHalving
+from search.pruning import NoPruner, SuccessiveHalving, make_pruner
 from search.records import Reason, Role
 from search.runner import Runner
 from search.shortage import Shortage
-from search.spec import load_spec
+from search.spec import PrunerSpec, load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
 from search.trainers import OutOfMemory, TrainerLost, TrainerStopped
@@ -70,6 +71,25 @@ def test_a_record_tells_which_trainer_ran_the_trial(study, tmp_path):
     other._posts[0].place = 7
     other.run()
     assert [record.worker for record in study.records()] == ["7"] * 6
+
+
+@pytest.mark.parametrize("pruner", ["median", "percentile", "hyperband"])
+def test_what_another_ends_while_this_one_joins_is_heard_of_twice_and_counts_once(spec, tmp_path, pruner):
+    search = spec.search.model_copy(update={"pruner": PrunerSpec(name=pruner)})
+    spec, storage = spec.model_copy(update={"search": search}), open_storage(None, tmp_path)
+    other = Study.open("tiny", spec, storage, tmp_path)
+    joining = Study.open("tiny", spec, storage, tmp_path)
+    assigned = [other.ask() for _ in range(3)]
+    for assignment in assigned:
+        other.finish(assignment.number, Reason.COMPLETED, curve(0.5, 0.4))
+    notes = Notes()
+    runner = Runner(joining, ScriptedCrew(ScriptedTrainer(falling)), make_pruner(spec), None, notes, StopRequest())
+    runner._take_in(joining.news())
+    assert [record.number for record in notes.records] == [assignment.number for assignment in assigned]
+    runner.run()
+    assert joining.spent() == 6
+    joining.close()
+    other.close()
 
 
 def test_early_stop_after_patience_epochs_without_improvement(study, tmp_path):
