@@ -16,9 +16,11 @@ import pytest
 from fixed_study import curve, make_spec
 from optuna.trial import TrialState
 
+from search.errors import StorageUnavailableError
 from search.records import Reason
 from search.study import Study, close_storage, open_storage
 from search.study.leases import Lease, Observer, RunnerRecord, runners_of, sign_of_life
+from search.study.patience import Patience
 
 LEASE = 0.6
 
@@ -123,6 +125,55 @@ def test_each_learns_what_the_other_found(study, tmp_path):
     (told,) = study.news().ended
     assert (told.number, told.reason, told.params) == (assignment.number, Reason.PRUNED, assignment.params)
     assert assignment.number in {trial.number for trial in study._sampling._memory._recent}
+    other.close()
+
+
+def test_what_the_last_other_did_before_it_left_is_heard_of(study, tmp_path):
+    other = join(study, tmp_path)
+    done, cut_short = other.ask(), other.ask()
+    study.news()
+    other.finish(done.number, Reason.COMPLETED, curve(0.5))
+    other.finish(cut_short.number, Reason.INTERRUPTED, curve(0.7))
+    other.close()
+    told = study.news()
+    assert [(record.number, record.reason) for record in told.ended] == [(0, "completed"), (1, "interrupted")]
+    assert study._sampling._memory._running == {}
+    assert study.news().ended == []
+
+
+def test_more_trials_given_by_one_that_has_left_are_heard_of(study, tmp_path):
+    study.spec = study.spec.with_overrides(trials=16)
+    other = join(study, tmp_path)
+    study.news()
+    other.close()
+    Study.open("fixed", make_spec(trials=18), study._storage, tmp_path).close()
+    study.news()
+    assert study.spec.search.trials == 18
+
+
+def test_who_is_alone_reads_no_trials_for_news(study, tmp_path, monkeypatch):
+    other = join(study, tmp_path)
+    study.news()
+    other.close()
+    study.news()
+    monkeypatch.setattr(study, "_trials", lambda *_: pytest.fail("they were read"))
+    study.news()
+
+
+def test_news_that_fail_and_are_asked_for_again_leave_nothing_out(study, tmp_path, monkeypatch):
+    study._patience = Patience(60.0, str)
+    other = join(study, tmp_path)
+    assignment = other.ask()
+    other.finish(assignment.number, Reason.COMPLETED, curve(0.5))
+    answers = iter([StorageUnavailableError("connection refused"), False])
+
+    def asked_to_stop() -> bool:
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(study._membership, "asked_to_stop", asked_to_stop)
+    assert [record.number for record in study.news().ended] == [assignment.number]
     other.close()
 
 

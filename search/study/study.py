@@ -47,6 +47,8 @@ class Study(StoredStudy):
         """For `open` and `load` only."""
         super().__init__(study, spec, storage, patience)
         self._membership: Membership | None = None
+        self._had_others = False
+        """Whether others ran the study when they were looked at last."""
         self.on_end: Callable[[TrialRecord], None] = _say_nothing
         """Called with each trial that this process or another has ended, in the thread of the other calls."""
 
@@ -144,14 +146,17 @@ class Study(StoredStudy):
         if dead := membership.dead(others):
             self._endings.take_over(dead)
         self._ledger.look_for_new_trials()
-        ended = to_records(self._look_at_others() if others else [])
+        stop = membership.asked_to_stop()  # first, since what is looked at next counts as told even if this fails
+        # Once more when the last one has left, for what it did since; who is alone need not look.
+        ended = to_records(self._look_at_others() if others or self._had_others else [])
+        self._had_others = bool(others)
         for record in ended:
             self.on_end(record)
         shortest = min((other.lease for other in others), default=LEASE_SECONDS)
         # Reading what others run costs more the more there are, and must leave time for writing.
         pause = max(_NEWS_SECONDS, (time.monotonic() - start) / _NEWS_SHARE)
         to_ask, again_in = self._ledger.may_have_more(self.spec.search.trials), min(pause, shortest / 6)
-        return News(ended, to_ask, again_in, membership.asked_to_stop())
+        return News(ended, to_ask, again_in, stop)
 
     @guarded
     def asked_to_stop(self) -> bool:
@@ -256,6 +261,7 @@ class Study(StoredStudy):
         spool = Spool(home, self.name, self.identity)
         self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool)
         others = membership.others()
+        self._had_others = bool(others)
         self._endings.take_over(membership.dead(others))
         self._endings.enqueue_roles(spec)
         self._ledger.look_for_new_trials()  # lest the sampler be asked in vain, and draw anew
