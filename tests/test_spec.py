@@ -256,6 +256,10 @@ BAD = [
         {"model__name": '"cnn"', "model__channels": "[2]", "space__dropout_3": "0.1"},
         ["space.dropout_3 has no layer", "dropout_0, dropout_1, dropout_2"],
     ),
+    (
+        {"model__hidden": "[]", "space__dropout": None, "space__dropout_0": "0.1"},
+        ["space.dropout_0 has no layer to speak for; the model has no dropout layers"],
+    ),
     ({"space__dropout_01": "0.1"}, ['space.dropout_01 is not a field; did you mean "dropout_']),
     ({"space__droput": "0.1"}, ['space.droput is not a field; did you mean "dropout"?']),
     ({"space__zzz": "0.1"}, ["space.zzz is not a field; known are learning_rate, input_dropout"]),

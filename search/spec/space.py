@@ -189,7 +189,8 @@ def _name_refusal(name: str, around: Surroundings | None) -> str | None:
     if name in PARAMETERS or name in each or (layer is not None and around is None):
         return None
     if layer is not None:
-        return f"has no layer to speak for; the model gives only {', '.join(each)}"
+        given = f"gives only {', '.join(each)}" if each else "has no dropout layers"
+        return f"has no layer to speak for; the model {given}"
     return not_a_field(name, [*PARAMETERS, *each])
 
 
