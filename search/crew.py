@@ -209,6 +209,7 @@ class Crew:
             self._own,
             self._checkpoints,
             fingerprint=self._fingerprint,
+            batch_norm=spec.parameters().get("batch_norm", 0) != 0,
         )
 
 

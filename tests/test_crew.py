@@ -5,8 +5,10 @@ import pytest
 from search import crew
 from search.crew import Crew
 from search.errors import DataError
-from search.spec import load_spec
+from search.spec import load_spec, read_spec
 from search.trainers import RayWishes
+from search.trainers.local import _factory
+from search.training.regularizers import BatchNorm
 from search.wishes import Wishes
 
 
@@ -112,3 +114,22 @@ def test_a_trainer_that_is_found_misconfigured_between_two_tasks_is_replaced(mon
     both.vacate()
     assert all(trainer.closed for trainer in before)
     assert not any(trainer.closed for trainer in both.trainers)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_norm", "expected"),
+    [
+        ({"name": "transformer", "hidden": [6], "width": 8}, False, False),
+        ({"name": "mlp", "hidden": [6]}, False, False),
+        ({"name": "mlp", "hidden": [6]}, True, True),
+        ({"name": "mlp", "hidden": [6]}, {"switch": True}, True),
+    ],
+)
+def test_models_have_batch_norms_only_where_one_may_be_on(tmp_path, model, batch_norm, expected):
+    space = {"batch_norm": batch_norm, "l1": {"low": 0.0, "high": 0.1}}
+    spec = read_spec({"name": "normal", "data": {"name": "digits"}, "model": model, "space": space})
+    alone = Crew(spec, Wishes(tmp_path, device="cpu", workers=0, kernels="torch"))
+    alone.start()
+    (trainer,) = alone.trainers
+    modules = _factory(trainer._setup, trainer._data)().modules()
+    assert any(isinstance(module, BatchNorm) for module in modules) == expected

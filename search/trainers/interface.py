@@ -126,6 +126,8 @@ class TrainerSetup:
     """Between two times that they are written, or more where that takes long."""
     fingerprint: str | None = None
     """What the data must be, where that is known; see `Trainer.get_ready`."""
+    batch_norm: bool = False
+    """Whether any configuration may switch batch norms on: shipped models have them only then."""
 
 
 @dataclass(frozen=True)

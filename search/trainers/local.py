@@ -271,7 +271,7 @@ def _factory(setup: TrainerSetup, data: Dataset) -> ModelFactory:
         from search.training.own import searchable
 
         return searchable(setup.own.model)
-    return model_factory(setup.model, data.shape, data.classes, batch_norm="batch_norm" in setup.probe.params)
+    return model_factory(setup.model, data.shape, data.classes, setup.batch_norm)
 
 
 def _loss(setup: TrainerSetup) -> Loss:
