@@ -118,6 +118,10 @@ def test_hyperband_reduces_by_three(read):
     assert read(search__pruner__name='"hyperband"').search.pruner.reduction_factor == 3
 
 
+def test_what_is_off_fits_everywhere(read):
+    assert read(training__batch_size="1", space__batch_norm="false").training.batch_size == 1
+
+
 def test_integers_stand_for_floats(read):
     spec = read(space__l1="1", space__dropout="{ low = 0, high = 0.5 }")
     assert spec.parameters()["l1"] == 1.0
@@ -305,6 +309,13 @@ BAD = [
     (
         {"model__name": '"transformer"', "space__batch_norm": "true"},
         ["space.batch_norm does not go with transformer"],
+    ),
+    *(
+        (
+            {"training__batch_size": "1", "space__batch_norm": value},
+            ["space.batch_norm needs minibatches of several examples, and training.batch_size is 1: make it larger"],
+        )
+        for value in ("true", "{ switch = true }")
     ),
     (
         {"model__name": '"cnn"', "data__name": '"wide"'},

@@ -73,6 +73,8 @@ class Surroundings:
     """Of one of its examples."""
     loss: str | None
     """Name of the loss; None when that is invalid."""
+    batch_size: int | None
+    """Examples in a minibatch; None when that is invalid."""
 
 
 class SpaceSpec(RootModel[dict[str, int | float | Range]]):
@@ -209,6 +211,8 @@ def _misfit(name: str, around: Surroundings) -> str | None:
         return "acts on hidden layers, and the model has none"
     elif name == _BATCH_NORM and around.model == "transformer":
         return "does not go with transformer, which normalizes its layers already"
+    elif name == _BATCH_NORM and around.batch_size == 1:
+        return "needs minibatches of several examples, and training.batch_size is 1: make it larger, or remove this"
     return None
 
 

@@ -69,8 +69,8 @@ class StudySpec(Section):
     def _space_is_valid(cls, given: object, info: ValidationInfo) -> dict[str, Setting]:
         data, model, training = map(info.data.get, ("data", "model", "training"))  # absent when invalid themselves
         name, shape = (data.name, data.example_shape) if data else (None, ())
-        loss = training.loss if training else None
-        return read_space(given, Surroundings(model.name, model.layers, name, shape, loss) if model else None)
+        loss, batch = (training.loss, training.batch_size) if training else (None, None)
+        return read_space(given, Surroundings(model.name, model.layers, name, shape, loss, batch) if model else None)
 
     def parameters(self) -> dict[str, Setting]:
         """Return every parameter's setting, each hidden layer's dropout by itself, always in the same order."""
