@@ -197,6 +197,22 @@ def test_a_switch_is_searched_beside_the_strength_that_it_governs(read):
     assert StudySpec.from_json(spec.to_json()) == spec
 
 
+def test_what_a_constant_batch_norm_switches_off_is_not_searched(read):
+    spec = read(space__batch_norm="true", space__dropout="{ low = 0.1, high = 0.5, switch = true }")
+    assert spec.choices.switches == ["use_dropout"]
+    assert list(spec.choices.ranges()) == ["dropout_1"]
+    config = spec.choices.configuration({"use_dropout": True, "dropout_1": 0.25})
+    assert (config["input_dropout"], config["dropout_0"], config["dropout_1"]) == (0, 0, 0.25)
+    assert StudySpec.from_json(spec.to_json()) == spec
+    kept = read(space__batch_norm="true", space__input_dropout="0.0", space__dropout_0="0.0")
+    assert kept.choices.switches == []
+
+
+def test_a_switched_batch_norm_goes_with_dropout_before_it(read):
+    spec = read(space__batch_norm="{ switch = true }", space__input_dropout="0.2", space__dropout_0="0.1")
+    assert spec.choices.configuration({"use_batch_norm": False, "dropout_1": 0.3})["input_dropout"] == 0.2
+
+
 def test_what_a_file_does_not_name_is_no_part_of_a_configuration(read):
     assert "mixup" not in read().baseline()
     assert read(space__mixup="0.0").baseline()["mixup"] == 0
@@ -309,6 +325,20 @@ BAD = [
     (
         {"model__name": '"transformer"', "space__batch_norm": "true"},
         ["space.batch_norm does not go with transformer"],
+    ),
+    *(
+        (
+            {"space__batch_norm": "true", f"space__{name}": value},
+            [
+                f"space.{name} has no effect with batch_norm = true: dropout acts after the last batch norm alone",
+                "as dropout_1; remove it, or search batch_norm = { switch = true }",
+            ],
+        )
+        for name, value in [("input_dropout", "{ low = 0.0, high = 0.3 }"), ("dropout_0", "0.2")]
+    ),
+    *(
+        ({"space__batch_norm": "true", "space__dropout_1": "0.1", "space__dropout": value}, ["space has no range"])
+        for value in ("{ low = 0.0, high = 0.5 }", "{ low = 0.1, high = 0.5, switch = true }")
     ),
     *(
         (

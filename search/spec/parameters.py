@@ -86,7 +86,7 @@ PARAMETERS: Mapping[str, Parameter] = {
         baseline=1e-3,
     ),
     "input_dropout": Parameter(
-        description="Share of the inputs that dropout sets to zero.",
+        description="Share of the inputs that dropout sets to zero, where `batch_norm` is off.",
         acts="inputs",
         formula="x * mask / (1 - p), mask ~ Bernoulli(1 - p)",
         source="Srivastava et al. 2014",
@@ -106,7 +106,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
     "batch_norm": Parameter(
         description="Whether hidden layers are normalized by their minibatch. Dropout then acts after the last of them "
-        "alone.",
+        "alone, whatever `input_dropout` and `dropout` say of what comes before.",
         acts="layers",
         formula="(x - mean) / sqrt(var + 1e-5) * weight + bias",
         source="Ioffe and Szegedy 2015; dropout's place: Li et al. 2019",

@@ -86,6 +86,10 @@ class SpaceSpec(RootModel[dict[str, int | float | Range]]):
         """Return the settings in the table's order, with dropout spelled out for each of so many hidden layers."""
         return {one: self.root.get(one, self.root[name]) for name in _named(self.root) for one in _spell(name, layers)}
 
+    def choices(self, layers: int) -> "Choices":
+        """Return what there is to choose for a model with so many hidden layers."""
+        return Choices(self.per_layer(layers), self.switches(layers))
+
     def switches(self, layers: int) -> dict[str, str]:
         """Return the switches of the parameters that have one: `use_dropout` for all layers that have none alone."""
         owners = {one: one if one in self.root else name for name in _named(self.root) for one in _spell(name, layers)}
@@ -98,17 +102,25 @@ class Choices:
 
     def __init__(self, settings: Mapping[str, Setting], switches: Mapping[str, str]) -> None:
         """`settings` by parameter, each layer's dropout by itself; `switches` of those that have one."""
-        self._settings, self._switches = settings, switches
+        self._settings = settings
         self._layers = [name for name in settings if _layer(name) is not None]
+        # Dropout before a batch norm shifts the variance that it learns to expect (Li et al. 2019).
+        self._before_norms = {"input_dropout", *self._layers[:-1]}
+        self._never = self._before_norms if _is_on(settings.get(_BATCH_NORM, 0)) else set()
+        self._switches = {name: switch for name, switch in switches.items() if name not in self._never}
 
     @property
     def switches(self) -> list[str]:
         """Return the switches, each once."""
         return list(dict.fromkeys(self._switches.values()))
 
+    def __bool__(self) -> bool:
+        """Return whether there is anything to choose."""
+        return bool(self._switches or self.ranges())
+
     def ranges(self, positions: Mapping[str, bool] | None = None) -> dict[str, Range]:
         """Return the ranges that matter when the switches are set so, or all that ever matter."""
-        idle = set() if positions is None else self._idle(positions)
+        idle = self._never if positions is None else self._idle(positions)
         return {
             name: setting
             for name, setting in self._settings.items()
@@ -131,11 +143,9 @@ class Choices:
 
     def _idle(self, positions: Mapping[str, bool]) -> set[str]:
         """Return the parameters that are off."""
-        off = {name for name, switch in self._switches.items() if not positions[switch]}
-        if _BATCH_NORM in self._settings and _BATCH_NORM not in off and self._settings[_BATCH_NORM] != 0:
-            # Dropout before a batch norm shifts the variance that it learns to expect (Li et al. 2019).
-            off |= {"input_dropout", *self._layers[:-1]}
-        return off
+        off = self._never | {name for name, switch in self._switches.items() if not positions[switch]}
+        switched_on = _BATCH_NORM in self._switches and _BATCH_NORM not in off
+        return off | self._before_norms if switched_on else off
 
 
 def parameter_of(name: str) -> Parameter:
@@ -158,10 +168,12 @@ def read_space(given: object, around: Surroundings | None) -> dict[str, Setting]
         raise bad_value("must be a table, as in [space]")
     findings = Findings()
     read = {name: _read_setting(name, value, around, findings) for name, value in given.items()}
+    if around and _is_on(read.get(_BATCH_NORM) or 0):
+        _check_dropouts(read, around.layers, findings)
     findings.raise_any()
     defaults: dict[str, Setting] = {name: row.default for name, row in PARAMETERS.items() if not row.optional}
     space = defaults | {name: setting for name, setting in read.items() if setting is not None}
-    if around and not any(isinstance(setting, Range) for setting in SpaceSpec(space).per_layer(around.layers).values()):
+    if around and not SpaceSpec(space).choices(around.layers):
         raise bad_key(
             "has no range, so there is nothing to search; write one as in dropout = { low = 0.0, high = 0.6 }"
         )
@@ -216,6 +228,15 @@ def _misfit(name: str, around: Surroundings) -> str | None:
     return None
 
 
+def _check_dropouts(read: Mapping[str, Setting | None], layers: int, findings: Findings) -> None:
+    """Refuse dropout that a batch norm which is always on switches off; `dropout` speaks for the last layer, too."""
+    *before, last = _spell("dropout", layers)
+    for name in ("input_dropout", *before):
+        if read.get(name):
+            text = f"has no effect with batch_norm = true: dropout acts after the last batch norm alone, as {last}; "
+            findings.add(bad_key(f"{text}remove it, or search batch_norm = {{ switch = true }}"), (name,))
+
+
 def _layer(name: str) -> int | None:
     """Return the number of the hidden layer that `dropout_<i>` speaks for, None for every other name."""
     match = re.fullmatch(r"dropout_(0|[1-9][0-9]{0,8})", name)
@@ -230,6 +251,11 @@ def _spell(name: str, layers: int) -> list[str]:
 def _named(space: Mapping[str, object]) -> Iterable[str]:
     """Return the parameters that a configuration contains, in the table's order."""
     return (name for name in PARAMETERS if name in space)
+
+
+def _is_on(setting: Setting) -> bool:
+    """Return whether it is a constant that is not 0."""
+    return not isinstance(setting, Range) and setting != 0
 
 
 def _has_switch(setting: Setting) -> bool:

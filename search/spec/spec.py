@@ -84,7 +84,7 @@ class StudySpec(Section):
     @property
     def choices(self) -> Choices:
         """What the search chooses, trial by trial."""
-        return Choices(self.parameters(), self.space.switches(self.model.layers))
+        return self.space.choices(self.model.layers)
 
     def baseline(self) -> dict[str, float]:
         """Return the configuration without regularization: strengths 0, even constant ones, and the most patience."""
