@@ -52,8 +52,9 @@ _DROPOUT = Range(low=0.0, high=0.6)
 class Data:
     """Examples of one's own: inputs [n, ...] and classes [n] from 0, a pair of tensors or arrays, or a torch data set.
 
-    Inputs are given to the model as they are. A data set is read once, whole, into memory: transforms that draw at
-    random in it would be drawn once for all epochs. What augments images anew in each epoch stands in `space`.
+    Inputs are given to the model as they are, but float64 as float32; to shipped models half precision, too. Images are
+    [n, height, width], or [n, colours, height, width]. A data set is read once, whole, into memory: transforms that
+    draw at random in it would be drawn once for all epochs. What augments images anew in each epoch stands in `space`.
     """
 
     train: Examples

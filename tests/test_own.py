@@ -460,6 +460,13 @@ def test_labels_that_are_a_column_of_a_table(tmp_path):
     assert find(tmp_path, data=Data(train=(x.numpy(), table[:, 1])), confirm=None).summary.best is not None
 
 
+def test_inputs_of_half_precision_for_a_shipped_model(tmp_path):
+    x, y = examples()
+    data = Data(train=(x.half(), y), validation=(x.half(), y), test=(x.half(), y))
+    found = find(tmp_path, model={"name": "mlp", "hidden": [8]}, data=data, confirm=None)
+    assert found.model()(x).dtype == torch.float32
+
+
 def test_inputs_that_are_whole_numbers(tmp_path):
     assert find(tmp_path, model=Tokens, data=WORDS, confirm=None).model()(WORDS.train[0]).shape == (90, 3)
 
@@ -679,6 +686,20 @@ class Tokens(nn.Module):
         return self.output(self.embedding(x).mean(1))
 
 
+class Halved(nn.Module):
+    """Computes in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(6, 3, dtype=torch.float16)
+
+    def forward(self, x):
+        return self.output(x.flatten(1))
+
+
+MLP = {"name": "mlp", "hidden": [8]}
+VIDEOS = Data(train=(torch.ones(90, 3, 4, 8, 8), Y[:90]))
+HALVED_IMAGES = Data(train=(X.half().view(-1, 2, 3), Y))
 WORDS = Data(train=(torch.randint(10, (90, 4), generator=torch.Generator().manual_seed(0)), Y[:90]))
 
 
@@ -705,6 +726,19 @@ WORDS = Data(train=(torch.randint(10, (90, 4), generator=torch.Generator().manua
         (
             {"model": Tokens, "data": WORDS, "space": {"mixup": 0.2, "l1": Range(low=0.0, high=1.0)}},
             "space.mixup: needs",
+        ),
+        (
+            {"model": MLP, "data": Data(train=(X.byte(), Y))},
+            'model "mlp" needs inputs of a floating-point type, and they are torch.uint8: convert them',
+        ),
+        (
+            {"model": {"name": "cnn", "hidden": [8]}, "data": VIDEOS},
+            r'model.name = "cnn": needs images, which are \[height, width\] or .*, and an example of own is \[3, 4',
+        ),
+        ({"model": MLP, "data": VIDEOS, "space": {"cutout": 0.3}}, "space.cutout needs images, which are"),
+        (
+            {"model": Halved, "data": HALVED_IMAGES, "space": {"rotation": 5.0, "l1": Range(low=0.0, high=1.0)}},
+            "space.rotation: needs inputs of torch.float32, and they are torch.float16",
         ),
         ({"name": "../mine"}, "path separator"),
         ({"device": "gpu"}, "device: must be one of auto, cpu, cuda, and is 'gpu'"),

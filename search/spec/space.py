@@ -7,7 +7,7 @@ refused. Knows nothing of the other sections but what `Surroundings` says.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
@@ -153,6 +153,16 @@ def parameter_of(name: str) -> Parameter:
     return PARAMETERS["dropout" if _layer(name) is not None else name]
 
 
+def image_refusal(data: str, shape: Sequence[int]) -> str | None:
+    """Return why examples of this shape are no images, None when they are: of height and width, and maybe colours."""
+    if len(shape) == 1:
+        return f"needs images, and an example of {data} is a row of {shape[0]} numbers"
+    if len(shape) not in (2, 3):
+        kinds = "[height, width] or [colours, height, width]"
+        return f"needs images, which are {kinds}, and an example of {data} is {list(shape)}"
+    return None
+
+
 def nearest(setting: Setting, value: float) -> float:
     """Return what is nearest to `value` among what the setting allows."""
     return setting.clip(value) if isinstance(setting, Range) else setting
@@ -211,8 +221,8 @@ def _name_refusal(name: str, around: Surroundings | None) -> str | None:
 def _misfit(name: str, around: Surroundings) -> str | None:
     """Return why a parameter makes no sense for this model and this data, None when it does."""
     if parameter_of(name).images:
-        if around.data is not None and len(around.shape) < 2:
-            return f"needs images, and an example of {around.data} is a row of {around.shape[0]} numbers"
+        if around.data is not None:
+            return image_refusal(around.data, around.shape)
     elif parameter_of(name).mixes and around.loss not in (None, "cross_entropy"):
         return f'mixes classes, which only cross_entropy can take, and the loss is "{around.loss}"'
     elif around.model == OWN and name in _IN_OWN_MODELS:

@@ -28,7 +28,16 @@ from search.spec.sections import (
     Section,
     TrainingSpec,
 )
-from search.spec.space import Choices, Setting, SpaceSpec, Surroundings, nearest, parameter_of, read_space
+from search.spec.space import (
+    Choices,
+    Setting,
+    SpaceSpec,
+    Surroundings,
+    image_refusal,
+    nearest,
+    parameter_of,
+    read_space,
+)
 
 
 class StudySpec(Section):
@@ -220,9 +229,8 @@ def _check_images(model: ModelSpec, given: DataSpec) -> None:
     """Refuse a model for images that does not fit those of a data set. Raises as validators may."""
     data, shape = given.name, given.example_shape
     findings = Findings()
-    if len(shape) < 2:
-        text = f"needs images, and an example of {data} is a row of {shape[0]} numbers; use mlp"
-        findings.add(bad_value(text), ("name",), model.name)
+    if refusal := image_refusal(data, shape):
+        findings.add(bad_value(f"{refusal}; use mlp"), ("name",), model.name)
     elif model.name == "cnn":
         _check_channels(model, data, shape[-2:], findings)
     else:

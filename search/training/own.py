@@ -215,9 +215,20 @@ class OwnExamples:
 
     def source(self, spec: StudySpec, logits: int) -> OwnData:
         """Return them as what trainers load, for a model of so many logits; raises UsageError when they do not fit."""
-        if not self.train.x.is_floating_point():
-            _refuse_mixtures(spec, self.train.x.dtype)
-        return OwnData(spec.data, spec.search.seed, logits, self.train, self.val, self.test)
+        examples = self if spec.model.name == OWN else self._for_shipped(spec.model.name)
+        _refuse_mixtures(spec, examples.train.x.dtype)
+        return OwnData(spec.data, spec.search.seed, logits, examples.train, examples.val, examples.test)
+
+    def _for_shipped(self, model: str) -> OwnExamples:
+        """Return them in the type of shipped models' weights. Raises UsageError for whole numbers."""
+        kind = self.train.x.dtype
+        if not kind.is_floating_point:
+            raise UsageError(
+                f'model "{model}" needs inputs of a floating-point type, and they are {kind}: convert them, as pixels '
+                "by x.float() / 255, or bring a model of your own"
+            )
+        single = (None if split is None else Split(split.x.float(), split.y) for split in (self.val, self.test))
+        return OwnExamples(self.section, Split(self.train.x.float(), self.train.y), *single)
 
 
 @dataclass(frozen=True)
@@ -246,10 +257,14 @@ def _kind(split: Split) -> str:
 
 
 def _refuse_mixtures(spec: StudySpec, kind: torch.dtype) -> None:
-    """Raise UsageError where inputs that are whole numbers would have to be mixed or moved."""
+    """Raise UsageError where inputs of a type that does not allow it would have to be mixed or moved."""
     for name, setting in spec.parameters().items():
-        if setting != 0 and (name == "mixup" or parameter_of(name).images):
+        if setting == 0:
+            continue
+        if name == "mixup" and not kind.is_floating_point:
             raise UsageError(f"space.{name}: needs inputs of a floating-point type, and they are {kind}")
+        if parameter_of(name).images and kind != torch.float32:
+            raise UsageError(f"space.{name}: needs inputs of {torch.float32}, and they are {kind}")
 
 
 def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) -> tuple[nn.Module, int]:
