@@ -20,7 +20,16 @@ from search.training.kernels import compiled
 from search.training.layout import layout_of
 from search.training.memory import is_out_of_memory
 from search.training.models import ChannelDropout
-from search.training.own import OwnData, OwnExamples, as_split, check_loss, check_model, dropout_rates, searchable
+from search.training.own import (
+    OwnData,
+    OwnExamples,
+    as_split,
+    check_loss,
+    check_model,
+    dropout_rates,
+    known_examples,
+    searchable,
+)
 from search.training.population import Population, Way
 from search.training.regularizers import Dropout
 from search.training.stacking import stacked_twin
@@ -618,6 +627,81 @@ def test_buffers_that_are_updated_in_place_are_not(factory):
     _, count = check_model(factory, OwnExamples.read(Data(train=examples())))
     assert count == 3
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+class Projecting(nn.Module):
+    """Begins with a random projection, kept in one way or another."""
+
+    def __init__(self, keep, inputs=6, classes=3):
+        super().__init__()
+        keep(self, torch.randn(inputs, 4))
+        self.dropout, self.output = nn.Dropout(0.5), nn.Linear(4, classes)
+
+    def forward(self, x):
+        return self.output(self.dropout(x @ self.projection))
+
+
+def as_attribute(model, projection):
+    model.projection = projection
+
+
+def as_buffer(model, projection):
+    model.register_buffer("projection", projection)
+
+
+def as_passing_buffer(model, projection):
+    model.register_buffer("projection", projection, persistent=False)
+
+
+def as_constant(model, projection):
+    model.projection = torch.ones_like(projection)
+
+
+class Counting(nn.Linear):
+    """Keeps in an attribute what it has learned."""
+
+    seen = 0.0
+
+    def forward(self, x):
+        self.seen += x.std() if self.training else 0.0
+        return super().forward(x) * (1 + self.seen)
+
+
+def odd_one_out():
+    """Return a factory of models of which each is larger than the one before."""
+    widths = iter(range(4, 10))
+
+    def make():
+        width = next(widths)
+        return nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [
+        (lambda: Projecting(as_attribute), "not in its state_dict is lost; register it as a persistent buffer"),
+        (lambda: Projecting(as_passing_buffer), "a model differs from its copy"),
+        (lambda: Counting(6, 3), "a model differs from its copy"),
+        (odd_one_out(), "must make the same model at each call, .*size mismatch"),
+    ],
+)
+def test_models_that_are_more_than_their_state_are_refused(factory, told):
+    with pytest.raises(ModelError, match=f"(?s){told}"):
+        check_model(factory, OwnExamples.read(Data(train=examples())))
+
+
+@pytest.mark.parametrize(
+    "factory", [lambda: Projecting(as_buffer), lambda: Projecting(as_constant), NoisyInEvaluation, normalized, Tied]
+)
+def test_models_that_are_their_state_are_not(factory):
+    assert check_model(factory, OwnExamples.read(Data(train=examples())))[1] == 3
+
+
+def test_a_model_for_a_named_data_set_is_compared_with_its_copy_on_numbers_that_tell():
+    with pytest.raises(ModelError, match="a model differs from its copy"):
+        check_model(lambda: nn.Sequential(nn.Flatten(), Projecting(as_attribute, 64, 10)), known_examples("digits"))
 
 
 def test_a_model_that_fails_in_training_is_refused():

@@ -26,6 +26,7 @@ from search.training.kernels import compiled
 from search.training.losses import Loss, on_device
 from search.training.models import ChannelDropout, ModelFactory
 from search.training.regularizers import Dropout
+from search.training.seeds import seeded
 from search.training.sources import SOURCES
 
 Examples = tuple[object, object] | TorchDataset[Any]
@@ -248,8 +249,9 @@ def known_examples(name: str) -> NamedExamples:
     """Return a data set's examples as far as a model can be checked by them. Raises UsageError."""
     if name not in SOURCES:
         raise UsageError(f'there is no data set "{name}"{did_you_mean(name, SOURCES)}; there are {", ".join(SOURCES)}')
-    blank = Split(torch.zeros(2, *DATASET_SHAPES[name]), torch.zeros(2, dtype=torch.int64))
-    return NamedExamples({"name": name}, blank, SOURCES[name].classes)
+    # Not zeros, of which models that differ make the same.
+    x = torch.rand(2, *DATASET_SHAPES[name], generator=torch.Generator().manual_seed(0))
+    return NamedExamples({"name": name}, Split(x, torch.zeros(2, dtype=torch.int64)), SOURCES[name].classes)
 
 
 def _kind(split: Split) -> str:
@@ -282,32 +284,49 @@ def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) ->
     if {*map(id, _trained(model))} & {*map(id, _trained(other))}:
         raise ModelError("the factory must make a fresh model at each call, and returned the same parameters again")
     x = examples.train.x[:2]
-    count = _count_logits(model.eval(), x)
+    count = _logits(model.eval(), x).shape[1]
     if count < examples.classes or (count > examples.classes and isinstance(examples, NamedExamples)):
         raise ModelError(f"the model returns {count} logits, and there are {examples.classes} classes")
     _check_buffers(other.train(), x)
+    _check_state(other.eval(), model, x)
     return model, count
 
 
 @torch.no_grad()
-def _count_logits(model: nn.Module, x: Tensor) -> int:
-    """Return how many logits a model has for each of two examples. Raises ModelError."""
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Return a model's logits for two examples, always with the same random numbers. Raises ModelError."""
     mode = " in training" if model.training else ""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with seeded(0, x.device):
             logits = model(x)
     except Exception as error:
         raise ModelError(f"the model fails on inputs {list(x.shape)}{mode}: {type(error).__name__}: {error}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"the model must return logits [batch, classes], and returned {got} for a batch of 2{mode}")
-    return logits.shape[1]
+    return logits
+
+
+def _check_state(model: nn.Module, fresh: nn.Module, x: Tensor) -> None:
+    """Raise ModelError when a fresh model with the state of one that has seen training is another: it is scored so."""
+    try:
+        fresh.load_state_dict(model.state_dict())
+    except Exception as error:  # whatever a user's model may raise
+        raise ModelError(
+            f"the factory must make the same model at each call, and the state of one does not fit another: {error}"
+        ) from error
+    logits, copied = _logits(model, x), _logits(fresh, x)
+    if logits.shape != copied.shape or not torch.allclose(logits, copied, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ModelError(
+            "a model differs from its copy: what is not in its state_dict is lost; register it as a persistent buffer, "
+            "or make it the same at each call of the factory"
+        )
 
 
 def _check_buffers(model: nn.Module, x: Tensor) -> None:
     """Raise ModelError when training puts others in the place of a model's buffers: each slot has its own there."""
     before = {name: (buffer, buffer.data_ptr()) for name, buffer in model.named_buffers()}
-    _count_logits(model, x)
+    _logits(model, x)
     for name, buffer in model.named_buffers():
         own, place = before.get(name, (None, None))
         if buffer is not own or buffer.data_ptr() != place:
