@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from operator import methodcaller
@@ -22,7 +22,7 @@ from search.records import Score
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.study import Study
-from search.trainers import Trainer, TrainerLost
+from search.trainers import Trainer, TrainerLost, TrainerStopped
 from search.weights import WeightStore
 
 _ATTEMPTS = 3
@@ -46,17 +46,20 @@ class Aftermath:
         self._spec, self._study, self._crew, self._artifacts = spec, study, crew, artifacts
         self._watcher, self._stop = watcher, stop
 
-    def score(self, weights: WeightStore) -> None:
+    def score(self, weights: WeightStore) -> bool:
         """Read the test data, if there is any, for the search's best trial and its baseline, once for each.
 
-        In any case the best trial's weights are there afterwards. Raises TrainerError.
+        In any case the best trial's weights are there afterwards. Return whether all of that was done. Raises
+        TrainerError.
         """
-        with _trainers_needed("the test data could not be scored"):
+        with _trainers_needed("the test data could not be scored"), suppress(TrainerStopped):
             for which, record in due_tests(self._study.summary()).items():
                 kept = self._ask_a_trainer(partial(best_weights, record=record, weights=weights))
                 if self._crew.has_test:
                     told = self._ask_a_trainer(methodcaller("test", kept))
                     self._study.record_test(which, Score(record.number, *told))
+            return True
+        return False
 
     def confirm(self, wanted: Confirm) -> bool:
         """Train the best configurations with several seeds and score them; return whether all of that was done.
@@ -74,7 +77,7 @@ class Aftermath:
         finished = NO_PICKS if known is None else known.picks
         confirming = Confirming(self._spec, repeats, params, folder, val_losses, finished, study.identity)
         title = f"Confirming {len(picks.trials)} configurations with {wanted.seeds} seeds each"
-        with _trainers_needed("the best configurations could not be confirmed"):
+        with _trainers_needed("the best configurations could not be confirmed"), suppress(TrainerStopped):
             names = {trial: str(trial) for trial in picks.trials}
             if not self._train(confirming, wanted.seeds, title, names, study.keep_repeats):
                 return False
@@ -85,7 +88,8 @@ class Aftermath:
             confirming.finish(study.keep_repeats)
             if self._crew.has_test:
                 self._ask_a_trainer(partial(confirming.score, save=study.keep_repeats))
-        return True
+            return True
+        return False
 
     def ablate(self, seeds: int) -> bool:
         """Train the winner without each of its ingredients; return whether all of it was done. Raises TrainerError."""

@@ -27,6 +27,7 @@ from search.trainers import (
     Trainer,
     TrainerLost,
     TrainerSetup,
+    TrainerStopped,
     cores,
     find_kernels,
     pick_devices,
@@ -55,8 +56,8 @@ class Crew:
         """Decide who is needed. Raises DeviceError, UsageError when the spec is not enough to go by, and TrainerError
         when there is no such cluster.
 
-        `stop` is asked amid an epoch by a trainer in this process. `checkpoints` is the folder that trials are kept in,
-        None to keep none.
+        `stop` is asked amid an epoch by a trainer in this process, and amid what follows a search by all of them.
+        `checkpoints` is the folder that trials are kept in, None to keep none.
         """
         if spec.is_own and own == NOTHING_OWN:
             raise UsageError(
@@ -156,13 +157,13 @@ class Crew:
     def idle(self) -> Trainer:
         """Return a trainer for work between searches: one that lives and has room, or a new one.
 
-        Raises TrainerLost, and TrainerError when there is no room.
+        Raises TrainerLost, TrainerStopped, and TrainerError when there is no room.
         """
         for trainer in self.trainers:
             if trainer.lacks is None and trainer.alive:
                 return trainer
         trainer = self.replace(0)
-        _await_room([trainer])
+        _await_room([trainer], self._heed)
         return trainer
 
     def close(self) -> None:
@@ -173,7 +174,11 @@ class Crew:
             self._cluster.close()
 
     def _hire(self) -> ProcessTrainer | RayTrainer:
-        return ProcessTrainer() if self._cluster is None else self._cluster.start_trainer()
+        return ProcessTrainer(self._stop) if self._cluster is None else self._cluster.start_trainer(self._stop)
+
+    def _heed(self) -> None:
+        if self._stop():
+            raise TrainerStopped
 
     def _look_after_files(self) -> None:
         if self._own.data is None:

@@ -191,8 +191,10 @@ class Session:
             if not cut_short:  # others may be writing some, or be about to record what they belong to
                 weights.tidy(study.summary())
             after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
+            if cut_short:  # what was found by then is scored all the same
+                stop.forget_time()
             if not (cut_short and (stop.signal or stop.requested)):
-                after.score(weights)
+                cut_short = not after.score(weights) or cut_short
             study.add_wall_seconds(time.monotonic() - start)
             if self.options.confirm is not None and not cut_short:
                 cut_short = not after.confirm(self.options.confirm)

@@ -91,6 +91,10 @@ class StopRequest:
         """Whether the time budget is used up."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
+    def forget_time(self) -> None:
+        """Go on past the time budget, now that it has ended what it was for."""
+        self._deadline = None
+
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._hear)

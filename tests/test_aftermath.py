@@ -31,7 +31,11 @@ class Examiner(ScriptedTrainer):
 
 class ExaminersCrew(ScriptedCrew):
     has_test = True
-    idle = Crew.idle
+    idle, _heed = Crew.idle, Crew._heed
+
+    @staticmethod
+    def _stop():
+        return False
 
 
 class Weights:

@@ -67,7 +67,7 @@ class Cluster:
     def __init__(self):
         self.hired = []
 
-    def start_trainer(self):
+    def start_trainer(self, should_stop):
         self.hired.append(Waiting(has_room=not self.hired))
         return self.hired[-1]
 

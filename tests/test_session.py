@@ -1,5 +1,6 @@
 """One run of a search as others see it: what it leaves them, and that it leaves."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,8 @@ from search.spec import load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
 from search.study.roster import all_running
+from search.trainers import LocalTrainer, TrainerStopped
+from search.weights import WeightStore
 from search.wishes import Wishes
 
 
@@ -65,6 +68,42 @@ def test_a_search_that_ends_leaves_the_weights_of_the_best_alone(session):
     ending = session.run(Onlooker(), StopRequest())
     kept = {ending.summary.best.number, ending.summary.baseline.number}
     assert {path.name for path in session.artifacts.glob("trial-*")} == {f"trial-{n:05d}.safetensors" for n in kept}
+
+
+def test_who_is_interrupted_while_it_scores_leaves_the_rest_to_the_next_start(session, monkeypatch):
+    session.prepare()
+    stop = StopRequest()
+
+    def interrupted(_trainer, _weights):
+        stop.signal = signal.SIGINT
+        raise TrainerStopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTrainer, "test", interrupted)
+        ending = session.run(Onlooker(), stop)
+    assert ending.interrupted_by == signal.SIGINT
+    assert (ending.summary.trials["complete"], ending.summary.test) == (2, {})
+    again = Session(session.spec, session.options)
+    again.prepare()
+    assert again.run(Onlooker(), StopRequest()).summary.test.keys() == {"best", "baseline"}
+
+
+def test_what_was_found_when_time_was_up_is_scored_all_the_same(session, monkeypatch):
+    session.spec = session.spec.with_overrides(trials=1000)
+    session.prepare()
+    stop = StopRequest()
+
+    def lost(weights, number):
+        assert not stop.timed_out
+
+    def time_is_up(watcher, record):
+        stop._deadline = 0.0
+
+    monkeypatch.setattr(WeightStore, "load", lost)  # so that they are trained once more
+    monkeypatch.setattr(Onlooker, "ended", time_is_up)
+    ending = session.run(Onlooker(), stop)
+    assert ending.timed_out
+    assert "best" in ending.summary.test
 
 
 def test_a_home_that_takes_no_files_is_told_and_ends_no_search(session):

@@ -349,12 +349,43 @@ def test_a_process_that_does_not_even_die_is_abandoned(process_trainer, monkeypa
     os.kill(process_trainer.process.pid, signal.SIGKILL)
 
 
-def test_weights_that_do_not_come_are_a_lost_trainer(process_trainer, monkeypatch):
+@pytest.mark.parametrize("question", ["best_weights", "checkpoint", "vacate"])
+def test_an_answer_that_does_not_come_is_a_lost_trainer(process_trainer, monkeypatch, question):
     process_trainer.begin([make_assignment(0)], [])
     process_trainer.collect()
     monkeypatch.setattr("search.trainers.remote._ANSWER_SECONDS", 0.2)
     os.kill(process_trainer.process.pid, signal.SIGSTOP)
-    for ask in (lambda: process_trainer.best_weights(0), lambda: process_trainer.checkpoint([])):
-        with pytest.raises(TrainerLost):
-            ask()
+    asked = {"best_weights": [0], "checkpoint": [[]], "vacate": []}[question]
+    with pytest.raises(TrainerLost, match="has not answered for"):
+        getattr(process_trainer, question)(*asked)
+    assert not process_trainer.alive
+
+
+@pytest.mark.parametrize("home", [LocalTrainer, ProcessTrainer])
+def test_what_follows_a_search_hears_a_stop(home):
+    stopped = threading.Event()
+    if home is LocalTrainer:
+        trainer = LocalTrainer(setup(), stopped.is_set)
+    else:
+        trainer = ProcessTrainer(stopped.is_set)
+        trainer.set_up(setup())
+        trainer.get_ready()
+    threading.Timer(0.5, stopped.set).start()
+    with pytest.raises(TrainerStopped):
+        trainer.retrain(make_assignment(0), 1_000_000)
+    assert trainer.alive == (home is LocalTrainer)
+    trainer.close()
+
+
+def test_a_refit_hears_a_stop():
+    with pytest.raises(TrainerStopped):
+        LocalTrainer(setup(), lambda: True).refit(make_assignment(0), 1)
+
+
+def test_a_trainer_that_hangs_while_it_scores_does_not_keep_who_wants_to_stop(process_trainer):
+    process_trainer.get_ready()
+    process_trainer._should_stop = lambda: True
+    os.kill(process_trainer.process.pid, signal.SIGSTOP)
+    with pytest.raises(TrainerStopped):
+        process_trainer.test(b"")
     assert not process_trainer.alive

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -65,10 +65,11 @@ class Place:
 class RayTrainer(RemoteTrainer):
     """A population in an actor, which Ray starts wherever there is room, and ends when the runner does."""
 
-    def __init__(self, cluster: RayCluster) -> None:
+    def __init__(self, cluster: RayCluster, should_stop: Callable[[], bool]) -> None:
         """Ask for a place; the actor waits for `set_up`. Raises TrainerLost when the cluster is gone."""
         import ray
 
+        super().__init__(should_stop)
         self._ray, self._cluster = ray, cluster
         # Ray neither starts it again nor asks it again: what a lost trainer means is for the runner to say.
         reserved = ray.remote(TrainerActor).options(num_cpus=1, num_gpus=cluster.conditions.gpus, max_restarts=0)

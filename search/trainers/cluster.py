@@ -95,9 +95,9 @@ class RayCluster:
             "itself for local clusters only; docs/cluster.md tells how it is done (RAY_AUTH_MODE)"
         )
 
-    def start_trainer(self) -> RayTrainer:
+    def start_trainer(self, should_stop: Callable[[], bool]) -> RayTrainer:
         """Return a trainer that Ray is to find a place for."""
-        return RayTrainer(self)
+        return RayTrainer(self, should_stop)
 
     def sent(self, own: object) -> Any:
         """Return where in the cluster something of the user's own lies, pickled, after sending it there but once.

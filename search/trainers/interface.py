@@ -29,7 +29,7 @@ class OutOfMemory(TrainerLost):
 
 
 class TrainerStopped(Exception):
-    """An epoch was given up because the runner asked for it."""
+    """An epoch, or what else takes long, was given up because somebody wants to stop."""
 
 
 class DataSource(Protocol):
@@ -200,16 +200,17 @@ class Trainer(Protocol):
         ...
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
-        """Train one trial by itself for so many epochs and return the weights of its best one. Raises TrainerLost.
+        """Train one trial by itself for so many epochs and return the weights of its best one.
 
-        With folds it is trained on all of the data, and the weights are those of its last epoch.
+        With folds it is trained on all of the data, and the weights are those of its last epoch. Raises TrainerLost,
+        TrainerStopped.
         """
         ...
 
     def test(self, weights: bytes) -> tuple[float, float, float]:
         """Return accuracy, mean loss (nats) and calibration error of these weights on the test data.
 
-        Raises TrainerLost, and DataError.
+        Raises TrainerLost, TrainerStopped, and DataError.
         """
         ...
 

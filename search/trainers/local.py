@@ -132,7 +132,8 @@ class LocalTrainer:
         if self._data.folds is not None:
             return self.refit(assignment, epochs)
         # In single precision, which is as near as can be to however it was trained first.
-        alone = LocalTrainer(replace(self._setup, slots=1, engine="looped", precision="fp32", checkpoints=None))
+        setup = replace(self._setup, slots=1, engine="looped", precision="fp32", checkpoints=None)
+        alone = LocalTrainer(setup, self._should_stop)
         alone.begin([assignment], [])
         for _ in range(epochs):
             alone.collect()
@@ -142,11 +143,12 @@ class LocalTrainer:
     def refit(self, assignment: Assignment, epochs: int) -> bytes:
         """Train one trial on training and validation data together and return the weights of its last epoch.
 
-        Nothing is held out then: a schedule that goes by validation losses goes by the assignment's.
+        Nothing is held out then: a schedule that goes by validation losses goes by the assignment's. Raises
+        TrainerStopped.
         """
         from safetensors.torch import save
 
-        from search.training.population import Population, Way
+        from search.training.population import Population, Stopped, Way
 
         setup, data = self._setup, self._data.merged
         factory, loss = _factory(setup, data), setup.own.loss
@@ -154,8 +156,11 @@ class LocalTrainer:
             factory, data, setup.training, setup.seed, 1, Way("looped"), setup.device, keep_last=True, loss=loss
         )
         alone.admit(assignment)
-        for _ in range(epochs):
-            alone.train_epoch()
+        try:
+            for _ in range(epochs):
+                alone.train_epoch(self._should_stop)
+        except Stopped:
+            raise TrainerStopped from None
         return save(alone.best_weights(assignment.number))
 
     def module(self, weights: bytes) -> tuple[nn.Module, Tensor]:

@@ -12,7 +12,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -38,8 +38,9 @@ class ProcessTrainer(RemoteTrainer):
     and ends when its runner does, however that happens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Start the process; it waits for `set_up`. Raises TrainerLost."""
+        super().__init__(should_stop)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="regsearch trainer", daemon=True)

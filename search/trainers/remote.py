@@ -6,22 +6,31 @@ A question is a tuple, its name first; an answer is a value, or the error that t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from search.errors import RegsearchError
 from search.records import Assignment
-from search.trainers.interface import Report, TrainerLost
+from search.trainers.interface import Report, TrainerLost, TrainerStopped
 from search.trainers.local import LocalTrainer
 
 _ANSWER_SECONDS = 300.0
 """Within which a trainer answers that need not train for it: one that hangs shall not have the runner hang, too."""
+_POLL_SECONDS = 0.2
 
 
 class RemoteTrainer(ABC):
     """The runner's end of a trainer elsewhere."""
 
     slots = 0
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        """`should_stop` is asked while it trains or scores for whoever waits for that."""
+        self._should_stop = should_stop
+
+    @staticmethod
+    @abstractmethod
+    def first_done(trainers: Sequence[Any], timeout: float) -> Sequence[RemoteTrainer]: ...
 
     @property
     def lacks(self) -> str | None:
@@ -43,16 +52,16 @@ class RemoteTrainer(ABC):
         return bytes(self._ask("weights", number, timeout=_ANSWER_SECONDS))
 
     def retrain(self, assignment: Assignment, epochs: int) -> bytes:
-        return bytes(self._ask("retrain", assignment, epochs))
+        return bytes(self._ask_until_stopped("retrain", assignment, epochs))
 
     def vacate(self) -> None:
-        self._ask("vacate")
+        self._ask("vacate", timeout=_ANSWER_SECONDS)
 
     def checkpoint(self, free: Sequence[int]) -> None:
         self._ask("checkpoint", list(free), timeout=_ANSWER_SECONDS)
 
     def test(self, weights: bytes) -> tuple[float, float, float]:
-        accuracy, loss, ece = self._ask("test", weights)
+        accuracy, loss, ece = self._ask_until_stopped("test", weights)
         return float(accuracy), float(loss), float(ece)
 
     @abstractmethod
@@ -63,9 +72,21 @@ class RemoteTrainer(ABC):
     def _receive(self, timeout: float | None = None) -> object:
         """Wait for the answer to what was asked last, for so many seconds at most. Raises TrainerLost."""
 
+    @abstractmethod
+    def close(self) -> None: ...
+
     def _ask(self, *message: object, timeout: float | None = None) -> Any:
         self._send(*message)
         return self._received(timeout)
+
+    def _ask_until_stopped(self, *message: object) -> Any:
+        """Ask what may take long. Raises TrainerStopped when somebody wants to stop; the trainer is ended then."""
+        self._send(*message)
+        while not self.first_done([self], _POLL_SECONDS):
+            if self._should_stop():
+                self.close()  # what it says later would answer another question
+                raise TrainerStopped
+        return self._received()
 
     def _received(self, timeout: float | None = None) -> Any:
         answer = self._receive(timeout)
