@@ -1,6 +1,7 @@
 """What several test files share: a tiny spec, a tiny data set and a database server, made here and now."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,10 +271,19 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "mlflow.db"
 
 
+@pytest.fixture
+def tables(tmp_path: Path, database: Path) -> None:
+    """Let the home `runs` have MLflow's tables already."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(database, tmp_path / "runs")
+
+
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
     """A folder with a study, `tiny`, that has been searched and confirmed; its home is `runs`."""
     folder = tmp_path_factory.mktemp("searched")
+    (folder / "runs").mkdir()
+    shutil.copy(database, folder / "runs")
     (folder / "tiny.toml").write_text(SPEC)
     start = ["start", "--study", str(folder / "tiny.toml"), "--home", str(folder / "runs"), "--workers=0"]
     regsearch(*start, "--engine=stacked", "--precision=fp32", "--no-confirm")

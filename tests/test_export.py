@@ -81,6 +81,7 @@ def test_the_pick_can_be_exported_instead(searched):
     assert json.loads((searched / "pick" / "spec.json").read_text())["params"] == pick["params"]
 
 
+@pytest.mark.usefixtures("tables")
 def test_l1_selects_the_features_that_tell_something(tmp_path):
     """The shipped study of wide data, as a user runs it; the pick is what one selects features by."""
     home = ["--study", "wide", "--home", str(tmp_path / "runs")]

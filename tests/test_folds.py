@@ -120,6 +120,7 @@ def test_folds_and_a_share_exclude_each_other(tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.usefixtures("tables")
 def test_a_cross_validated_search(tmp_path, workers):
     path, home = tmp_path / "crossed.toml", ("--home", str(tmp_path / "runs"))
     folded = SPEC.replace('[data]\nname = "digits"', '[data]\nname = "digits"\nfolds = 3')
