@@ -102,9 +102,9 @@ class Found:
         choice, own = choose(self.summary), self._options.own
         with torch_left_alone():
             trainer, weights = refit(self._spec, choice, None, self._options.trainers, own)
-        if own.model is None:
-            return trainer.module(weights)[0]
-        return finished(own.model, choice.params, weights)
+            if own.model is None:
+                return trainer.module(weights)[0]
+            return finished(own.model, choice.params, weights)
 
     def explain(self, seeds: int = 5) -> str:
         """Train the winner without each of its ingredients, and return what `regsearch explain` prints."""
@@ -165,10 +165,13 @@ def run_search(
     Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
     """
     started = time.monotonic()
+    from search.training.own import torch_left_alone
+
     if not isinstance(data, Data | str):
         raise UsageError(f"data must be search.Data(train=...) or a data set's name, not a {type(data).__name__}")
     sections = {"name": check_study_name(name), "training": dict(training or {}), "search": dict(search or {})}
-    spec, own = _specify(model, data, space, sections, loss)
+    with torch_left_alone():  # model and loss are tried
+        spec, own = _specify(model, data, space, sections, loss)
     if not isinstance(confirm, Confirm | None):
         raise UsageError(f"confirm: must be search.Confirm(top=..., seeds=...), or None for none, and is {confirm!r}")
     wishes = Wishes(

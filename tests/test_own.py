@@ -29,6 +29,7 @@ from search.training.own import (
     dropout_rates,
     known_examples,
     searchable,
+    torch_left_alone,
 )
 from search.training.population import Population, Way
 from search.training.regularizers import Dropout
@@ -497,10 +498,26 @@ def test_what_each_ingredient_is_worth(tmp_path):
 def test_torch_is_left_as_it_was(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    find(tmp_path, confirm=None).model()
+    numbers = torch.get_rng_state()
+    found = find(tmp_path, confirm=None)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    found.model()
+    assert torch.equal(torch.get_rng_state(), numbers)
     assert torch.get_num_threads() == 2
     assert compiled._active is None
     torch.set_num_threads(threads)
+
+
+def test_the_generators_of_a_device_that_was_first_used_meanwhile_begin_anew(monkeypatch):
+    old, new = torch.Generator().manual_seed(3), torch.Generator().manual_seed(5)
+    torch.rand(1, generator=old)
+    states = [old.get_state(), new.get_state()]
+    monkeypatch.setattr(torch.cuda, "default_generators", (old,))
+    with torch_left_alone():
+        monkeypatch.setattr(torch.cuda, "default_generators", (old, new))
+        for generator in (old, new):
+            torch.rand(1, generator=generator)
+    assert all(map(torch.equal, [old.get_state(), new.get_state()], states))
 
 
 def test_another_loss_is_another_study(tmp_path):

@@ -26,7 +26,7 @@ from search.training.kernels import compiled
 from search.training.losses import Loss, on_device
 from search.training.models import ChannelDropout, ModelFactory
 from search.training.regularizers import Dropout
-from search.training.seeds import seeded
+from search.training.seeds import generators_left_alone, seeded
 from search.training.sources import SOURCES
 
 Examples = tuple[object, object] | TorchDataset[Any]
@@ -60,10 +60,11 @@ _SEARCHED: dict[type[nn.Module], Callable[[str], Dropout]] = {
 
 @contextmanager
 def torch_left_alone() -> Iterator[None]:
-    """Leave torch's threads and operations as they were, in the process of somebody who has other plans for them."""
+    """Leave torch's threads, operations and random numbers as they were, in the process of somebody who has plans."""
     threads = torch.get_num_threads()
     try:
-        yield
+        with generators_left_alone():
+            yield
     finally:
         torch.set_num_threads(threads)
         compiled.use(None)

@@ -41,6 +41,24 @@ def own_generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, torch.cuda.default_generators[index]]
 
 
+@contextmanager
+def generators_left_alone() -> Iterator[None]:
+    """Put all of torch's own generators back in the end, whoever has drawn from them or seeded them."""
+    before = [generator.get_state() for generator in _all_generators()]
+    try:
+        yield
+    finally:
+        known, new = _all_generators()[: len(before)], _all_generators()[len(before) :]
+        for generator, state in zip(known, before, strict=True):
+            generator.set_state(state)
+        for generator in new:  # those of a device that was first used meanwhile: as they would begin
+            generator.manual_seed(generator.initial_seed())
+
+
+def _all_generators() -> list[torch.Generator]:
+    return [torch.default_generator, *torch.cuda.default_generators]  # before CUDA is first used it has none
+
+
 def batch_order(study_seed: int, trial_seed: int, epoch: int, examples: int) -> torch.Tensor:
     """Return the order in which a trial sees its training examples in one epoch, int64 [examples], on the CPU.
 
