@@ -14,7 +14,7 @@ from search import Confirm, Data, Range, run_search
 from search.errors import DataError, ModelError, RegsearchError, SpecMismatchError, UsageError
 from search.spec import DataSpec
 from search.training.choosing import choose
-from search.training.data import Split
+from search.training.data import Split, fingerprint
 from search.training.engines import TwinEngine, VmappedEngine
 from search.training.kernels import compiled
 from search.training.layout import layout_of
@@ -873,3 +873,10 @@ def test_inputs_keep_their_type():
     assert as_split((X.double(), Y), "train").x.dtype == torch.float32
     assert as_split((torch.zeros(4, 2, dtype=torch.int64), Y[:4]), "train").x.dtype == torch.int64
     assert isinstance(as_split((X.numpy(), Y.numpy()), "train"), Split)
+
+
+def test_data_may_be_of_a_type_that_numpy_lacks():
+    x, y = examples(30)
+    data = OwnExamples.read(Data(train=(x.bfloat16(), y), test=(x.bfloat16(), y)))
+    assert data.test.x.dtype is torch.bfloat16
+    assert len({fingerprint(split) for split in (data.train, Split(x.bfloat16() + 1, y))}) == 2

@@ -175,6 +175,7 @@ def _prepared(source: Source, split: Split) -> Split:
 
 def fingerprint(split: Split) -> str:
     """Return the SHA-256 (hex) of examples."""
-    digest = hashlib.sha256(split.x.contiguous().numpy().data)
+    # By its bytes: NumPy has no bfloat16.
+    digest = hashlib.sha256(split.x.contiguous().view(torch.uint8).numpy().data)
     digest.update(split.y.numpy().data)
     return digest.hexdigest()
