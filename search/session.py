@@ -174,7 +174,7 @@ class Session:
             self.tracking_uri,
             artifact_folder(self.options.home, "mlflow"),
             tracked_study(study),
-            study.ended_by_nobody_else(),
+            [] if study.others else study.ended_by_nobody_else(),
             findings.command("sync"),
         )
         try:
@@ -186,8 +186,6 @@ class Session:
             holder = study.elect(stop) if self.options.search and not cut_short else None
             if holder is not None:
                 return self._leave_to(holder, tracker)
-            for record in study.records():
-                tracker.trial(record)  # those of others that have left, too
             if not cut_short:  # others may be writing some, or be about to record what they belong to
                 weights.tidy(study.summary())
             after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
@@ -208,6 +206,7 @@ class Session:
             self._crew.close()
             if not unfinished:
                 discard(self._checkpoints)
+            self._complete(tracker, cut_short)
             report, told = findings.write_report(), findings.closing()
             # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
             patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
@@ -225,6 +224,11 @@ class Session:
         stopped = cut_short and interrupted_by is None and stop.requested
         timed_out = cut_short and interrupted_by is None and not stopped
         return Ending(summary, outcome, interrupted_by, timed_out, report, stopped)
+
+    def _complete(self, tracker: Tracker, cut_short: bool) -> None:
+        """Have MLflow told of the trials that others have ended and left untold, unless somebody stays to do that."""
+        study = self._study
+        tracker.catch_up(study.records(), [] if cut_short and study.others else study.ended_by_nobody_else())
 
     def _leave_to(self, holder: RunnerRecord, tracker: Tracker) -> Ending:
         """Return the ending where somebody else does what follows the search."""
@@ -270,7 +274,7 @@ class Session:
         from search.pruning import make_pruner
         from search.runner import Runner
 
-        tracked = _TrackedWatcher(watcher, tracker)
+        tracked = _TrackedWatcher(watcher, tracker, self._study.has_ended)
         self._study.on_end = NoticeBoard(self._study).ended
         runner = Runner(
             self._study,
@@ -290,10 +294,10 @@ class Session:
 
 
 class _TrackedWatcher:
-    """Passes everything on to the progress display, and finished trials to MLflow."""
+    """Passes everything on to the progress display, and the trials that were ended here to MLflow."""
 
-    def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
-        self._watcher, self._tracker = watcher, tracker
+    def __init__(self, watcher: Watcher, tracker: Tracker, ended_here: Callable[[int], bool]) -> None:
+        self._watcher, self._tracker, self._ended_here = watcher, tracker, ended_here
         self.engines: set[str] = set()
         """What the trainers have measured and chosen."""
 
@@ -311,8 +315,9 @@ class _TrackedWatcher:
             self._watcher.message(notice)
 
     def ended(self, record: TrialRecord) -> None:
-        """Pass on, also to MLflow."""
-        self._tracker.trial(record)
+        """Pass on, also to MLflow, unless another process ended it: that one writes it."""
+        if self._ended_here(record.number):
+            self._tracker.trial(record)
         self._watcher.ended(record)
 
     def message(self, text: str) -> None:

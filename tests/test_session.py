@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import SPEC
+from fixed_study import curve
 from scripted import Notes
 
 from search import session as session_module
 from search.errors import StorageError
-from search.session import Options, Session
+from search.records import Reason, TrialRecord
+from search.session import Options, Session, _TrackedWatcher
 from search.spec import load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
@@ -22,11 +24,15 @@ from search.wishes import Wishes
 class Untracked:
     """In MLflow's place."""
 
-    def __init__(self, *_settings):
-        pass
+    def __init__(self, *settings):
+        self.given = [record.number for record in settings[3]]
+        self.untold = None
 
     def trial(self, record):
-        pass
+        self.given.append(record.number)
+
+    def catch_up(self, ended, untold):
+        self.untold = [record.number for record in untold]
 
     def notice(self):
         return None
@@ -41,8 +47,15 @@ class Onlooker(Notes):
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch):
-    monkeypatch.setattr(session_module, "Tracker", Untracked)
+def trackers(monkeypatch):
+    """Those that were made."""
+    made = []
+    monkeypatch.setattr(session_module, "Tracker", lambda *settings: made.append(Untracked(*settings)) or made[-1])
+    return made
+
+
+@pytest.fixture
+def session(tmp_path, trackers):
     (tmp_path / "tiny.toml").write_text(SPEC)
     spec = load_spec(str(tmp_path / "tiny.toml")).with_overrides(trials=2)
     wishes = Wishes(tmp_path, device="cpu", engine="looped", precision="fp32", kernels="torch", workers=0)
@@ -117,6 +130,67 @@ def test_a_home_that_takes_no_files_is_told_and_ends_no_search(session):
     told = "\n".join(notes.messages)
     assert f"Weights cannot be written to {session.artifacts}" in told
     assert f"What was found could not be written to {session.artifacts}" in told
+
+
+def join(session):
+    """Return another process's part in the study."""
+    return Study.open("tiny", session.spec, session._study._storage, session.options.home)
+
+
+def end(study, assignment) -> TrialRecord:
+    return study.finish(assignment.number, Reason.COMPLETED, curve(0.5))
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_who_ends_a_trial_writes_it_to_mlflow_and_the_last_what_is_missing(session, trackers, stays):
+    session.spec = session.spec.with_overrides(trials=4)
+    session.prepare()
+    other = join(session)
+    first, second = other.ask(), other.ask()
+    end(other, first)
+    stop = StopRequest()
+
+    class Visited(Onlooker):
+        """Another process ends a trial meanwhile, too, and leaves; or else this one is stopped."""
+
+        def epoch_ended(self, report):
+            super().epoch_ended(report)
+            if self.epochs == 1:
+                end(other, second)
+                stop.requested = stays
+                if not stays:
+                    other.close()
+
+    session.run(Visited(), stop)
+    [tracker] = trackers
+    everything = {record.number for record in session.records}
+    assert set(tracker.given) == everything - {first.number, second.number} != set()
+    assert set(tracker.untold) == (set() if stays else everything)
+    other.close()
+
+
+def test_each_end_of_a_trial_is_told_mlflow_by_one_of_those_who_hear_of_it(session):
+    session.spec = session.spec.with_overrides(trials=3)
+    session.prepare()
+    study, others = session._study, [join(session), join(session)]
+    notes, trackers = [Notes(), Notes()], [Untracked(None, None, None, []), Untracked(None, None, None, [])]
+    watchers = [
+        _TrackedWatcher(note, tracker, runner.has_ended)
+        for note, tracker, runner in zip(notes, trackers, (study, others[0]), strict=True)
+    ]
+    lost = others[1].ask().number
+    for runner, watcher in zip((study, others[0]), watchers, strict=True):
+        watcher.ended(end(runner, runner.ask()))
+    others[1]._membership.lease.release()  # as when it dies
+    for runner, watcher in zip((study, others[0]), watchers, strict=True):
+        runner.unfinished()
+        for record in runner.news().ended:
+            watcher.ended(record)
+    assert [len(note.records) for note in notes] == [3, 3]
+    assert sorted(trackers[0].given + trackers[1].given) == [record.number for record in study.records()]
+    assert lost in trackers[0].given
+    for each in (session, *others):
+        each.close()
 
 
 def test_a_search_that_cannot_be_prepared_is_run_by_nobody(session, monkeypatch):

@@ -166,3 +166,15 @@ def test_a_tracking_server_that_goes_down_midway(make_place, database):
         assert_all_in_mlflow(place, server.uri)
     finally:
         server.kill()
+
+
+# A search that others run too
+
+
+def test_several_searches_of_one_study_write_each_trial_to_mlflow_once(make_place):
+    place = make_place(SLOW)
+    place.start("--no-confirm", "--trials=2")
+    for search in [place.launch("--no-confirm", "--trials=20") for _ in range(2)]:
+        search.ends(0)
+    assert_exact(place, 20)
+    assert_all_in_mlflow(place)

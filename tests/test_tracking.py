@@ -254,6 +254,42 @@ def test_half_written_double_and_stray_runs_are_put_right(uri: str) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in after.trials} == {after.studies[0].info.run_id}
 
 
+def test_what_another_has_written_meanwhile_is_not_written_again(uri: str) -> None:
+    """Of two runners on one MLflow, one connects while the other is in the middle of a trial."""
+    trials = [a_trial(number) for number in range(4)]
+    one = Tracker(uri, None, STUDY, trials[:1])
+    wait_until(lambda: bool(one._written))
+    found = Reader(uri)
+    [half_written] = found.trials
+    found.client.update_run(half_written.info.run_id, status="RUNNING")
+    other = Tracker(uri, None, STUDY, [])
+    other.trial(trials[1])
+    wait_until(lambda: bool(other._written))
+    found.client.set_terminated(half_written.info.run_id)
+    one.trial(trials[2])
+    assert one.finish(Closing(False, ENDED, to_be_continued=True), PATIENT) == TrackingOutcome(2, 0, None)
+
+    other.catch_up(trials, trials)
+    assert finish(other, compared=[0, 1]) == TrackingOutcome(4, 0, None)
+    after = Reader(uri)
+    assert after.numbers == [0, 1, 2, 3]
+    assert after.trials[0].info.run_id == half_written.info.run_id
+    link = comparison_link(uri, "digits")
+    assert link is not None
+    assert half_written.info.run_id in link
+
+
+def test_who_was_alone_does_not_look_again(uri: str) -> None:
+    tracker = Tracker(uri, None, STUDY, [a_trial(0)])
+    tracker.trial(a_trial(1))
+    wait_until(lambda: len(tracker._written) == 2)
+    found = Reader(uri)
+    found.client.delete_run(found.trials[0].info.run_id)
+    tracker.catch_up([a_trial(0), a_trial(1)], [a_trial(0), a_trial(1)])
+    assert finish(tracker) == TrackingOutcome(2, 0, None)
+    assert Reader(uri).numbers == [1]
+
+
 def test_a_deleted_experiment_comes_back(uri: str) -> None:
     track(uri, [a_trial(0)])
     found = Reader(uri)

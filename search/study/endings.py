@@ -28,6 +28,7 @@ from search.study.trials import (
     RUNNER,
     curves,
     end_attributes,
+    reason_of,
     retry_attributes,
     role_of,
     unsettled,
@@ -58,6 +59,8 @@ class Endings:
         """Configurations put back in the queue, because whoever ran them had died."""
         self.delivered = 0
         """Results recorded that an earlier process had left, since the storage was away."""
+        self.ended: set[int] = set()
+        """Trials whose end was recorded here: this runner's, and those that the dead have left."""
 
     def set_aside(self, draft: TrialRecord) -> None:
         """Keep in the home how a trial of this runner ended, until `finish` has recorded it; see `Spool.keep`."""
@@ -105,13 +108,15 @@ class Endings:
             gone = [runner for runner in dead if runner in now]  # and not those that have beaten since
             alive = self._alive(runner for runner in now if runner not in gone)
             found = unsettled(self._storage.get_all_trials(self._study_id, deepcopy=False), alive)
+            lost = {trial.number for trial in found if trial.state == TrialState.RUNNING}
             for trial in found:
-                if trial.state == TrialState.RUNNING:
+                if trial.number in lost:
                     self._ledger.lose(trial, {REASON: Reason.LOST.value})
                 self._ledger.enqueue(*self._owed(trial))
             for runner in gone:
                 mark_gone(self._storage, self._study_id, runner)
         self.recovered += len(found)
+        self.ended |= lost
         for runner in gone:
             tidy_away(runner)
 
@@ -129,6 +134,8 @@ class Endings:
             (lambda trial: self._again(trial, draft.error)) if draft.reason is Reason.INTERRUPTED else None,
         )
         self._spool.drop(runner, draft.number)
+        if reason_of(told) is draft.reason:  # and not lost to others, who have recorded that
+            self.ended.add(draft.number)
         return told
 
     def _deliver(self, dead: Sequence[RunnerRecord]) -> None:

@@ -174,8 +174,16 @@ class Study(StoredStudy):
     @guarded
     def ended_by_nobody_else(self) -> list[TrialRecord]:
         """Return the finished trials without those of others who still run the study, and tell of them themselves."""
-        alive = {other.runner for other in self._must_be_open().alive()}
-        return to_records([trial for trial in self._trials() if trial.system_attrs.get(RUNNER) not in alive])
+        # The runners are read after the trials: each joins before it begins one.
+        trials, alive = self._trials(), {other.runner for other in self._must_be_open().alive()}
+        return to_records([trial for trial in trials if trial.system_attrs.get(RUNNER) not in alive])
+
+    def has_ended(self, number: int) -> bool:
+        """Return whether this process has recorded how a trial ended, its own or one that the dead have left.
+
+        Each trial's end is recorded by one process, which is the one to tell others than those that run the study.
+        """
+        return number in self._endings.ended
 
     def join(self, home: Path, lease: float = LEASE_SECONDS, task: Task = "search") -> None:
         """Count as one of those that run the study, until `close`. Raises HomeError."""
@@ -209,10 +217,10 @@ class Study(StoredStudy):
         return self._endings.delivered
 
     @property
+    @guarded
     def others(self) -> list[RunnerRecord]:
         """Those that run the study beside this process, as far as is known."""
-        with understood(self._storage, self.name):
-            return self._must_be_open().alive()
+        return self._must_be_open().alive()
 
     @property
     def trouble(self) -> str | None:

@@ -94,6 +94,11 @@ class Confirmed:
 
 
 @dataclass(frozen=True)
+class LookAgain:
+    """To the process: others have written trials of this study, so see which MLflow holds before the next one."""
+
+
+@dataclass(frozen=True)
 class Closing:
     """Last message to the process: write what is left, complete the study's run, end."""
 

@@ -20,6 +20,7 @@ from search.tracking.messages import (
     Alive,
     Closing,
     Ended,
+    LookAgain,
     Notice,
     Opening,
     Written,
@@ -46,7 +47,7 @@ class Inbox:
     """What the search has sent. A thread fills it, so that the search's pipe is drained whatever MLflow does."""
 
     def __init__(self, messages: Iterator[object]) -> None:
-        self.pending: deque[TrialRecord] = deque()
+        self.pending: deque[TrialRecord | LookAgain] = deque()
         self.closing: Closing | None = None
         self._changed = threading.Condition()
         threading.Thread(target=self._fill, args=(messages,), daemon=True).start()
@@ -69,7 +70,7 @@ class Inbox:
 
     def _take(self, message: object) -> None:
         with self._changed:
-            if isinstance(message, TrialRecord):
+            if isinstance(message, (TrialRecord, LookAgain)):
                 self.pending.append(message)
             elif isinstance(message, Closing):
                 self.closing = self.closing or message
@@ -144,6 +145,10 @@ class Courier:
         problem, in_a_row = None, 0
         for _ in range(len(self._inbox.pending)):
             record = self._inbox.pending[0]
+            if isinstance(record, LookAgain):
+                self._writer = None  # the next one sees what MLflow holds by now
+                self._inbox.pending.popleft()
+                continue
             try:
                 new = self._connected().write(record)
             except Exception as error:

@@ -29,6 +29,7 @@ from search.records import TrialRecord
 from search.tracking.messages import (
     Closing,
     Ended,
+    LookAgain,
     Notice,
     Opening,
     TrackedStudy,
@@ -99,6 +100,17 @@ class Tracker:
         """Have a finished trial written. Returns at once, whatever MLflow does."""
         self._given.add(record.number)
         self._outbox.put(record)
+
+    def catch_up(self, ended: Sequence[TrialRecord], untold: Sequence[TrialRecord]) -> None:
+        """Take note of what others have written of the trials that have `ended`, and have the `untold` ones written.
+
+        Does nothing where all of them were given to this tracker. Returns at once, as `trial`.
+        """
+        if all(record.number in self._given for record in ended):
+            return
+        self._outbox.put(LookAgain())
+        for record in untold:
+            self.trial(record)
 
     def notice(self) -> str | None:
         """Return the next line for the user, each once: MLflow cannot be written, is back, its process died."""

@@ -5,7 +5,8 @@ once, and raises whatever MLflow raises: when to try again is `process`'s busine
 that of `entities`.
 
 Nothing is written twice: runs are found by their tags, and a trial's run counts only once it has ended. A run that is
-still RUNNING was cut short and is written anew.
+still RUNNING was cut short and is written anew by whoever is given its trial: what another process is writing, nobody
+else is given.
 """
 
 import getpass
