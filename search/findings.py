@@ -18,6 +18,7 @@ from search.records import Summary
 from search.results import best_toml, confirmation_json
 from search.tracked import closing
 from search.tracking import Closing
+from search.tracking.messages import without_passwords
 
 if TYPE_CHECKING:
     from search.study import StoredStudy
@@ -27,9 +28,20 @@ if TYPE_CHECKING:
 class Findings:
     """The findings of one study."""
 
-    def __init__(self, study: StoredStudy, home: Path, storage: str | None, tell: Callable[[str], None]) -> None:
-        """`tell` is called with what the user should know."""
+    def __init__(
+        self,
+        study: StoredStudy,
+        home: Path,
+        storage: str | None,
+        tracking_uri: str | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        """`tracking_uri` is where MLflow's runs go, if not where they go by default.
+
+        `tell` is called with what the user should know.
+        """
         self._study, self._home, self._storage, self._say = study, home, storage, tell
+        self._tracking_uri = tracking_uri
         self.artifacts = artifact_folder(home, study.name)
         """Folder of the study's own files."""
 
@@ -84,10 +96,13 @@ class Findings:
             return Closing(interrupted=True, ended=datetime.now(UTC))
 
     def command(self, verb: str) -> str:
-        """Return a command on this study as one would type it."""
+        """Return a command on this study as one would type it; no passwords."""
         from search.report import typed, where_is
 
-        return typed(verb, self._study.name, where_is(self._home, self._storage))
+        where = where_is(self._home, self._storage)
+        if verb == "sync" and self._tracking_uri is not None:
+            where["tracking-uri"] = without_passwords(self._tracking_uri, self._tracking_uri)
+        return typed(verb, self._study.name, where)
 
     def _tell_of(self, what: str, error: Exception, again: str | None = None) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

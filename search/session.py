@@ -168,7 +168,8 @@ class Session:
         from search.aftermath import Aftermath
 
         study, before = self._study, self._study.summary()
-        findings = Findings(study, self.options.home, self.options.storage, watcher.message)
+        options = self.options
+        findings = Findings(study, options.home, options.storage, options.tracking_uri, watcher.message)
         begin(study)
         tracker = Tracker(
             self.tracking_uri,

@@ -296,7 +296,8 @@ def test_a_tracking_server_that_is_down_from_the_start(make_place):
     uri = f"http://127.0.0.1:{free_port()}"
     search = place.start("--tracking-uri", uri)
     assert f"6 of 6 trials could not be written to MLflow at {uri}" in " ".join(search.out.split())
-    assert "`regsearch sync --study tiny` writes what MLflow misses" in " ".join(search.out.split())
+    again = f"`regsearch sync --study tiny --tracking-uri {uri}` writes what MLflow misses"
+    assert again in " ".join(search.out.split())
     assert "Best configuration of study tiny" in search.out
     assert_exact(place, 6)
 
