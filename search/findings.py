@@ -7,13 +7,12 @@ command that tries again.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.places import artifact_folder
+from search.places import artifact_folder, write_whole
 from search.records import Summary
 from search.results import best_toml, confirmation_json
 from search.tracked import closing
@@ -52,13 +51,12 @@ class Findings:
         if summary.best is None:
             return
         try:
-            self.artifacts.mkdir(parents=True, exist_ok=True)
-            (self.artifacts / "best.toml").write_text(best_toml(summary))
+            write_whole(self.artifacts / "best.toml", best_toml(summary).encode())
             if summary.confirmed is not None:
                 confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
-                (self.artifacts / "confirmed.json").write_text(confirmed)
-            if weights.path(summary.best.number).exists():
-                shutil.copyfile(weights.path(summary.best.number), self.artifacts / "best.safetensors")
+                write_whole(self.artifacts / "confirmed.json", confirmed.encode())
+            if (kept := weights.load(summary.best.number)) is not None:
+                write_whole(self.artifacts / "best.safetensors", kept)
         except OSError as error:
             self._say(
                 f"What was found could not be written to {self.artifacts} ({error.strerror or error}); "

@@ -28,6 +28,19 @@ def artifact_folder(home: Path, owner: str) -> Path:
     return home / "artifacts" / owner
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, and the folder for it, so that it is whole or as it was before. Raises OSError."""
+    half = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(content)
+        os.replace(half, path)
+    except OSError:
+        with suppress(OSError):
+            half.unlink()
+        raise
+
+
 def module_path() -> str:
     """Return where a process of the program's own finds modules: where this one does, wherever that was started."""
     package_root = str(Path(__file__).resolve().parent.parent)

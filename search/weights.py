@@ -9,12 +9,12 @@ of which study it is: one that was deleted, or is kept in another storage, may h
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from search.places import write_whole
 from search.records import Assignment, Role, Summary
 
 
@@ -41,15 +41,10 @@ class WeightStore:
 
     def save(self, trial: int, weights: bytes) -> None:
         """Write a trial's weights; the file is whole or not there. What goes wrong is for `take_notice`."""
-        half = self.path(trial).with_suffix(".part")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            half.write_bytes(weights if self._study is None else _signed(weights, self._study))
-            os.replace(half, self.path(trial))
+            write_whole(self.path(trial), weights if self._study is None else _signed(weights, self._study))
         except OSError as error:  # no search is to end for want of what can be trained again
             self._take_note(error)
-            with suppress(OSError):
-                half.unlink()
 
     def take_notice(self) -> str | None:
         """Return what the user should know and has not been told yet; may be called from another thread."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import ReportError
-from search.places import artifact_folder
+from search.places import artifact_folder, write_whole
 
 if TYPE_CHECKING:
     from search.report.material import Material
@@ -41,11 +40,8 @@ def write_page(material: Material, path: Path) -> None:
     from search.report.page import render
 
     text = render(material)
-    half = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, path)
+        write_whole(path, text.encode())
     except OSError as error:
         reason = error.strerror or error
         raise ReportError(f"{path}: the report cannot be written ({reason}); name another file: --out") from error

@@ -5,12 +5,12 @@ is recorded by the next one that runs the study from the same home, unless someb
 """
 
 import json
-import os
 from collections.abc import Container, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from search.places import write_whole
 from search.records import Reason, TrialRecord
 from search.study.leases import is_runner_name
 from search.study.reading import MISREAD, read_as, read_text
@@ -41,12 +41,8 @@ class Spool:
             "worker": draft.worker,
             "ended": draft.ended.isoformat(),
         }
-        path = self._path(runner, draft.number)
-        half = path.with_suffix(".part")
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            half.write_text(json.dumps(told))
-            os.replace(half, path)
+            write_whole(self._path(runner, draft.number), json.dumps(told).encode())
 
     def drop(self, runner: str, number: int) -> None:
         """Forget a result: it is recorded, or not wanted any more."""
