@@ -165,53 +165,24 @@ class Session:
     def run(self, watcher: Onlooker, stop: StopRequest) -> Ending:
         """Search until the budget is used up or the user stops it; then score, record, and return how it stands."""
         start, self._stop = time.monotonic(), stop
-        from search.aftermath import Aftermath
-
-        study, before = self._study, self._study.summary()
-        options = self.options
+        study, options = self._study, self.options
         findings = Findings(study, options.home, options.storage, options.tracking_uri, watcher.message)
         begin(study)
         tracker = Tracker(
             self.tracking_uri,
-            artifact_folder(self.options.home, "mlflow"),
+            artifact_folder(options.home, "mlflow"),
             tracked_study(study),
             [] if study.others else study.ended_by_nobody_else(),
             findings.command("sync"),
         )
         try:
-            weights = self._weights(before)
-            if self.options.search:
-                self._search(watcher, tracker, weights, stop)
-            # What is asked once all trials have ended is not what ended the search.
-            cut_short = self.options.search and study.unfinished() > 0
-            holder = study.elect(stop) if self.options.search and not cut_short else None
+            weights = self._weights(study.summary())
+            cut_short = self._search(watcher, tracker, weights, stop) if options.search else False
+            holder = study.elect(stop) if options.search and not cut_short else None
             if holder is not None:
                 return self._leave_to(holder, tracker)
-            if not cut_short:  # others may be writing some, or be about to record what they belong to
-                weights.tidy(study.summary())
-            after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
-            if cut_short:  # what was found by then is scored all the same
-                stop.forget_time()
-            if not (cut_short and (stop.signal or stop.requested)):
-                cut_short = not after.score(weights) or cut_short
-            study.add_wall_seconds(time.monotonic() - start)
-            if self.options.confirm is not None and not cut_short:
-                cut_short = not after.confirm(self.options.confirm)
-            if self.options.ablate is not None and not cut_short:
-                cut_short = not after.ablate(self.options.ablate)
-            interrupted_by = stop.signal if cut_short else None
-            summary = study.summary()
-            findings.write_best(summary, weights)
-            unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
-            end(study, finished=not unfinished)
-            self._crew.close()
-            if not unfinished:
-                discard(self._checkpoints)
-            self._complete(tracker, cut_short)
-            report, told = findings.write_report(), findings.closing()
-            # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
-            patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
-            outcome = tracker.finish(told, patience)
+            cut_short = self._look_closer(watcher, weights, stop, cut_short, start)
+            return self._conclude(tracker, findings, weights, stop, cut_short)
         except Exception:
             # What MLflow has not written yet is written all the same, as far as that goes soon.
             tracker.finish(Closing(interrupted=True, ended=datetime.now(UTC)), _INTERRUPTED_TRACKING_PATIENCE)
@@ -222,6 +193,48 @@ class Session:
         finally:
             self._crew.close()
             study.close()
+
+    def _look_closer(
+        self, watcher: Onlooker, weights: WeightStore, stop: StopRequest, cut_short: bool, start: float
+    ) -> bool:
+        """Score, confirm and ablate what was found, as wanted; return whether that, or the search, was cut short.
+
+        `start` is when the search began, by the monotonic clock.
+        """
+        from search.aftermath import Aftermath
+
+        study, options = self._study, self.options
+        if not cut_short:  # others may be writing some, or be about to record what they belong to
+            weights.tidy(study.summary())
+        after = Aftermath(self.spec, study, self._crew, self.artifacts, watcher, stop)
+        if cut_short:  # what was found by then is scored all the same
+            stop.forget_time()
+        if not (cut_short and (stop.signal or stop.requested)):
+            cut_short = not after.score(weights) or cut_short
+        study.add_wall_seconds(time.monotonic() - start)
+        if options.confirm is not None and not cut_short:
+            cut_short = not after.confirm(options.confirm)
+        if options.ablate is not None and not cut_short:
+            cut_short = not after.ablate(options.ablate)
+        return cut_short
+
+    def _conclude(
+        self, tracker: Tracker, findings: Findings, weights: WeightStore, stop: StopRequest, cut_short: bool
+    ) -> Ending:
+        """Write what was found for people and for MLflow, and return how it stands."""
+        study, summary = self._study, self._study.summary()
+        findings.write_best(summary, weights)
+        unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
+        end(study, finished=not unfinished)
+        self._crew.close()
+        if not unfinished:
+            discard(self._checkpoints)
+        self._complete(tracker, cut_short)
+        report, told = findings.write_report(), findings.closing()
+        interrupted_by = stop.signal if cut_short else None
+        # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
+        patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
+        outcome = tracker.finish(told, patience)
         stopped = cut_short and interrupted_by is None and stop.requested
         timed_out = cut_short and interrupted_by is None and not stopped
         return Ending(summary, outcome, interrupted_by, timed_out, report, stopped)
@@ -270,7 +283,8 @@ class Session:
         best = before.best.best if before.best is not None else None
         return WeightStore(self.artifacts, best.val_loss if best is not None else float("inf"), self._study.identity)
 
-    def _search(self, watcher: Watcher, tracker: Tracker, weights: WeightStore, stop: StopRequest) -> None:
+    def _search(self, watcher: Watcher, tracker: Tracker, weights: WeightStore, stop: StopRequest) -> bool:
+        """Search, and return whether that was cut short: what is asked once all trials have ended is not."""
         from search.dashboards.content import NoticeBoard
         from search.pruning import make_pruner
         from search.runner import Runner
@@ -292,6 +306,7 @@ class Session:
             self._study.set_fact("time", asdict(runner.time_spent))
             engines = {"trained with": "; ".join(sorted(tracked.engines))} if tracked.engines else {}
             self._study.set_fact("machine", self._crew.describe() | engines)
+        return self._study.unfinished() > 0
 
 
 class _TrackedWatcher:
