@@ -333,10 +333,10 @@ class TestContent:
         assert not any(name.removeprefix("regsearch-").startswith(("history", "slice")) for name in plots)
         assert "@" not in json.dumps([plot["layout"] for plot in plots.values()])
 
-    def test_user_attributes_are_those_of_the_readme(self, searched):
-        readme = (Path(__file__).parent.parent / "README.md").read_text()
+    def test_user_attributes_are_those_that_the_docs_tell_of(self, searched):
+        page = (Path(__file__).parent.parent / "docs" / "files.md").read_text()
         names = {attribute["key"] for trial in shown(searched)["trials"] for attribute in trial["user_attrs"]}
-        assert {"reason", "config", "gap"} <= names <= set(re.findall(r"`(\w+)`", readme))
+        assert {"reason", "config", "gap"} <= names <= set(re.findall(r"`(\w+)`", page))
 
     def test_writing_it_again_changes_nothing(self, searched):
         journal = searched / "runs" / "optuna.journal"

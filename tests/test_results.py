@@ -1,4 +1,4 @@
-"""What a person or a script reads of results: the page, JSON, best.toml, and the README's lists."""
+"""What a person or a script reads of results: the page, JSON, best.toml, and the lists that pages have of them."""
 
 import io
 import json
@@ -18,7 +18,8 @@ from search.records import EpochResult, Reason, Role, Score, Summary, TrialRecor
 from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
 from search.terminal.page import print_summary
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+REPO = Path(__file__).parent.parent
+README = (REPO / "README.md").read_text()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -155,10 +156,11 @@ def test_summary_without_a_best_trial():
     assert "no best configuration" in printed(lambda console: print_summary(empty, console))
 
 
-def test_readme_names_every_parameter_and_setting():
+def test_the_page_on_study_files_names_every_parameter_and_setting():
     of_training = [name for name in TrainingSpec.model_fields if name != "loss_digest"]  # Python writes it
     fields = [*PARAMETERS, *of_training, *SearchSpec.model_fields, *PrunerSpec.model_fields]
-    assert [name for name in fields if name not in README] == []
+    page = (REPO / "docs" / "studies.md").read_text()
+    assert [name for name in fields if name not in page] == []
 
 
 def test_readme_names_every_reason():

@@ -150,7 +150,7 @@ def test_the_best_is_confirmed_over_seeds_beside_the_baseline(finished):
     }
     for which in ("best", "one_standard_error", "baseline"):
         told = confirmed[which]
-        assert set(told) == {"trial", "params", "cocktail", "diverged", *METRICS}
+        assert set(told) == {"trial", "params", "cocktail", "diverged", "killed", *METRICS}
         assert all(set(told[metric]) == {"mean", "std", "n"} and told[metric]["n"] == 5 for metric in METRICS)
     assert confirmed["baseline"]["trial"] == 0
     assert set(confirmed["difference"]) == {"mean", "low", "high", "n"}
