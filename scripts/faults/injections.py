@@ -1,5 +1,6 @@
 """The faults: each injects itself into one study with a seed of its own, and has what became of it counted."""
 
+import fcntl
 import os
 import random
 import shutil
@@ -28,6 +29,7 @@ from search.study import StoredStudy, close_storage, open_storage
 from tests.postgresql import crash, postgresql_server
 
 TRIALS = 24
+_PATIENCE = 30.0  # seconds for a runner to take over on a busy machine
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,19 @@ def until_done(home: Path, storage: str | None = None, **options: object) -> str
 
 def took_over(tally: Tally, home: Path, storage: str | None, since: float) -> None:
     """Take down how long the lost trials of a death took to be back in the queue."""
+    tally.took_over += lost_since(home, storage, since)
+
+
+def lost_since(home: Path, storage: str | None, since: float) -> list[float]:
+    """Return after how many seconds each trial was lost that was lost since then."""
     opened = open_storage(storage, home)
-    for trial in StoredStudy.load(NAME, opened)._study.trials:
-        if trial.user_attrs.get("reason") == "lost" and trial.datetime_complete.timestamp() >= since:
-            tally.took_over.append(trial.datetime_complete.timestamp() - since)
+    ends = [
+        trial.datetime_complete.timestamp()
+        for trial in StoredStudy.load(NAME, opened)._study.trials
+        if trial.user_attrs.get("reason") == "lost"
+    ]
     close_storage(opened)
+    return [end - since for end in ends if end >= since]
 
 
 def killed_alone(dice: random.Random, home: Path, tally: Tally) -> None:
@@ -123,6 +133,20 @@ def killed_at(point: str, storage_of: Callable[[], Iterator[str | None]]) -> Cal
     return inject
 
 
+def holds_lock(home: Path) -> bool:
+    """Return whether a process that was stopped amid an append holds the journal, so that nobody can take it over."""
+    with suppress(FileNotFoundError), open(home / "optuna.journal.flock") as file:
+        for _ in range(10):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+            else:
+                return False
+        return True
+    return False
+
+
 def asleep(dice: random.Random, home: Path, tally: Tally, storage: str | None = None) -> None:
     # PostgreSQL may first have to end a transaction in which the runner fell asleep, which takes it 10 s.
     lease = 2.0 if storage is None else 6.0
@@ -132,13 +156,17 @@ def asleep(dice: random.Random, home: Path, tally: Tally, storage: str | None = 
     since = sleeper.kill(signal.SIGSTOP)
     other = pretend(home, storage, trials=TRIALS, lease=lease, slots=3)
     time.sleep(3 * lease)
+    # On a busy machine the other one may have begun to look at it only now.
+    end = time.monotonic() + _PATIENCE
+    while not lost_since(home, storage, since) and not holds_lock(home) and time.monotonic() < end:
+        time.sleep(0.5)
     sleeper.kill(signal.SIGCONT)
     other.end()
     sleeper.end()
     until_done(home, storage)
     took_over(tally, home, storage, since)
     tally.count(home, storage, TRIALS)
-    if "lost its lease" not in sleeper.output:
+    if lost_since(home, storage, since) and "lost its lease" not in sleeper.output:
         tally.complaints.append(f"the sleeper did not say that it lost its lease: {sleeper.output[-500:]}")
 
 
