@@ -359,6 +359,9 @@ class _NoTracker:
     def trial(self, record: TrialRecord) -> None:
         self._given += 1
 
+    def catch_up(self, *_: object) -> None:
+        pass
+
     def notice(self) -> None:
         return None
 
