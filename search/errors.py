@@ -61,6 +61,9 @@ class StorageError(RegsearchError):
 class StorageUnavailableError(StorageError):
     """The storage does not answer, or has no room, right now: it may be worth trying again."""
 
+    restarting = False
+    """Whether it is a server that is just stopping or starting, by its own words: that is over in seconds."""
+
 
 class StudyBusyError(RegsearchError):
     """Another process runs this study right now."""

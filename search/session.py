@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from search.confirmation import Confirm
     from search.protocols import Watcher
     from search.records import Assignment
-    from search.study.leases import RunnerRecord
+    from search.study import Study
+    from search.study.leases import RunnerRecord, Task
     from search.trainers import Report
     from search.weights import WeightStore
 
@@ -97,21 +98,12 @@ class Session:
         try:
             self._crew.start()
             # While the trainers' processes import torch and load the data, this one imports what it needs itself.
-            from search.study import Study, open_storage
+            from search.study import outlast_restart
 
             fingerprints = self._crew.get_ready(interrupted)
             interrupted()
             with made_home(self.options.home):
-                storage = open_storage(self.options.storage, self.options.home)
-                self._study = Study.open(
-                    self.options.name,
-                    self.spec,
-                    storage,
-                    self.options.home,
-                    self.options.lease,
-                    self.options.outage,
-                    "search" if self.options.search else "finish",
-                )
+                self._study = outlast_restart(self._open, interrupted)
             try:
                 self._check_fingerprints(fingerprints)
                 self._check_test_data()
@@ -124,6 +116,14 @@ class Session:
         except BaseException:
             self._crew.close()
             raise
+
+    def _open(self) -> Study:
+        from search.study import Study, open_storage
+
+        options = self.options
+        storage = open_storage(options.storage, options.home)
+        task: Task = "search" if options.search else "finish"
+        return Study.open(options.name, self.spec, storage, options.home, options.lease, options.outage, task)
 
     @property
     def choices(self) -> str:

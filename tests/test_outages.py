@@ -1,12 +1,18 @@
 """A storage that is away for a moment, in the middle of something: what got through is found, what did not is done."""
 
+import itertools
+import socket
+import struct
+import threading
+from contextlib import suppress
+
 import pytest
 from fixed_study import curve, make_spec
 from optuna.trial import TrialState
 
 from search.errors import StorageUnavailableError
 from search.records import Reason
-from search.study import Study
+from search.study import Study, open_storage, outlast_restart
 
 
 @pytest.fixture
@@ -43,3 +49,74 @@ def test_a_storage_that_is_away_as_the_study_ends_is_asked_again(study, monkeypa
 
     monkeypatch.setattr(study._storage, "get_study_system_attrs", away)
     assert study.elect() is None
+
+
+_STARTING_UP = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+
+
+def _refuse(server: socket.socket) -> None:
+    """Answer as PostgreSQL does while it starts (https://www.postgresql.org/docs/15/protocol-message-formats.html)."""
+    with suppress(OSError):  # until the socket is closed
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"E" + struct.pack(">i", 4 + len(_STARTING_UP)) + _STARTING_UP)
+
+
+def test_a_server_that_is_starting_is_told_from_one_that_is_not_there(tmp_path):
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_refuse, args=(server,), daemon=True).start()
+        url = f"postgresql+psycopg://someone@127.0.0.1:{server.getsockname()[1]}/optuna?sslmode=disable&gssencmode=disable"
+        with pytest.raises(StorageUnavailableError, match="starting up") as starting:
+            open_storage(url, tmp_path)
+        server.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(StorageUnavailableError, match="refused") as absent:
+        open_storage(url, tmp_path)
+    assert (starting.value.restarting, absent.value.restarting) == (True, False)
+
+
+def _away(restarting: bool) -> StorageUnavailableError:
+    error = StorageUnavailableError("away")
+    error.restarting = restarting
+    return error
+
+
+def test_a_restart_is_outlasted_from_its_first_words_on(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    answers = iter([_away(True), _away(False), _away(True), None])
+
+    def work():
+        if (error := next(answers)) is not None:
+            raise error
+        return "opened"
+
+    assert outlast_restart(work, lambda: None) == "opened"
+
+
+def test_a_server_that_does_not_answer_at_all_is_not_waited_for():
+    def absent():
+        calls.append(1)
+        raise _away(False)
+
+    calls = []
+    with pytest.raises(StorageUnavailableError):
+        outlast_restart(absent, lambda: None)
+    assert len(calls) == 1
+
+
+def test_waiting_for_a_restart_ends_when_it_is_interrupted_and_not_for_good(monkeypatch):
+    def restarting():
+        raise _away(True)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outlast_restart(restarting, interrupted)
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with pytest.raises(StorageUnavailableError):
+        outlast_restart(restarting, lambda: None)

@@ -3,7 +3,9 @@
 Training goes on meanwhile. What is tried again must do no harm when the first try got through after all.
 """
 
+import re
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,6 +21,15 @@ from search.errors import StorageUnavailableError
 _T = TypeVar("_T")
 
 _LONGEST_PAUSE = 10.0
+_RESTART_SECONDS = 30.0
+_RESTART_PAUSE = 0.3
+_RESTARTING = re.compile(
+    "the database system is (starting up|shutting down|in recovery mode|not (yet )?accepting connections)"
+    "|terminating connection (due to|because of)|server closed the connection unexpectedly"
+)
+"""What PostgreSQL says then, before there is a connection that errors could have codes on:
+https://github.com/postgres/postgres/blob/REL_15_STABLE/src/backend/postmaster/postmaster.c, `ProcessStartupPacket`, and
+https://www.postgresql.org/docs/15/errcodes-appendix.html, class 57."""
 
 
 class Patience:
@@ -63,3 +74,29 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, (StorageUnavailableError, OperationalError, sqlalchemy.exc.TimeoutError)):
         return True
     return isinstance(error, DBAPIError) and bool(error.connection_invalidated)
+
+
+def is_restarting(error: BaseException) -> bool:
+    """Return whether a server says that it is just stopping or starting, or has ended the connection for that."""
+    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return is_transient(error) and _RESTARTING.search(str(error)) is not None
+
+
+def outlast_restart(work: Callable[[], _T], interrupted: Callable[[], None]) -> _T:
+    """Return what `work` does, begun anew for half a minute where it meets a server that is just being restarted.
+
+    What does not answer at all at the first call is not waited for: its address may be wrong. `interrupted` is called
+    between two calls, to raise what is to end this.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            return work()
+        except StorageUnavailableError as error:
+            if deadline is None and error.restarting:
+                deadline = time.monotonic() + _RESTART_SECONDS
+            if deadline is None or time.monotonic() > deadline:
+                raise
+        interrupted()
+        time.sleep(_RESTART_PAUSE)

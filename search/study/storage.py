@@ -18,9 +18,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from search.errors import StorageError, UsageError, did_you_mean
+from search.errors import StorageError, StorageUnavailableError, UsageError, did_you_mean
 from search.printable import mask_password
 from search.study.journal import open_journal
+from search.study.patience import is_restarting, is_transient
 
 JOURNAL_NAME = "optuna.journal"
 """The default storage's file in the home folder."""
@@ -87,9 +88,10 @@ def storage_errors(storage: BaseStorage) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise StorageError(
+        raise _storage_error(
+            error,
             f"{describe_failure(error, storage)}; "
-            "what was recorded is kept, run the same command again when this is mended"
+            "what was recorded is kept, run the same command again when this is mended",
         ) from None
 
 
@@ -129,7 +131,15 @@ def _open_database(url: str, database: str) -> BaseStorage:
         raise
     except Exception as error:  # a driver may raise anything
         # Without the cause: its traceback would show the password.
-        raise StorageError(f"{mask_password(url)}: {_explanation(error, url)}") from None
+        raise _storage_error(error, f"{mask_password(url)}: {_explanation(error, url)}") from None
+
+
+def _storage_error(error: Exception, text: str) -> StorageError:
+    if not is_transient(error):
+        return StorageError(text)
+    unavailable = StorageUnavailableError(text)
+    unavailable.restarting = is_restarting(error)
+    return unavailable
 
 
 def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
