@@ -92,7 +92,10 @@ class Confirmation:
     difference: Difference | None
     """The winner's test accuracy minus the baseline's."""
     loss_difference: Difference | None = None
-    """The baseline's validation loss minus the winner's, so that more is better here, too; None without a baseline."""
+    """The baseline's validation loss minus the winner's, so that more is better here, too; None without a baseline.
+
+    The winner was chosen by these losses, and its interval allows for that; test accuracies have chosen nobody.
+    """
     usual_rate: float | None = None
     """The learning rate that the baseline did worse with, where it is told at the winner's; see `Picks.plain`."""
 
@@ -117,7 +120,10 @@ class Confirmation:
                 f"{self.usual_rate:.3g}."
             )
         if self.difference is None and self.loss_difference is not None and len(self.ranking) > 1:
-            told.append("The winner is chosen by the losses that it is compared by, which flatters it a little.")
+            told.append(
+                f"The winner is chosen among {len(self.ranking)} by the losses that it is compared by: the interval is "
+                "wide enough for all of them."
+            )
         for each in {each.trial: each for each in (*self.chosen.values(), *self.ranking)}.values():
             seeds = each.diverged + each.killed + each.estimates["val_loss"].n
             if each.diverged:
@@ -288,7 +294,7 @@ def conclude(
         pick,
         baseline,
         _difference(ours, theirs, attrgetter("test_accuracy")),
-        _difference(theirs, ours, attrgetter("val_loss")),
+        _difference(theirs, ours, attrgetter("val_loss"), among=len(ranking)),
         usual_rate,
     )
 
@@ -311,13 +317,16 @@ def _confirmed(trial: int, params: Params, repeats: Repeats, runs: Sequence[Repe
 
 
 def _difference(
-    one: Sequence[Repeat], other: Sequence[Repeat], metric: Callable[[Repeat], float | None]
+    one: Sequence[Repeat], other: Sequence[Repeat], metric: Callable[[Repeat], float | None], among: int = 1
 ) -> Difference | None:
-    """Return the difference of a metric, one minus other, over the seeds that both have."""
+    """Return the difference of a metric, one minus other, over the seeds that both have.
+
+    `among` is of how many differences this one was chosen, since it looked best.
+    """
     theirs = {run.seed: metric(run) for run in other}
     pairs = [
         (value, other_value)
         for run in one
         if (value := metric(run)) is not None and (other_value := theirs.get(run.seed)) is not None
     ]
-    return paired_difference(pairs) if pairs else None
+    return paired_difference(pairs, among) if pairs else None

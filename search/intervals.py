@@ -33,7 +33,11 @@ class Estimate:
     @property
     def reach(self) -> float:
         """Half of the mean's 95 % interval (Student's t); infinite when there is only one seed."""
-        return _t_quantile(self.n - 1) * self.error if self.n > 1 else math.inf
+        return self.reach_among(1)
+
+    def reach_among(self, means: int) -> float:
+        """Half of the interval's width with which so many means are all in theirs, 95 times of 100 at least."""
+        return _t_quantile(self.n - 1, (1 - _CONFIDENCE) / means) * self.error if self.n > 1 else math.inf
 
 
 class Answer(StrEnum):
@@ -84,13 +88,19 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
 
 
-def paired_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
-    """Return the mean of first minus second, with Student's 95 % interval; infinite for a single pair."""
+def paired_difference(pairs: Sequence[tuple[float, float]], among: int = 1) -> Difference:
+    """Return the mean of first minus second, with Student's 95 % interval; infinite for a single pair.
+
+    Where the first was chosen for this very difference, among several, the interval is wide enough to hold all of
+    theirs at once (Bonferroni: Dunn 1961, "Multiple comparisons among means", JASA 56).
+    """
     told = estimate(first - second for first, second in pairs)
-    return Difference(told.mean, told.mean - told.reach, told.mean + told.reach, told.n)
+    reach = told.reach_among(among)
+    return Difference(told.mean, told.mean - reach, told.mean + reach, told.n)
 
 
-def _t_quantile(freedom: int) -> float:
+def _t_quantile(freedom: int, outside: float) -> float:
+    """Return what so large a share of Student's distribution lies beyond, on both sides together."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
+    return float(stdtrit(freedom, 1 - outside / 2))
