@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from scripts.faults.__main__ import PAGE, inject, rewritten
 from scripts.faults.injections import FAULTS
+from scripts.faults.rows import PAGE, inject, rewritten
 from tests.postgresql import NoPostgreSQL
 
 LONG = bool(os.environ.get("REGSEARCH_LONG"))
