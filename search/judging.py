@@ -8,6 +8,7 @@ from math import isfinite
 from search.posts import Running
 from search.pruning import Pruner
 from search.records import Reason, Role, TrialRecord
+from search.spec.parameters import epochs_before_averaging
 
 
 class Judge:
@@ -50,6 +51,15 @@ class Judge:
             return Reason.DIVERGED
         if last.epoch >= self._max_epochs:
             return Reason.COMPLETED
-        if run.epochs_without_improvement() >= run.assignment.params["patience"]:
+        if self._epochs_in_vain(run) >= run.assignment.params["patience"]:
             return Reason.EARLY_STOPPED
         return Reason.PRUNED if pruned else None
+
+    def _epochs_in_vain(self, run: Running) -> int:
+        """Return how many epochs ago the trial last got better, or what it averages had not begun.
+
+        Averages are meant to settle weights that go on wandering: a trial stopped for that would never have any.
+        """
+        averaging, last = run.assignment.params.get("weight_averaging", 0.0), run.epochs[-1].epoch
+        since = epochs_before_averaging(averaging, self._max_epochs) if averaging else 0
+        return min(run.epochs_without_improvement(), last - since)

@@ -102,6 +102,17 @@ def test_early_stop_after_patience_epochs_without_improvement(study, tmp_path):
         assert record.best.epoch == 1
 
 
+def test_patience_does_not_count_the_epochs_before_weights_are_averaged(spec, tmp_path):
+    space = {**spec.space.root, "weight_averaging": 0.3, "patience": 1}
+    spec = spec.model_copy(update={"space": type(spec.space)(space)})
+    study = Study.open("averaged", spec, open_storage(None, tmp_path), tmp_path)
+    notes = run(study, tmp_path, ScriptedTrainer(lambda a: lambda epoch: float(epoch)), trials=3)
+    study.close()
+    # The last two of four epochs are averaged: that of the third is the first to say anything. The baseline has none.
+    assert {record.role: len(record.epochs) for record in notes.records}[Role.BASELINE] == 2
+    assert {len(record.epochs) for record in notes.records if record.role is not Role.BASELINE} == {3}
+
+
 def test_pruned_trials_end_and_the_baseline_is_neither_pruned_nor_prunes(study, tmp_path):
     def curve(assignment):
         # The baseline learns fastest, then the first sampled trial.

@@ -6,7 +6,7 @@ it, and docs/regularizers.md is made from it. What the names do is implemented i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Literal
 
 MAX_EPOCHS = 100_000
@@ -256,16 +256,17 @@ PARAMETERS: Mapping[str, Parameter] = {
         description="Share of the epochs, the last ones, over which weights are averaged; what is scored and kept is "
         "the average.",
         acts="weights",
-        formula="mean of the weights at the ends of these epochs",
+        formula="mean of the weights at the ends of these epochs, share * max_epochs, rounded up",
         source="Izmailov et al. 2018",
         high=1,
         optional=True,
         textbook=0.25,
     ),
     "patience": Parameter(
-        description="Epochs without a better validation loss after which a trial stops.",
+        description="Epochs without a better validation loss after which a trial stops; those before weights are "
+        "averaged do not count.",
         acts="training",
-        formula="stop when epoch - best epoch >= patience",
+        formula="stop when epoch - max(best epoch, last epoch before averaging) >= patience",
         source="Prechelt 1998",
         low=1,
         high=MAX_EPOCHS,
@@ -287,3 +288,8 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
 }
 """Everything that [space] may name, in the order in which configurations list it."""
+
+
+def epochs_before_averaging(share: float, max_epochs: int) -> int:
+    """Return after how many epochs weights begin to be averaged, which is over that share of all, the last ones."""
+    return max_epochs - ceil(share * max_epochs)

@@ -6,13 +6,13 @@ Running statistics of normalization layers are averaged like weights, as torch's
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from search.spec.parameters import epochs_before_averaging
 from search.training.turns import Turn
 
 
@@ -60,8 +60,7 @@ class Averages:
 
     def _count(self, turn: Turn) -> int:
         """Return how many epochs a trial's average has after this one: the last share of all that it may have."""
-        averaged = math.ceil(turn.strength("weight_averaging") * self._max_epochs)
-        return max(0, turn.epoch - (self._max_epochs - averaged))
+        return max(0, turn.epoch - epochs_before_averaging(turn.strength("weight_averaging"), self._max_epochs))
 
 
 def _like(share: Tensor, other: Tensor) -> Tensor:
