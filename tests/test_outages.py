@@ -7,12 +7,13 @@ import threading
 from contextlib import suppress
 
 import pytest
+import sqlalchemy
 from fixed_study import curve, make_spec
 from optuna.trial import TrialState
 
 from search.errors import StorageUnavailableError
 from search.records import Reason
-from search.study import Study, open_storage, outlast_restart
+from search.study import Study, close_storage, open_storage, outlast_restart
 
 
 @pytest.fixture
@@ -49,6 +50,26 @@ def test_a_storage_that_is_away_as_the_study_ends_is_asked_again(study, monkeypa
 
     monkeypatch.setattr(study._storage, "get_study_system_attrs", away)
     assert study.elect() is None
+
+
+def test_a_connection_that_is_lost_amid_the_reading_of_trials_is_made_anew(postgresql, tmp_path):
+    storage, other = open_storage(postgresql, tmp_path), sqlalchemy.create_engine(postgresql)
+    study = Study.open("fixed", make_spec(trials=3), storage, tmp_path, patience=60)
+    study.finish(study.ask().number, Reason.COMPLETED, curve(0.5))
+    lost = []
+
+    def lose(connection, cursor, statement, *_):
+        if "FROM trials" in statement and not lost:
+            lost.append(cursor.connection.info.backend_pid)
+            with other.connect() as another:
+                another.execute(sqlalchemy.text("SELECT pg_terminate_backend(:pid)"), {"pid": lost[0]})
+
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lose)
+    assert [record.number for record in study.records()] == [0]
+    assert lost
+    study.close()
+    close_storage(storage)
+    other.dispose()
 
 
 _STARTING_UP = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"

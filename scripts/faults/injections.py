@@ -223,7 +223,7 @@ def restarted(dice: random.Random, home: Path, tally: Tally) -> None:
                 crash(storage)
         code = runner.end()
         if code:
-            tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
+            tally.complaints.append(f"the runner ended with {code}: {runner.output[-3000:]}")
         tally.count(home, storage, 60)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_when_event_set
 from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_random_exponential
@@ -21,6 +21,9 @@ from search.errors import StorageUnavailableError
 _T = TypeVar("_T")
 
 _LONGEST_PAUSE = 10.0
+_ON_A_DEAD_CONNECTION = "8s2b"
+"""Of a statement after the one that found its connection gone (https://docs.sqlalchemy.org/en/21/errors.html): where
+Optuna reads trials it takes any error for too long a statement, and asks in another way."""
 _RESTART_SECONDS = 30.0
 _RESTART_PAUSE = 0.3
 _RESTARTING = re.compile(
@@ -72,6 +75,8 @@ def is_transient(error: BaseException) -> bool:
     while isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, (StorageUnavailableError, OperationalError, sqlalchemy.exc.TimeoutError)):
+        return True
+    if isinstance(error, PendingRollbackError) and error.code == _ON_A_DEAD_CONNECTION:
         return True
     return isinstance(error, DBAPIError) and bool(error.connection_invalidated)
 
