@@ -309,6 +309,21 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         waiter.join()
 
 
+@pytest.mark.parametrize("end", [b"", TORN["half a line"]])
+def test_readers_do_not_wait_for_a_process_that_is_stopped_amid_an_append(path, end, monkeypatch):
+    monkeypatch.setattr(journal, "_LONG_FOR_AN_APPEND", 0.1)
+    with open(path, "ab") as file:
+        file.write(end)
+    with JournalLock(path.with_name("j.journal.flock")):
+        assert values(path) == [0.0, 1.0, 2.0]
+    assert corrupt_files(path) == []
+    storage = open_journal(path)
+    study = optuna.load_study(study_name="s", storage=storage)
+    study.tell(study.ask(), 3.0)
+    assert values(path) == [0.0, 1.0, 2.0, 3.0]
+    assert len(corrupt_files(path)) == (1 if end else 0)
+
+
 def test_killed_in_the_middle_of_appends(path):
     code = """
         import sys

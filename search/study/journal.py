@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _FIRST_BYTES = b'{"op_code":'
 _BLOCK = 64 * 1024
 _FOREIGN_WRITER_SECONDS = 0.05
+_LONG_FOR_AN_APPEND = 2.0
+_POLL_SECONDS = 0.01
 
 
 class Journal(JournalStorage):
@@ -112,14 +114,33 @@ class JournalLock:
 
     def acquire(self) -> bool:
         """Wait until the lock is held; always True."""
+        with self._to_be_locked() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return True
+
+    def acquire_within(self, seconds: float) -> bool:
+        """Wait no longer than that until the lock is held; return whether it is."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with self._to_be_locked() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+            time.sleep(_POLL_SECONDS)
+
+    @contextmanager
+    def _to_be_locked(self) -> Iterator[int]:
+        """Open the file to lock it inside; close it again if that fails."""
         self._threads.acquire()  # whoever holds it has `_file` to himself
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            yield self._file
         except BaseException:
             self._let_go()
             raise
-        return True
 
     def release(self) -> None:
         """Let the next one in."""
@@ -153,8 +174,7 @@ class JournalBackend(JournalFileBackend):
         self._journal_lock = JournalLock(path.with_name(path.name + ".flock"))
         super().__init__(str(path))
         self._group = threading.local()
-        with self._opened() as file:
-            _repair(path, file, _sound_end(file))
+        self._repair_if_free()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Yield the logs from `log_number_from` on; StorageError names the line that cannot be read."""
@@ -220,6 +240,22 @@ class JournalBackend(JournalFileBackend):
                 yield file
             finally:
                 os.close(file)
+
+    def _repair_if_free(self) -> None:
+        """Cut a torn end off, unless somebody keeps the journal: stopped amid an append, maybe for good.
+
+        Readers need not wait for that, and whoever appends next looks again.
+        """
+        if not self._journal_lock.acquire_within(_LONG_FOR_AN_APPEND):
+            return
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            try:
+                _repair(self._path, file, _sound_end(file))
+            finally:
+                os.close(file)
+        finally:
+            self._journal_lock.release()
 
     def _unwritable(self, error: OSError) -> StorageUnavailableError:
         return StorageUnavailableError(
