@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -322,6 +323,20 @@ def test_readers_do_not_wait_for_a_process_that_is_stopped_amid_an_append(path, 
     study.tell(study.ask(), 3.0)
     assert values(path) == [0.0, 1.0, 2.0, 3.0]
     assert len(corrupt_files(path)) == (1 if end else 0)
+
+
+def test_who_waits_for_long_is_told_why(path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "_REMARKABLY_LONG", 0.1)
+    backend, lock = JournalBackend(path), JournalLock(path.with_name("j.journal.flock"))
+    lock.acquire()
+    waiter = threading.Thread(target=backend.append_logs, args=([{"op_code": 5}],))
+    waiter.start()
+    deadline = time.monotonic() + 30
+    while "another process keeps the lock" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.02)
+    lock.release()
+    waiter.join()
+    assert "if it is stopped" in caplog.text
 
 
 def test_killed_in_the_middle_of_appends(path):

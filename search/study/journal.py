@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 _FIRST_BYTES = b'{"op_code":'
 _BLOCK = 64 * 1024
 _FOREIGN_WRITER_SECONDS = 0.05
-_LONG_FOR_AN_APPEND = 2.0
+_LONG_FOR_AN_APPEND = 0.5
+_REMARKABLY_LONG = 10.0
 _POLL_SECONDS = 0.01
 
 
@@ -115,21 +116,31 @@ class JournalLock:
     def acquire(self) -> bool:
         """Wait until the lock is held; always True."""
         with self._to_be_locked() as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _locks_at_once(file):
+                with self._told_if_it_lasts():
+                    fcntl.flock(file, fcntl.LOCK_EX)
         return True
 
     def acquire_within(self, seconds: float) -> bool:
         """Wait no longer than that until the lock is held; return whether it is."""
         deadline = time.monotonic() + seconds
-        while True:
-            try:
-                with self._to_be_locked() as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return False
-            time.sleep(_POLL_SECONDS)
+        with self._to_be_locked() as file:
+            while not (locked := _locks_at_once(file)) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        if not locked:
+            self._let_go()
+        return locked
+
+    @contextmanager
+    def _told_if_it_lasts(self) -> Iterator[None]:
+        text = "%s: another process keeps the lock, for %.0f s now: if it is stopped (Ctrl-Z), let it go on or kill it"
+        timer = threading.Timer(_REMARKABLY_LONG, _log.warning, [text, self._path, _REMARKABLY_LONG])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def _to_be_locked(self) -> Iterator[int]:
@@ -159,6 +170,15 @@ class JournalLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _locks_at_once(file: int) -> bool:
+    """Lock a file unless somebody else holds it; return whether it is locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class JournalBackend(JournalFileBackend):
