@@ -72,8 +72,7 @@ class Patience:
 
 def is_transient(error: BaseException) -> bool:
     """Return whether an error says that the storage is away, full or busy, and not that it is asked for nonsense."""
-    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
+    error = _below_optunas(error)
     if isinstance(error, (StorageUnavailableError, OperationalError, sqlalchemy.exc.TimeoutError)):
         return True
     if isinstance(error, PendingRollbackError) and error.code == _ON_A_DEAD_CONNECTION:
@@ -83,8 +82,7 @@ def is_transient(error: BaseException) -> bool:
 
 def is_restarting(error: BaseException) -> bool:
     """Return whether a server says that it is just stopping or starting, or has ended the connection for that."""
-    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
+    error = _below_optunas(error)
     return is_transient(error) and _RESTARTING.search(str(error)) is not None
 
 
@@ -105,3 +103,10 @@ def outlast_restart(work: Callable[[], _T], interrupted: Callable[[], None]) -> 
                 raise
         interrupted()
         time.sleep(_RESTART_PAUSE)
+
+
+def _below_optunas(error: BaseException) -> BaseException:
+    """Return the error that Optuna has wrapped into its own."""
+    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
