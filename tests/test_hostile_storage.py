@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from small_study import as_if_searched
 
-from search.errors import RegsearchError
+from search.errors import RegsearchError, StorageError
 from search.printing import print_explanation, print_studies
 from search.records import EpochResult, Reason
 from search.report import gather
@@ -96,15 +96,22 @@ def _report(home: Path, console: Console) -> None:
 LEARNED = EpochResult(1, 0.5, 0.5, 0.9, 0.1)
 
 
+class Journal(list[dict]):
+    """The lines of a journal. Hypothesis prints all arguments of a case that fails, and warns where that is much."""
+
+    def __repr__(self) -> str:
+        return f"<journal of {len(self)} lines>"
+
+
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory) -> list[dict]:
+def lines(tmp_path_factory) -> Journal:
     home = tmp_path_factory.mktemp("honest")
     as_if_searched(home)
     return journal(home)
 
 
 @pytest.fixture(scope="module")
-def shared_lines(tmp_path_factory) -> list[dict]:
+def shared_lines(tmp_path_factory) -> Journal:
     """Return the journal of a study that another machine runs."""
     home = tmp_path_factory.mktemp("shared")
     storage, since = as_if_searched(home)._storage, "2026-07-01T12:00:00+00:00"
@@ -115,8 +122,8 @@ def shared_lines(tmp_path_factory) -> list[dict]:
     return journal(home)
 
 
-def journal(home: Path) -> list[dict]:
-    return [json.loads(line) for line in (home / "optuna.journal").read_text().splitlines()]
+def journal(home: Path) -> Journal:
+    return Journal(map(json.loads, (home / "optuna.journal").read_text().splitlines()))
 
 
 @tries(40, 3_000)
@@ -216,6 +223,19 @@ def test_what_no_trial_of_ours_holds_is_an_error(lines, tmp_path, attribute, val
     told = regsearch("show", "--study", "tiny", "--home", str(tmp_path), code=1)
     assert 'study "tiny" holds what regsearch does not write' in told
     assert "No stored studies yet" in regsearch("studies", "--home", str(tmp_path))
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.2], []], ids=str)
+def test_a_trial_with_more_or_fewer_values_than_goals_is_an_error(lines, tmp_path, values):
+    def set_values(line: dict) -> bool:
+        return bool(line.get("values")) and line.update(values=values) is None
+
+    rewrite(tmp_path, lines, set_values)
+    for command in ("show", "report", "sync"):
+        told = regsearch(command, "--study", "tiny", "--home", str(tmp_path), code=1)
+        assert f"trial 0 has {len(values)} values instead of 1" in told
+    with pytest.raises(StorageError, match="instead of 1"):
+        _run(tmp_path, Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize(

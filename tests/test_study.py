@@ -217,3 +217,16 @@ def test_opened_in_one_thread_and_run_in_another(storage, tmp_path):
     assert not failures
     assert opened[0].spent() == 4
     opened[0].close()
+
+
+def test_importances_where_a_switch_was_on_once_are_told_without_a_warning(tmp_path):
+    l1 = {"low": 1e-6, "high": 1e-2, "log": True, "switch": True}
+    spec = StudySpec.model_validate(SPEC | {"space": SPEC["space"] | {"l1": l1}})
+    study = Study.open("switched", spec, InMemoryStorage(), tmp_path)
+    while (asked := study.ask()) is not None:
+        first = not any(record.params["l1"] for record in study.records() if record.reason is Reason.COMPLETED)
+        reason = Reason.ERROR if asked.params["l1"] and not first else Reason.COMPLETED
+        study.finish(asked.number, reason, curve(1 + asked.params["dropout_0"]))
+    assert sum(bool(record.params["l1"]) for record in study.records() if record.reason is Reason.COMPLETED) == 1
+    assert study.importances()
+    study.close()

@@ -25,6 +25,7 @@ from search.pareto import fronts
 from search.spec import Choices
 from search.study.mirror import bracket_aware
 from search.study.samplers import SWITCH
+from search.study.trials import check_values
 
 _BEST = 25
 """As many trials as TPE takes for good ones; it looks for what tells them from all others."""
@@ -119,6 +120,7 @@ class _Memory(InMemoryStorage):
         """What is shown of the finished trials, by number; None when it is out of date."""
 
     def learn(self, trial: FrozenTrial) -> None:
+        check_values([trial], len(self._signs))
         self._running.pop(trial.number, None)
         self._reached.pop(trial.number, None)
         if trial.state == TrialState.RUNNING:

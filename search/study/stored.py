@@ -7,6 +7,7 @@ how those that run it are asked to stop of `roster.py`. All calls of one study c
 
 import functools
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -27,7 +28,7 @@ from search.study.patience import Patience
 from search.study.reading import as_written, legible, read_texts
 from search.study.roster import Dismissal
 from search.study.storage import describe_failure, storage_errors
-from search.study.trials import spent_trials, to_records, unfinished_trials
+from search.study.trials import check_values, spent_trials, to_records, unfinished_trials
 
 _FEWEST_TO_COMPARE = 4
 _Arguments = ParamSpec("_Arguments")
@@ -140,7 +141,10 @@ class StoredStudy:
             return {}
         choices = self.spec.choices
         ours = {*choices.switches, *choices.ranges()}
-        told = optuna.importance.get_param_importances(self._study)
+        with warnings.catch_warnings():
+            # That a switch was on in one trial alone, which says little: shares are of what there is to compare.
+            warnings.filterwarnings("ignore", "Some regimes for parameter")
+            told = optuna.importance.get_param_importances(self._study)
         return {name: share for name, share in told.items() if name in ours}
 
     @guarded
@@ -182,7 +186,9 @@ class StoredStudy:
         return read_texts(self.fact(facts.MACHINE, dict[str, str]))
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        check_values(trials, len(self.spec.search.objectives))
+        return trials
 
 
 def list_studies(storage: BaseStorage) -> list[Summary]:

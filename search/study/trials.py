@@ -8,7 +8,7 @@ not studies.
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -150,6 +150,13 @@ def role_of(trial: FrozenTrial) -> Role | None:
     return Role(trial.user_attrs[ROLE]) if ROLE in trial.user_attrs else None
 
 
+def check_values(trials: Iterable[FrozenTrial], objectives: int) -> None:
+    """Raise ValueError where a trial has not one value for each objective, which Optuna does not see to."""
+    for trial in trials:
+        if trial.values is not None and len(trial.values) != objectives:
+            raise ValueError(f"trial {trial.number} has {len(trial.values)} values instead of {objectives}")
+
+
 def to_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
     """Return the records of the finished trials, leaving out those whose process died while they were asked for."""
     return [to_record(trial) for trial in trials if _is_record(trial)]
@@ -182,6 +189,7 @@ def summarize(
     repeats: Repeats | None = None,
 ) -> Summary:
     """Count and choose: the study at a glance."""
+    check_values(trials, len(objectives))
     records = to_records(trials)
     complete = [record for record in records if record.state == "complete"]
     states = Counter(_STATE_NAMES[trial.state] for trial in trials)
