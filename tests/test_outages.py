@@ -1,6 +1,7 @@
 """A storage that is away for a moment, in the middle of something: what got through is found, what did not is done."""
 
 import itertools
+import logging
 import socket
 import struct
 import threading
@@ -52,7 +53,8 @@ def test_a_storage_that_is_away_as_the_study_ends_is_asked_again(study, monkeypa
     assert study.elect() is None
 
 
-def test_a_connection_that_is_lost_amid_the_reading_of_trials_is_made_anew(postgresql, tmp_path):
+def test_a_connection_that_is_lost_amid_the_reading_of_trials_is_made_anew(postgresql, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
     storage, other = open_storage(postgresql, tmp_path), sqlalchemy.create_engine(postgresql)
     study = Study.open("fixed", make_spec(trials=3), storage, tmp_path, patience=60)
     study.finish(study.ask().number, Reason.COMPLETED, curve(0.5))
@@ -67,6 +69,7 @@ def test_a_connection_that_is_lost_amid_the_reading_of_trials_is_made_anew(postg
     sqlalchemy.event.listen(storage.engine, "before_cursor_execute", lose)
     assert [record.number for record in study.records()] == [0]
     assert lost
+    assert [record for record in caplog.records if record.name.startswith("optuna")] == []
     study.close()
     close_storage(storage)
     other.dispose()

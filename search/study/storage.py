@@ -5,6 +5,7 @@ neither by us nor inside a driver's message. What is stored is the business of `
 """
 
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def open_storage(url: str | None, home: Path) -> BaseStorage:
     Raises StorageError for what cannot be reached or understood, is not Optuna's, or is refused.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # It warns of connections lost as it reads trials, and of nothing else: that is told by whoever waits for them.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     if url is None:
         return open_journal(home / JOURNAL_NAME)
     scheme, separator, _ = url.partition("://")
