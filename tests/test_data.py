@@ -5,6 +5,7 @@ Files are small ones in the format of the real ones; and the real MNIST where it
 
 import io
 import os
+import pickle
 import shutil
 import urllib.request
 import zlib
@@ -212,6 +213,14 @@ def test_of_a_pickle_only_numbers_are_read(cifar10, monkeypatch):
     path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     monkeypatch.setitem(files.CIFAR10_FILES, "test_batch", (None, None))  # as if the checksum were right
     with pytest.raises(DataError, match=r"cannot be read \(os\.system has no place in a data set\)"):
+        load_test(DataSpec(name="cifar10"), cifar10)
+
+
+def test_a_pickle_that_would_fill_the_memory_is_refused(cifar10, monkeypatch):
+    path = cifar10 / "cifar-10-batches-py/test_batch"
+    path.write_bytes(pickle.PROTO + b"\2" + pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\xff\xff\xff\0" + pickle.STOP)
+    monkeypatch.setitem(files.CIFAR10_FILES, "test_batch", (None, None))  # as if the checksum were right
+    with pytest.raises(DataError, match=r"cannot be read \(remembers something as number 16777215\)"):
         load_test(DataSpec(name="cifar10"), cifar10)
 
 

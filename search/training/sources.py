@@ -7,11 +7,13 @@ study's seed. Whether files are there, and what they should be, is checked in `f
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,12 @@ class _NumPyReader(pickle.Unpickler):
 
     @staticmethod
     def read(path: Path) -> Any:
-        with open(path, "rb") as file:
-            return _NumPyReader(file, encoding="latin1").load()  # written by Python 2
+        content = path.read_bytes()
+        for code, argument, _ in pickletools.genops(content):
+            # The reader's memo is as long as the highest place in it: one wrong bit there could fill all memory.
+            if code.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
+                raise pickle.UnpicklingError(f"remembers something as number {argument}")
+        return _NumPyReader(BytesIO(content), encoding="latin1").load()  # written by Python 2
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] != "numpy" or name not in self._KNOWN:
