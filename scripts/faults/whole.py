@@ -18,6 +18,8 @@ from tests.mlflow_server import MLflowServer
 from tests.ray_cluster import Machines, settings
 
 GROUPS = Path("/sys/fs/cgroup/memory")
+_RAY_TRIALS = 180
+"""Enough for the search to be at work still, on a fast machine too, when the node is killed."""
 SMALL = """
 name = "faults"
 [data]
@@ -163,7 +165,7 @@ def _ray_cluster() -> Iterator[tuple[Machines, dict[str, str]]]:
 
 def ray_node_killed(dice: random.Random, home: Path, tally: Tally) -> None:
     with _ray_cluster() as (machines, environment):
-        real = _real(home, 60, "--ray", machines.address, "--device", "cpu", **environment)
+        real = _real(home, _RAY_TRIALS, "--ray", machines.address, "--device", "cpu", **environment)
         real.wait_for("Measured and chosen")
         time.sleep(dice.uniform(0, 1.0))
         since = time.time()
@@ -173,5 +175,5 @@ def ray_node_killed(dice: random.Random, home: Path, tally: Tally) -> None:
         else:
             tally.complaints.append(f"nobody noticed: {real.output[-500:]}")
         _ends_well(real, tally)
-    tally.count(home, None, 60)
+    tally.count(home, None, _RAY_TRIALS)
     compare_mlflow(home, tally)
