@@ -26,6 +26,7 @@ from torch.func import functional_call, vmap
 from search.training.kernels.compiled import suspended
 from search.training.layout import Layout
 from search.training.losses import CROSS_ENTROPY, Loss, loss_gradients
+from search.training.noise import without_functional_noise
 from search.training.stacking import Places, stacked_twin
 
 Buffers = Mapping[str, Tensor]
@@ -146,7 +147,9 @@ class _ModuleEngine(Engine):
     def _gradients(self, slots: slice | int, x: Tensor, y: Tensor) -> Sequence[Tensor]:
         leaves = self._leaves(slots, self._compute)
         leaves.refresh()
-        return leaves.gradients(self._call(leaves, x, training=True), y)
+        logits = self._call(leaves, x, training=True)
+        with without_functional_noise(self._module):
+            return leaves.gradients(logits, y)
 
     def _logits(self, slots: slice | int, x: Tensor, exact: bool) -> Tensor:
         leaves = self._leaves(slots, None if exact else self._compute)

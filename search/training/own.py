@@ -1,12 +1,13 @@
-"""What users bring along in Python: their model with its dropout made searchable, their data as splits, both checked.
+"""What users bring along in Python: their model and their data as splits, both checked.
 
-Nothing here is for models and data sets that a study names; those are known to fit.
+Nothing here is for models and data sets that a study names; those are known to fit. A model's dropout is the business
+of `noise`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset as TorchDataset
 
@@ -24,8 +24,10 @@ from search.spec import DATASET_SHAPES, OWN, DataSpec, StudySpec, parameter_of
 from search.training.data import Dataset, Split, divide, fingerprint
 from search.training.kernels import compiled
 from search.training.losses import Loss, on_device
-from search.training.models import ChannelDropout, ModelFactory
-from search.training.regularizers import Dropout
+from search.training.models import ModelFactory
+from search.training.noise import Noise, with_rates
+from search.training.noise import dropout_rates as dropout_rates
+from search.training.noise import searchable as searchable
 from search.training.seeds import generators_left_alone, seeded
 from search.training.sources import SOURCES
 
@@ -49,15 +51,6 @@ class Given(Protocol):
     def test(self) -> Examples | None: ...
 
 
-_SEARCHED: dict[type[nn.Module], Callable[[str], Dropout]] = {
-    nn.Dropout: Dropout,
-    nn.Dropout1d: lambda name: ChannelDropout(name, extent=1),
-    nn.Dropout2d: lambda name: ChannelDropout(name, extent=2),
-    nn.Dropout3d: lambda name: ChannelDropout(name, extent=3),
-}
-"""What takes the place of torch's layers, by exact type."""
-
-
 @contextmanager
 def torch_left_alone() -> Iterator[None]:
     """Leave torch's threads, operations and random numbers as they were, in the process of somebody who has plans."""
@@ -70,45 +63,11 @@ def torch_left_alone() -> Iterator[None]:
         compiled.use(None)
 
 
-def dropout_rates(model: nn.Module) -> list[float]:
-    """Return the rates of a model's dropout layers, in the order in which they are `dropout_0`, `dropout_1`, ..."""
-    return [layer.p for layer in _dropouts(model)]
-
-
-def finished(factory: ModelFactory, params: Params, weights: bytes) -> nn.Module:
+def finished(factory: ModelFactory, params: Params, weights: bytes, noise: Noise | None = None) -> nn.Module:
     """Return the user's own model with the dropout rates of a configuration and these weights, in evaluation mode."""
-    model = factory()
-    for index, layer in enumerate(_dropouts(model)):
-        layer.p = params[f"dropout_{index}"]
+    model = with_rates(factory(), params, noise)
     model.load_state_dict(load(weights))
     return model.eval()
-
-
-def searchable(factory: ModelFactory) -> ModelFactory:
-    """Return a factory of the same models in which every dropout layer has a rate for each trial."""
-
-    def make() -> nn.Module:
-        model = factory()
-        # By the layer, since one may stand in several places.
-        layers: list[nn.Module] = [*_dropouts(model)]
-        replaced = {layer: _SEARCHED[type(layer)](f"dropout_{i}") for i, layer in enumerate(layers)}
-        return _replace(model, replaced)
-
-    return make
-
-
-def _dropouts(model: nn.Module) -> list[_DropoutNd]:
-    return [layer for layer in model.modules() if isinstance(layer, _DropoutNd) and type(layer) in _SEARCHED]
-
-
-def _replace(model: nn.Module, replaced: Mapping[nn.Module, Dropout]) -> nn.Module:
-    if model in replaced:
-        return replaced[model]
-    for owner in list(model.modules()):
-        for name, child in list(owner._modules.items()):
-            if child is not None and child in replaced:
-                owner._modules[name] = replaced[child]
-    return model
 
 
 def as_split(examples: Examples, what: str) -> Split:

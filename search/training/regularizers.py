@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.training.kernels.compiled import Dropped, compiled_for
+from search.training.quiet import KnownRate
 from search.training.seeds import derive_seed
 from search.training.turns import Turn
 
@@ -63,6 +64,11 @@ class Dropout(nn.Module):
         self.scale.fill_(_LEVELS / (_LEVELS - dropped))
         self.key.fill_(key)
 
+    @property
+    def p(self) -> float:
+        """The rate, as `nn.Dropout` has it: for models that read it. Under vmap there is no one number."""
+        return KnownRate((self.dropped_below.item() + _LEVELS // 2) / _LEVELS)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` ([batch, ...] or [slots, batch, ...]) with elements dropped and the rest scaled up."""
         if not self.training:
@@ -86,6 +92,44 @@ class Dropout(nn.Module):
         word = (_positions((count + 1) // 2, key.device) ^ key) * _MIX_1
         word = (word ^ (word >> 15)) * _MIX_2
         return word.view(torch.int16)[..., :count] >> 1
+
+
+class AlphaDropout(Dropout):
+    """Dropout to SELU's negative limit, which keeps mean and variance (Klambauer et al. 2017), as `nn.AlphaDropout`."""
+
+    def __init__(self, parameter: str, channels: bool = False) -> None:
+        """`channels` drops whole channels, as `nn.FeatureAlphaDropout`."""
+        super().__init__(parameter)
+        self._channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` [batch, ...] with elements dropped, scaled and shifted."""
+        if not self.training:
+            return x
+        rate = 1 - 1 / self.scale.to(x.dtype)
+        ones = x.new_ones((*x.shape[:2], *[1] * (x.dim() - 2))) if self._channels else torch.ones_like(x)
+        kept = (super().forward(ones) != 0).to(x.dtype)
+        factor = ((1 - rate) * (1 + rate * _SELU_LIMIT**2)).rsqrt()
+        return factor * (x * kept + _SELU_LIMIT * (1 - kept - rate))
+
+
+_SELU_LIMIT = -1.7580993408473766
+"""What SELU tends to: minus its scale times its alpha."""
+
+
+class StochasticDepth(Dropout):
+    """Dropout of whole examples (Huang et al. 2016), or of the whole batch, as torchvision's `StochasticDepth`."""
+
+    def __init__(self, parameter: str, rows: bool) -> None:
+        """`rows` drops each example by itself."""
+        super().__init__(parameter)
+        self._rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` [batch, ...] with examples dropped and the rest scaled up."""
+        if not self.training:
+            return x
+        return x * super().forward(x.new_ones((len(x) if self._rows else 1, *[1] * (x.dim() - 1))))
 
 
 class BatchNorm(nn.Module):
@@ -150,13 +194,20 @@ def _positions(count: int, device: torch.device) -> Tensor:
 
 
 def configure(model: nn.Module, params: dict[str, float], study_seed: int, trial_seed: int) -> None:
-    """Set the rate and the noise key of every `Dropout` in a trial's model, and switch its batch norms, in place."""
+    """Set the rate and the noise key of all dropout in a trial's model, and switch its batch norms, in place."""
     for name, module in model.named_modules():
         if isinstance(module, Dropout):
             key = derive_seed(study_seed, trial_seed, "noise", name) % 2**31
             module.configure(params.get(module.parameter, 0.0), key)
         elif isinstance(module, BatchNorm):
             module.on.fill_(float(params.get("batch_norm", 0) != 0))
+    attributes = getattr(model, ATTRIBUTE_RATES, None)
+    if attributes is not None:
+        attributes.configure(model, params)
+
+
+ATTRIBUTE_RATES = "_regsearch_attribute_rates"
+"""Name under which a user's model keeps the rates that its own forward pass reads; see `noise`."""
 
 
 def soft_threshold_(weights: Tensor, threshold: Tensor, scratch: Tensor | None = None) -> None:
