@@ -21,7 +21,7 @@ class KnownRate(float):
         return KnownRate(other - float(self))
 
 
-class _Call:
+class Call:
     """A call of a function of torch, whose arguments are read and changed by place or by name."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Quiet(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        call = _Call(args, kwargs or {})
+        call = Call(args, kwargs or {})
         name = getattr(func, "__name__", "")
         rule = _RULES.get(name) or (_MEANS.get(name) if self._means else None)
         if rule is None:
@@ -67,10 +67,10 @@ class Quiet(TorchFunctionMode):
 _UNCHANGED, _CHANGED = object(), object()
 
 
-def _drop_nothing(trains: bool) -> Callable[[_Call], Any]:
+def _drop_nothing(trains: bool) -> Callable[[Call], Any]:
     """Return the rule of a function (input, p, training) whose default for training is given."""
 
-    def rule(call: _Call) -> Any:
+    def rule(call: Call) -> Any:
         rate = call.get(1, 0.5, "p")
         active = call.get(2, trains, "training", "train") and rate != 0 and not isinstance(rate, KnownRate)
         return call.get(0, None, "input") if active else _UNCHANGED
@@ -78,10 +78,10 @@ def _drop_nothing(trains: bool) -> Callable[[_Call], Any]:
     return rule
 
 
-def _set_to_zero(index: int, name: str, training: int | None = None) -> Callable[[_Call], Any]:
+def _set_to_zero(index: int, name: str, training: int | None = None) -> Callable[[Call], Any]:
     """Return the rule of a function with a rate at a place; `training` is where it is told that it trains."""
 
-    def rule(call: _Call) -> Any:
+    def rule(call: Call) -> Any:
         rate = call.get(index, 0.0, name)
         idle = training is not None and not call.get(training, True, "training")
         if rate == 0 or idle or isinstance(rate, KnownRate):
@@ -92,7 +92,7 @@ def _set_to_zero(index: int, name: str, training: int | None = None) -> Callable
     return rule
 
 
-def _recurrent(call: _Call) -> Any:
+def _recurrent(call: Call) -> Any:
     # Of a padded batch the fourth argument tells of biases, of a packed one it is the fifth.
     index = 5 if isinstance(call.args[3], bool) else 6
     layers, rate, training = call.args[index - 1 : index + 2]
@@ -102,15 +102,15 @@ def _recurrent(call: _Call) -> Any:
     return _CHANGED
 
 
-def _slope_in_the_middle(call: _Call) -> Any:
+def _slope_in_the_middle(call: Call) -> Any:
     if not call.get(3, False, "training"):
         return _UNCHANGED
     call.set(3, False, "training")
     return _CHANGED
 
 
-def _regions_in_the_middle(sides: int) -> Callable[[_Call], Any]:
-    def rule(call: _Call) -> Any:
+def _regions_in_the_middle(sides: int) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
         if call.get(5, None, "_random_samples") is not None:
             return _UNCHANGED
         x: Tensor = call.get(0, None, "input")
@@ -121,7 +121,7 @@ def _regions_in_the_middle(sides: int) -> Callable[[_Call], Any]:
     return rule
 
 
-def _softmax(call: _Call) -> Any:
+def _softmax(call: Call) -> Any:
     logits, dim = call.get(0, None, "logits"), call.get(4, -1, "dim")
     soft = (logits / call.get(1, 1.0, "tau")).softmax(dim)
     if not call.get(2, False, "hard"):
@@ -130,14 +130,14 @@ def _softmax(call: _Call) -> Any:
     return chosen - soft.detach() + soft
 
 
-def _mean_of_new(call: _Call) -> Any:
+def _mean_of_new(call: Call) -> Any:
     x, rate = call.get(0, None, "input", "self"), call.get(1, None, "p")
     if isinstance(rate, KnownRate):
         return _UNCHANGED
     return x.clone() if rate is None else torch.full_like(x, rate)
 
 
-def _mean_in_place(call: _Call) -> Any:
+def _mean_in_place(call: Call) -> Any:
     x, rate = call.get(0, None, "self"), call.get(1, 0.5, "p")
     if isinstance(rate, KnownRate):
         return _UNCHANGED
@@ -147,7 +147,7 @@ def _mean_in_place(call: _Call) -> Any:
 _DROPOUTS = {"dropout": True, "dropout1d": True, "dropout2d": True, "dropout3d": True, "feature_dropout": True}
 _ALPHA_DROPOUTS = {"alpha_dropout": False, "feature_alpha_dropout": False}
 
-_RULES: Mapping[str, Callable[[_Call], Any]] = {
+_RULES: Mapping[str, Callable[[Call], Any]] = {
     **{
         f"{name}{end}": _drop_nothing(trains)
         for name, trains in (_DROPOUTS | _ALPHA_DROPOUTS).items()
@@ -163,4 +163,4 @@ _RULES: Mapping[str, Callable[[_Call], Any]] = {
 }
 """What becomes of a call, by the function's name in `torch`, `torch.nn.functional` or `torch.Tensor`."""
 
-_MEANS: Mapping[str, Callable[[_Call], Any]] = {"bernoulli": _mean_of_new, "bernoulli_": _mean_in_place}
+_MEANS: Mapping[str, Callable[[Call], Any]] = {"bernoulli": _mean_of_new, "bernoulli_": _mean_in_place}
