@@ -28,7 +28,7 @@ from search.errors import UsageError
 from search.places import default_data_dir
 from search.records import Params, Summary
 from search.session import Ending, Options, Session
-from search.spec import OWN, ModelSpec, Range, Setting, StudySpec, check_study_name, read_spec
+from search.spec import FUNCTIONAL, OWN, ModelSpec, Range, Setting, StudySpec, check_study_name, read_spec
 from search.stopping import StopRequest, seconds_of
 from search.trainers import Own, RayWishes
 from search.wishes import Wishes
@@ -90,6 +90,16 @@ class Found:
 
         return choose(self.summary).params
 
+    @property
+    def layers(self) -> Mapping[str, str]:
+        """Where each dropout rate of a model of one's own acts: `{"dropout_0": "encoder.layers.0.dropout"}`."""
+        return {} if self.summary.noise is None else self.summary.noise.layers
+
+    @property
+    def noise(self) -> Sequence[str]:
+        """Modules of a model of one's own whose noise could not be switched off: the baseline has it, too."""
+        return () if self.summary.noise is None else self.summary.noise.unknown
+
     def model(self) -> nn.Module:
         """Return the winner, trained on training and validation data together, in evaluation mode, on the CPU.
 
@@ -104,7 +114,7 @@ class Found:
             trainer, weights = refit(self._spec, choice, None, self._options.trainers, own)
             if own.model is None:
                 return trainer.module(weights)[0]
-            return finished(own.model, choice.params, weights)
+            return finished(own.model, choice.params, weights, own.noise)
 
     def explain(self, seeds: int = 5) -> str:
         """Train the winner without each of its ingredients, and return what `regsearch explain` prints."""
@@ -152,10 +162,11 @@ def run_search(
 ) -> Found:
     """Search, confirm, and return what was found; called again it goes on where it was cut off.
 
-    `model` makes a fresh model, returning logits [batch, classes]; each of its `nn.Dropout` layers, in the order of
-    `model.modules()`, is `dropout_0`, `dropout_1`, ... in `space`. Or it is the [model] section of a study file. `data`
-    are one's own, or the name of a data set. `space`, `training` and `search` are those sections; without `space`
-    dropout, weight decay, L1 and patience are searched, and dropout that it does not name stays as the model has it.
+    `model` makes a fresh model, returning logits [batch, classes]; each of its dropout rates, in the order of
+    `model.modules()`, is `dropout_0`, `dropout_1`, ... in `space`: `Found.layers` tells where each acts. Or it is the
+    [model] section of a study file. `data` are one's own, or the name of a data set. `space`, `training` and `search`
+    are those sections; without `space` dropout, weight decay, L1 and patience are searched, and dropout that it does
+    not name stays as the model has it, in all trials but the baseline.
     `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n], by itself: trials are trained
     together, and an example of one is no other's. All else is as in `regsearch start`, but that no environment
     variable is read: home, storage and tracking_uri are what is given here. `timeout` is in seconds, or such as "2h".
@@ -221,8 +232,10 @@ def _specify(
 ) -> tuple[StudySpec, Own]:
     """Return the study as a spec, and what a spec cannot hold. `sections` are those that need no reading."""
     from search.training import own
+    from search.training.noise import dropout_rates
+    from search.training.noise_search import find_noise
 
-    given = dict(sections)
+    given, noise = dict(sections), None
     if OWN in (given["training"].get("loss"), model.get("name") if isinstance(model, Mapping) else None):
         raise UsageError(f'"{OWN}" is no name to give: pass the model or the loss itself')
     examples = own.known_examples(data) if isinstance(data, str) else own.OwnExamples.read(data)
@@ -231,13 +244,14 @@ def _specify(
         logits, given["model"], given["space"] = examples.classes, dict(model), _space(space, _layers(model))
     else:
         fresh, logits = own.check_model(model, examples)
-        rates = own.dropout_rates(fresh)
+        noise = find_noise(model, examples.train.x[:2])
+        rates = dropout_rates(fresh, noise)
         given["model"] = {"name": OWN, "hidden": [], "dropouts": len(rates), "architecture": _digest(fresh)}
-        given["space"] = _space(space, len(rates), rates)
+        given["space"] = _space(space, len(rates), rates, bool(noise.functional))
     if loss is not None:
         given["training"] = {**given["training"], "loss": OWN, "loss_digest": own.check_loss(loss, logits)}
     spec = read_spec(given)
-    return spec, Own(None if isinstance(model, Mapping) else model, examples.source(spec, logits), loss)
+    return spec, Own(None if isinstance(model, Mapping) else model, examples.source(spec, logits), loss, noise)
 
 
 def _seconds(timeout: float | str | None) -> float | None:
@@ -256,12 +270,19 @@ def _layers(model: Mapping[str, Any]) -> int:
 
 
 def _space(
-    space: Mapping[str, Setting | Mapping[str, Any]] | None, layers: int, rates: Sequence[float] = ()
+    space: Mapping[str, Setting | Mapping[str, Any]] | None,
+    layers: int,
+    rates: Sequence[float] = (),
+    functional: bool = False,
 ) -> dict[str, Any]:
     """Return what is searched for a model with so many dropout layers: rates that nobody speaks of are constants."""
+    if not functional and space is not None and space.get(FUNCTIONAL):
+        raise UsageError(f"space.{FUNCTIONAL}: the model has none; its dropout layers are what `dropout` sets")
+    constant: dict[str, Any] = {FUNCTIONAL: True} if functional else {}
     if space is None:
-        return {**_USUAL, **({"dropout": _DROPOUT} if layers else {})}
-    constant = {} if "dropout" in space else {f"dropout_{index}": rate for index, rate in enumerate(rates)}
+        return {**constant, **_USUAL, **({"dropout": _DROPOUT} if layers else {})}
+    if "dropout" not in space:
+        constant |= {f"dropout_{index}": rate for index, rate in enumerate(rates)}
     return {**constant, **space}
 
 

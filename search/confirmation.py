@@ -98,6 +98,8 @@ class Confirmation:
     """
     usual_rate: float | None = None
     """The learning rate that the baseline did worse with, where it is told at the winner's; see `Picks.plain`."""
+    noise: str | None = None
+    """A remark on noise that the baseline has, too: see `ModelNoise`."""
 
     @property
     def best(self) -> Confirmed:
@@ -112,7 +114,7 @@ class Confirmation:
     @property
     def remarks(self) -> list[str]:
         """What one has to know of these numbers, in sentences."""
-        told = []
+        told = [] if self.noise is None else [self.noise]
         if self.usual_rate is not None and self.baseline is not None:
             rate = self.baseline.params["learning_rate"]
             told.append(

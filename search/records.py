@@ -167,6 +167,39 @@ class TimeSpent:
 
 
 @dataclass(frozen=True)
+class ModelNoise:
+    """The dropout and other noise of a model from Python."""
+
+    layers: Mapping[str, str]
+    """Where each rate acts, by parameter: `{"dropout_0": "encoder.layers.0.dropout"}`."""
+    functional: Sequence[str] = ()
+    """Modules whose dropout has no rate that a trial could set."""
+    unknown: Sequence[str] = ()
+    """Modules that draw noise which cannot be switched off."""
+
+    @property
+    def remark(self) -> str | None:
+        """Return what one has to know wherever "without regularization" is said, None where there is nothing."""
+        if not self.unknown:
+            return None
+        return (
+            f"The baseline is not without noise: {', '.join(self.unknown)} draws some in training, and it could not be "
+            "switched off."
+        )
+
+    @property
+    def notices(self) -> list[str]:
+        """Return what to say at the start of a search, in lines."""
+        lines = [", ".join(f"{name} = {layer}" for name, layer in self.layers.items())] if self.layers else []
+        if self.functional:
+            lines.append(
+                f"functional_dropout = dropout inside {', '.join(self.functional)}: trials keep its rates, and the "
+                "baseline is without"
+            )
+        return lines if self.remark is None else [*lines, self.remark]
+
+
+@dataclass(frozen=True)
 class Score:
     """A configuration's result on the test data."""
 
@@ -202,3 +235,5 @@ class Summary:
     objectives: Sequence[str] = ("val_loss",)
     pareto: Sequence[TrialRecord] = ()
     """With several objectives, the complete trials that no other one beats, the lowest validation loss first."""
+    noise: ModelNoise | None = None
+    """Of a model from Python; None for others."""

@@ -33,6 +33,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "confirmed": None if summary.confirmed is None else confirmation_json(summary.confirmed),
         "objectives": list(summary.objectives),
         "pareto": [_record_json(record) for record in summary.pareto],
+        "noise": None if summary.noise is None else asdict(summary.noise),
     }
     return {key: finite(value) for key, value in told.items()}
 

@@ -107,6 +107,8 @@ class Session:
             try:
                 self._check_fingerprints(fingerprints)
                 self._check_test_data()
+                if (noise := self.options.own.noise) is not None:
+                    self._study.keep_noise(noise.told)
             except BaseException:
                 self._study.close()  # lest it looks as if somebody ran it
                 raise
@@ -132,7 +134,8 @@ class Session:
         trainers = "1 trainer" if len(crew.trainers) == 1 else f"{len(crew.trainers)} trainers"
         slots = "1 slot" if crew.slots == 1 else f"{crew.slots} slots"
         line = f"On {crew.where}, {trainers} of {slots}; everything goes to {self.options.home}"
-        for notice in crew.notices:
+        noise = self.options.own.noise
+        for notice in (*crew.notices, *([] if noise is None else noise.told.notices)):
             line += f"\n{notice}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"

@@ -131,7 +131,10 @@ def configurations(material: Material) -> Table | None:
     if not material.chosen:
         return None
     names = list(dict.fromkeys(name for record in material.chosen.values() for name in record.params))
-    rows = [(name, [Cell(_param(record, name)) for record in material.chosen.values()]) for name in names]
+    noise = material.summary.noise
+    layers = {} if noise is None else noise.layers
+    labels = {name: f"{name} = {layers[name]}" if name in layers else name for name in names}
+    rows = [(labels[name], [Cell(_param(record, name)) for record in material.chosen.values()]) for name in names]
     trials = ("trial", [Cell(str(record.number)) for record in material.chosen.values()])
     return Table("Configurations", [_title(which) for which in material.chosen], [("", [trials, *rows])])
 

@@ -109,9 +109,14 @@ def _unconfirmed(material: Material, confirm: str) -> Verdict:
     detail = (
         f"In the search, validation loss {best.best.val_loss:.4f} with regularization (trial {best.number}) against "
         f"{baseline.best.val_loss:.4f} without. That is one run of each, and the best is the luckiest of "
-        f"{count(len(material.counted), 'trial')}. {way_out}"
+        f"{count(len(material.counted), 'trial')}. {_remark(material)}{way_out}"
     )
     return Verdict("Not confirmed yet.", detail, "open", confirm)
+
+
+def _remark(material: Material) -> str:
+    noise = material.summary.noise
+    return "" if noise is None or noise.remark is None else f"{noise.remark} "
 
 
 def _nothing(material: Material) -> Verdict:

@@ -1,7 +1,7 @@
 """A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion."""
 
 from search.spec.names import check_study_name, is_study_name
-from search.spec.parameters import OWN, PARAMETERS, Parameter
+from search.spec.parameters import FUNCTIONAL, OWN, PARAMETERS, Parameter
 from search.spec.sections import (
     DATASET_SHAPES,
     MODEL_OPTIONS,
@@ -26,6 +26,7 @@ from search.spec.spec import StudySpec, load_spec, read_spec, shipped_studies, s
 
 __all__ = [
     "DATASET_SHAPES",
+    "FUNCTIONAL",
     "MODEL_OPTIONS",
     "OPTIMIZER_OPTIONS",
     "OWN",

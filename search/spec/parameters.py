@@ -15,6 +15,9 @@ MAX_EPOCHS = 100_000
 OWN = "own"
 """Name of a model, of data or of a loss that a user brings along in Python; no file may say it."""
 
+FUNCTIONAL = "functional_dropout"
+"""Name of the parameter that is 1 where dropout without a rate acts as a model has it, and 0 where it is off."""
+
 Place = Literal["inputs", "layers", "loss", "gradients", "weights", "training"]
 """Where a parameter acts."""
 
@@ -103,6 +106,18 @@ PARAMETERS: Mapping[str, Parameter] = {
         high=1,
         high_allowed=False,
         textbook=0.2,
+    ),
+    FUNCTIONAL: Parameter(
+        description="Whether dropout that a model from Python applies by a function, as `F.dropout(x, 0.4)`, acts: "
+        "with the model's own rates. Without it in [space], it acts in all trials but the baseline.",
+        acts="layers",
+        formula="x * mask / (1 - p), mask ~ Bernoulli(1 - p)",
+        source="Srivastava et al. 2014",
+        high=1,
+        integer=True,
+        optional=True,
+        default=0,
+        textbook=1,
     ),
     "batch_norm": Parameter(
         description="Whether hidden layers are normalized by their minibatch. Dropout then acts after the last of them "

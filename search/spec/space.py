@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from search.spec.parameters import OWN, PARAMETERS, Parameter
+from search.spec.parameters import FUNCTIONAL, OWN, PARAMETERS, Parameter
 from search.spec.problems import Findings, Location, as_toml, bad_key, bad_value, not_a_field
 
 _RANGE_KEYS = ("low", "high", "log", "switch")
@@ -223,6 +223,8 @@ def _misfit(name: str, around: Surroundings) -> str | None:
     if parameter_of(name).images:
         if around.data is not None:
             return image_refusal(around.data, around.shape)
+    elif name == FUNCTIONAL and around.model != OWN:
+        return "is for models from Python: shipped ones have no dropout but what `dropout` sets"
     elif parameter_of(name).mixes and around.loss not in (None, "cross_entropy"):
         return f'mixes classes, which only cross_entropy can take, and the loss is "{around.loss}"'
     elif around.model == OWN and name in _IN_OWN_MODELS:

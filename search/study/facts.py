@@ -12,10 +12,10 @@ from optuna.storages import BaseStorage
 
 from search.ablation import Ablation
 from search.confirmation import Repeats
-from search.records import Score, Summary, TimeSpent
+from search.records import ModelNoise, Score, Summary, TimeSpent
 from search.spec import StudySpec
 from search.study.commits import exclusive
-from search.study.reading import read_as
+from search.study.reading import read_as, read_noise
 from search.study.trials import summarize
 
 REPEATS = "repeats"
@@ -26,6 +26,8 @@ TIME_SPENT = "time"
 """Name of the fact that tells where the last run's time went."""
 MACHINE = "machine"
 """Name of the fact that tells what the last run ran on."""
+NOISE = "noise"
+"""Name of the fact that tells which dropout and other noise a model from Python has."""
 _WALL_SECONDS = "wall_seconds"
 _TEST = "test_"
 _FACT = "fact_"
@@ -69,6 +71,7 @@ def summarize_study(study: optuna.Study, spec: StudySpec) -> Summary:
     attributes = study.user_attrs
     scores = {which: attributes[_TEST + which] for which in ("best", "baseline") if _TEST + which in attributes}
     ablation, time = fact(study, ABLATION, Ablation), fact(study, TIME_SPENT, TimeSpent)
+    noise = read_noise(fact(study, NOISE, ModelNoise))
     summary = summarize(
         study.study_name,
         study.get_trials(deepcopy=False),
@@ -77,8 +80,13 @@ def summarize_study(study: optuna.Study, spec: StudySpec) -> Summary:
         spec.search.objectives,
         fact(study, REPEATS, Repeats),
     )
+    confirmed = summary.confirmed
+    if confirmed is not None and noise is not None:
+        confirmed = replace(confirmed, noise=noise.remark)
     return replace(
         summary,
+        confirmed=confirmed,
+        noise=noise,
         ablation=None if ablation is None else _known(ablation, spec),
         time=None if time is None else _finite(time),
     )

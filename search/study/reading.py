@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from search.errors import SpecError, StorageError
 from search.printable import printable
-from search.records import Params
+from search.records import ModelNoise, Params
 from search.spec import parameter_of
 
 _log = logging.getLogger(__name__)
@@ -82,3 +82,11 @@ def read_text(value: Any) -> str | None:
 def read_texts(texts: Mapping[str, str] | None) -> Mapping[str, str]:
     """Return texts by name so that a terminal can show them; none where nothing is kept."""
     return {printable(name): printable(text) for name, text in (texts or {}).items()}
+
+
+def read_noise(noise: ModelNoise | None) -> ModelNoise | None:
+    """Return the noise of a model so that a terminal can show it; None where nothing is kept."""
+    if noise is None:
+        return None
+    functional, unknown = (tuple(map(printable, names)) for names in (noise.functional, noise.unknown))
+    return ModelNoise(read_texts(noise.layers), functional, unknown)

@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import optuna
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ablation import Ablation
 from search.confirmation import Repeats
-from search.records import Score, Summary, TrialRecord
+from search.records import ModelNoise, Score, Summary, TrialRecord
 from search.spec import StudySpec
 from search.study import facts
 from search.study.annotations import Annotations
@@ -128,6 +129,10 @@ class StoredStudy:
     def keep_ablation(self, ablation: Ablation) -> None:
         """Keep what was trained to tell what each ingredient of a configuration is worth."""
         self.set_fact(facts.ABLATION, ablation.to_json())
+
+    def keep_noise(self, noise: ModelNoise) -> None:
+        """Keep which dropout and other noise a model from Python has."""
+        self.set_fact(facts.NOISE, asdict(noise))
 
     @guarded
     def importances(self) -> dict[str, float]:

@@ -54,6 +54,8 @@ def _verdict_lines(summary: Summary) -> list[str]:
                 f"In the search: validation loss {best.best.val_loss:.4f}, {baseline.best.val_loss:.4f} without "
                 "regularization"
             )
+        if summary.noise is not None and summary.noise.remark is not None:
+            told += textwrap.wrap(summary.noise.remark, _WIDTH)
         return told
     seeds = confirmation.best.estimates["val_loss"].n
     confirmed = f"Confirmed with {seeds} seed{'s' * (seeds > 1)}"
@@ -87,6 +89,8 @@ def _print_winner(summary: Summary, best: TrialRecord, console: Console) -> None
     other = "" if number == best.number else f" (by the search alone: {best.number})"
     console.print(f"\n[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {number}{other}")
     _print_params(params, console)
+    if summary.noise is not None:
+        _print_layers(summary.noise.layers, console)
 
 
 def _print_params(params: Params, console: Console) -> None:
@@ -99,6 +103,12 @@ def _print_params(params: Params, console: Console) -> None:
         console.print("".join(cells[row::down]).rstrip(), highlight=False, markup=False)
     told = ", ".join(cocktail(params)) or "no regularization"
     console.print(f"Cocktail: {told.replace('_', ' ')}", highlight=False)
+
+
+def _print_layers(layers: Mapping[str, str], console: Console) -> None:
+    """Print where each dropout rate acts."""
+    for name, layer in layers.items():
+        console.print(f"  {name} = {layer}", highlight=False, markup=False, soft_wrap=True)
 
 
 class _Column(NamedTuple):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from search.training.data import Dataset, Split
+    from search.training.noise import Noise
 
 
 class TrainerLost(Exception):
@@ -90,6 +91,8 @@ class Own:
     model: Callable[[], nn.Module] | None = None
     data: DataSource | None = None
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    noise: Noise | None = None
+    """The dropout that the model has; None where nothing was looked for."""
 
 
 NOTHING_OWN = Own()

@@ -273,9 +273,9 @@ def _factory(setup: TrainerSetup, data: Dataset) -> ModelFactory:
     from search.training.models import model_factory
 
     if setup.own.model is not None:
-        from search.training.own import searchable
+        from search.training.noise import searchable
 
-        return searchable(setup.own.model)
+        return searchable(setup.own.model, setup.own.noise)
     return model_factory(setup.model, data.shape, data.classes, setup.batch_norm)
 
 

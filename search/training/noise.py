@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from search.records import ModelNoise
+from search.spec import FUNCTIONAL
 from search.training.models import ChannelDropout, ModelFactory
 from search.training.quiet import KnownRate, Quiet
 from search.training.regularizers import ATTRIBUTE_RATES, AlphaDropout, Dropout, StochasticDepth
-
-FUNCTIONAL = "functional_dropout"
-"""The parameter that is 1 where functional dropout acts as the model has it, and 0 where it is switched off."""
 
 _BUFFER = "regsearch_rates"
 
@@ -78,9 +77,10 @@ class Noise:
     """Modules that draw noise which cannot be switched off."""
 
     @property
-    def layers(self) -> dict[str, str]:
-        """Rates by parameter, as `{"dropout_0": "encoder.layers.0.dropout"}`."""
-        return {f"dropout_{index}": str(rate) for index, rate in enumerate(self.rates)}
+    def told(self) -> ModelNoise:
+        """Return it by names, for users."""
+        layers = {f"dropout_{index}": str(rate) for index, rate in enumerate(self.rates)}
+        return ModelNoise(layers, self.functional, self.unknown)
 
 
 def known_noise(model: nn.Module) -> Noise:
@@ -216,10 +216,10 @@ def _enter(model: nn.Module, _inputs: object) -> None:
     state.apply(model)
     if not state.applied[-1]:
         state.modes.append(Quiet(state.means))
-        state.modes[-1].__enter__()
+        state.modes[-1].__enter__()  # type: ignore[no-untyped-call]
 
 
 def _leave(model: nn.Module, _inputs: object, output: Tensor) -> None:  # noqa: ARG001
     state: _AttributeRates = getattr(model, ATTRIBUTE_RATES)
     if state.modes:
-        state.modes.pop().__exit__(None, None, None)
+        state.modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -53,7 +54,7 @@ class Quiet(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         call = Call(args, kwargs or {})
-        name = getattr(func, "__name__", "")
+        name = _NAMES.get(func) or getattr(func, "__name__", "")
         rule = _RULES.get(name) or (_MEANS.get(name) if self._means else None)
         if rule is None:
             return func(*args, **call.kwargs)
@@ -147,6 +148,14 @@ def _mean_in_place(call: Call) -> Any:
 _DROPOUTS = {"dropout": True, "dropout1d": True, "dropout2d": True, "dropout3d": True, "feature_dropout": True}
 _ALPHA_DROPOUTS = {"alpha_dropout": False, "feature_alpha_dropout": False}
 
+_NAMES: Mapping[Any, str] = {
+    F.fractional_max_pool2d: "fractional_max_pool2d",
+    F.fractional_max_pool2d_with_indices: "fractional_max_pool2d",
+    F.fractional_max_pool3d: "fractional_max_pool3d",
+    F.fractional_max_pool3d_with_indices: "fractional_max_pool3d",
+}
+"""Functions that do not know their names."""
+
 _RULES: Mapping[str, Callable[[Call], Any]] = {
     **{
         f"{name}{end}": _drop_nothing(trains)
@@ -157,8 +166,8 @@ _RULES: Mapping[str, Callable[[Call], Any]] = {
     "multi_head_attention_forward": _set_to_zero(10, "dropout_p", training=13),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     **dict.fromkeys(("rrelu", "rrelu_"), _slope_in_the_middle),
-    **dict.fromkeys(("fractional_max_pool2d_with_indices", "_fractional_max_pool2d"), _regions_in_the_middle(2)),
-    **dict.fromkeys(("fractional_max_pool3d_with_indices", "_fractional_max_pool3d"), _regions_in_the_middle(3)),
+    "fractional_max_pool2d": _regions_in_the_middle(2),
+    "fractional_max_pool3d": _regions_in_the_middle(3),
     "gumbel_softmax": _softmax,
 }
 """What becomes of a call, by the function's name in `torch`, `torch.nn.functional` or `torch.Tensor`."""
