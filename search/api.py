@@ -246,6 +246,8 @@ def _specify(
         fresh, logits = own.check_model(model, examples)
         noise = find_noise(model, examples.train.x[:2])
         rates = dropout_rates(fresh, noise)
+        if FUNCTIONAL in (space or {}) and not noise.functional:
+            raise UsageError(f"space.{FUNCTIONAL}: the model has none; its dropout layers are what `dropout` sets")
         given["model"] = {"name": OWN, "hidden": [], "dropouts": len(rates), "architecture": _digest(fresh)}
         given["space"] = _space(space, len(rates), rates, bool(noise.functional))
     if loss is not None:
@@ -276,8 +278,6 @@ def _space(
     functional: bool = False,
 ) -> dict[str, Any]:
     """Return what is searched for a model with so many dropout layers: rates that nobody speaks of are constants."""
-    if not functional and space is not None and space.get(FUNCTIONAL):
-        raise UsageError(f"space.{FUNCTIONAL}: the model has none; its dropout layers are what `dropout` sets")
     constant: dict[str, Any] = {FUNCTIONAL: True} if functional else {}
     if space is None:
         return {**constant, **_USUAL, **({"dropout": _DROPOUT} if layers else {})}
