@@ -202,6 +202,8 @@ def _told(study: str, summary: Summary) -> Iterator[str]:
         beside = "" if baseline is None else f"; without regularization {baseline.val_loss:.4f}"
         yield f"**Best in the search**: trial {summary.best.number}, loss {summary.best.best.val_loss:.4f}{beside}."
         yield "Not confirmed over seeds." if summary.confirmed is None else _verdict(summary.confirmed)
+        if summary.confirmed is None and summary.noise is not None and summary.noise.remark is not None:
+            yield summary.noise.remark
     command = code(f"regsearch show --study {shlex.quote(study)}")
     yield f"{command} prints it all; the command that began the search goes on with it."
 

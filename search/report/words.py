@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.confirmation import Confirmation
 from search.intervals import Answer, Difference
@@ -32,9 +32,9 @@ def verdict(material: Material) -> Verdict:
         return _nothing(material)
     if summary.confirmed is None:
         return _unconfirmed(material, command(material, "confirm"))
-    if summary.confirmed.difference is None:
-        return _without_test(summary.confirmed)
-    return _confirmed(summary.confirmed, summary.confirmed.difference)
+    difference = summary.confirmed.difference
+    told = _without_test(summary.confirmed) if difference is None else _confirmed(summary.confirmed, difference)
+    return replace(told, detail=f"{told.detail} {_remark(material)}".rstrip())
 
 
 def _confirmed(confirmation: Confirmation, difference: Difference) -> Verdict:
@@ -99,7 +99,7 @@ def _without_test(confirmation: Confirmation) -> Verdict:
 
 def _unconfirmed(material: Material, confirm: str) -> Verdict:
     best, baseline = material.summary.best, material.summary.baseline
-    way_out = "Confirm it with other seeds:"
+    way_out = f"{_remark(material)}Confirm it with other seeds:"
     if best is None or best.best is None:
         return _nothing(material)
     if baseline is None or baseline.best is None:
@@ -109,7 +109,7 @@ def _unconfirmed(material: Material, confirm: str) -> Verdict:
     detail = (
         f"In the search, validation loss {best.best.val_loss:.4f} with regularization (trial {best.number}) against "
         f"{baseline.best.val_loss:.4f} without. That is one run of each, and the best is the luckiest of "
-        f"{count(len(material.counted), 'trial')}. {_remark(material)}{way_out}"
+        f"{count(len(material.counted), 'trial')}. {way_out}"
     )
     return Verdict("Not confirmed yet.", detail, "open", confirm)
 
