@@ -17,7 +17,6 @@ from search.confirmation import METRICS, Confirmation
 from search.crew import Crew
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
-from search.places import artifact_folder
 from search.records import Assignment, Params, Summary, TrialRecord
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
@@ -109,14 +108,13 @@ def refit(
     return trainer, trainer.refit(assignment, choice.epochs)
 
 
-def register(exported: Exported, study: str, uri: str, home: Path) -> str:
+def register(exported: Exported, study: str, uri: str) -> str:
     """Add the model to MLflow's registry; return how to load it, or why that could not be done: the files are there."""
     from search.tracking.registry import add_version
 
     metrics = {"test_accuracy": exported.accuracy, "test_loss": exported.loss, "ece": exported.ece}
-    root, params = artifact_folder(home, "mlflow"), exported.choice.params
     try:
-        version = add_version(uri, root, study, exported.model, exported.example, params, metrics)
+        version = add_version(uri, study, exported.model, exported.example, exported.choice.params, metrics)
     except Exception as error:  # MLflow's, its databases' and its servers'
         return f"It is not in MLflow's model registry: {without_passwords(str(error), uri)}"
     return f'Load it from MLflow by mlflow.pytorch.load_model("{version}")'

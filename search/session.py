@@ -20,7 +20,7 @@ from search.records import Summary, TrialRecord
 from search.spec import StudySpec
 from search.stopping import Interruptible, StopRequest
 from search.tracked import begin, end, tracked_study
-from search.tracking import Closing, Tracker, TrackingOutcome, default_tracking_uri
+from search.tracking import Closing, Tracker, TrackingOutcome, artifact_root, default_tracking_uri
 from search.trainers import NOTHING_OWN, Own, TrainerLost
 from search.training.checkpoints import discard
 from search.wishes import Wishes
@@ -173,7 +173,7 @@ class Session:
         begin(study)
         tracker = Tracker(
             self.tracking_uri,
-            artifact_folder(options.home, "mlflow"),
+            artifact_root(self.tracking_uri),
             tracked_study(study),
             [] if study.others else study.ended_by_nobody_else(),
             findings.command("sync"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from search.errors import StudyBusyError, TrackingError
 from search.places import artifact_folder
 from search.tracked import closing, tracked_study
-from search.tracking import Tracker, default_tracking_uri
+from search.tracking import Tracker, artifact_root, default_tracking_uri
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -40,7 +40,7 @@ def write_study(name: str, storage: str | None, home: Path, tracking_uri: str | 
 
 def _write(study: Study, home: Path, uri: str) -> str:
     records = study.records()
-    tracker = Tracker(uri, artifact_folder(home, "mlflow"), tracked_study(study), records)
+    tracker = Tracker(uri, artifact_root(uri), tracked_study(study), records)
     try:
         outcome = tracker.finish(closing(study, artifact_folder(home, study.name)), _PATIENCE)
     except BaseException:
@@ -49,4 +49,5 @@ def _write(study: Study, home: Path, uri: str) -> str:
     if outcome.message is not None:
         raise TrackingError(outcome.message)
     count = "1 trial" if len(records) == 1 else f"{len(records)} trials"
-    return f"{count}: {outcome.written - tracker.found} written, {tracker.found} were there"
+    notices = iter(tracker.notice, None)
+    return "\n".join([f"{count}: {outcome.written - tracker.found} written, {tracker.found} were there", *notices])

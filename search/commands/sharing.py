@@ -49,7 +49,7 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     tell(f"It is in {out}: README.md tells how to use it")
     if given["register"]:
         uri = given["tracking_uri"] or default_tracking_uri(home)
-        tell(register(exported, study, uri, home))
+        tell(register(exported, study, uri))
 
 
 @click.command(short_help="Write to MLflow what it misses of a study.")

@@ -122,6 +122,8 @@ class Courier:
             # A database file of our own is made at the first connection, which takes as long.
             with self._at_work() if self._opening.uri.startswith("sqlite:") else nullcontext():
                 self._writer = MlflowWriter(self._opening, lambda: self._report(Alive()))
+            if self._writer.notice is not None:
+                self._report(Notice(self._writer.notice))
         return self._writer
 
     @contextmanager

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from search.tracking.location import artifact_root
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +20,6 @@ _NO_NAME = re.compile(r"[/:]")
 
 def add_version(
     uri: str,
-    artifact_root: Path,
     study: str,
     model: nn.Module,
     example: Tensor,
@@ -38,11 +38,15 @@ def add_version(
     import mlflow
     import mlflow.pytorch
 
+    from search.tracking.database import opened
+
+    root = artifact_root(uri)
     with _tracking_at(uri):
-        experiment = mlflow.get_experiment_by_name(study)
-        if experiment is None:
-            location = artifact_root.absolute().as_uri() if uri.startswith("sqlite:") else None
-            experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
+        with opened(uri, root):
+            experiment = mlflow.get_experiment_by_name(study)
+            if experiment is None:
+                location = None if root is None else root.as_uri()
+                experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
         tags = {"regsearch.kind": "export", "regsearch.study": study}
         with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="export", tags=tags):
             mlflow.log_params(dict(params))

@@ -8,7 +8,6 @@ No trial is lost: Optuna's storage is the truth, and whatever MLflow misses `reg
 """
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
-from urllib.parse import quote
 
 from search.places import module_path
 from search.records import TrialRecord
@@ -225,14 +223,6 @@ class Tracker:
 
     def _way_out(self) -> str:
         return f"The results are safe in Optuna; `{self._again}` writes what MLflow misses."
-
-
-def default_tracking_uri(home: Path) -> str:
-    """Return the address of the SQLite database in the home folder, where MLflow keeps runs unless told otherwise."""
-    path = (home.expanduser().resolve() / "mlflow.db").as_posix()
-    # A database address is a URL: these three mean something else in it. Spaces and the like do not.
-    escaped = re.sub(r"[%?#]", lambda match: quote(match[0]), path)
-    return f"sqlite:///{escaped}"
 
 
 def _environment() -> dict[str, str]:

@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from search.records import TrialRecord
 from search.tracking import entities
 from search.tracking.comparison import COMPARE, compare_route, runs_wanted
+from search.tracking.database import opened
 from search.tracking.entities import milliseconds
 from search.tracking.messages import Closing, Confirmed, Findings, Opening, without_passwords
 
@@ -62,13 +63,16 @@ class MlflowWriter:
     def __init__(self, opening: Opening, alive: Callable[[], None]) -> None:
         self._study = opening.study
         self._uri = opening.uri
+        self._root = opening.artifact_root
         self._alive = alive
-        self._client = MlflowClient(tracking_uri=opening.uri)
-        self._alive()
-        self._experiment_id = self._open_experiment(opening.artifact_root)
-        self._alive()
-        self._study_run_id = self._open_study_run(opening.started)
-        self._alive()
+        # One process after the other: two that begin at once would each make a run for the study.
+        with opened(opening.uri, opening.artifact_root) as self.notice:
+            self._client = MlflowClient(tracking_uri=opening.uri)
+            self._alive()
+            self._experiment_id = self._open_experiment(opening.artifact_root)
+            self._alive()
+            self._study_run_id = self._open_study_run(opening.started)
+            self._alive()
         self._children: dict[int, _Child] = {}
         self._cut_short: dict[int, list[str]] = {}
         self._take_stock()
@@ -251,6 +255,8 @@ class MlflowWriter:
 
     def _store_artifacts(self, artifacts: Mapping[str, bytes | Path]) -> str | None:
         problem = None
+        with opened(self._uri, self._root):  # another process may use the same home under another path
+            pass
         for name, content in artifacts.items():
             try:
                 self._store_artifact(name, content)
