@@ -84,9 +84,9 @@ def test_an_observer_who_has_not_looked_for_long_knows_nothing():
 
 def test_no_clock_of_another_host_is_compared(storage, tmp_path, study):
     """Nothing in a runner's record that changes is a time."""
-    before = runners_of(storage.get_study_system_attrs(study._study_id))
+    before = runners_of(storage.get_study_system_attrs(study._study_id), storage)
     study._membership.lease.beat()
-    after = runners_of(storage.get_study_system_attrs(study._study_id))
+    after = runners_of(storage.get_study_system_attrs(study._study_id), storage)
     assert [replace(record, beat=0) for record in before] == [replace(record, beat=0) for record in after]
     assert after[0].beat > before[0].beat
 
@@ -394,7 +394,7 @@ def test_a_home_that_is_read_only_by_now_keeps_no_lock_held(study, tmp_path, mon
     def read_only(*_args, **_kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    (own,) = runners_of(study._storage.get_study_system_attrs(study._study_id))
+    (own,) = runners_of(study._storage.get_study_system_attrs(study._study_id), study._storage)
     other = join(study, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", read_only)
@@ -402,7 +402,7 @@ def test_a_home_that_is_read_only_by_now_keeps_no_lock_held(study, tmp_path, mon
         os.close(study._membership.lease._file)  # as when it dies
         other.news()  # would remove the dead runner's lock
         assert [runner.runner for runner in other.others] == []
-        (last,) = runners_of(study._storage.get_study_system_attrs(study._study_id))
+        (last,) = runners_of(study._storage.get_study_system_attrs(study._study_id), study._storage)
         other.close()
     assert sign_of_life(own) == sign_of_life(last) == "dead"
     study._membership = None  # its file is closed

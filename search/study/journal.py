@@ -44,6 +44,7 @@ class Journal(JournalStorage):
     """Optuna's journal storage on our backend."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = JournalBackend(path)
         super().__init__(self._file)
         # One thread may keep the others away for several calls. It is always taken before the file's lock.

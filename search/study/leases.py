@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from search.errors import HomeError
 from search.printable import printable
 from search.study.reading import MISREAD, read_as
+from search.study.storage import storage_folder
 
 LOCKS = "locks"
 """Folder in the home for the runners' lock files."""
@@ -55,7 +56,8 @@ class RunnerRecord:
     boot: str
     """What tells this run of this machine from all others; empty where nothing does."""
     lock: str
-    """Path of the file that it holds a lock on."""
+    """Path of the file that it holds a lock on: relative to the folder of the storage's file where it is inside, so
+    that it stays true in a home that was moved, and is never that of another home in one that was copied."""
     lease: float
     """Seconds after which it counts as dead without a beat."""
     since: str
@@ -78,7 +80,7 @@ class Lease:
         self._storage, self._study_id, self._path = storage, study_id, home / LOCKS / f"{name}.lock"
         self._file = _hold(self._path)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        lock = str(self._path.resolve())
+        lock = _within(storage_folder(storage), self._path.resolve())
         self._record = RunnerRecord(name, _host(), os.getpid(), _boot(), lock, seconds, started, task)
         self._writing, self._released = threading.Lock(), threading.Event()
         self._beaten = -float("inf")
@@ -153,13 +155,18 @@ class Observer:
         return silent > runner.lease
 
 
-def runners_of(attributes: Mapping[str, Any]) -> list[RunnerRecord]:
+def runners_of(attributes: Mapping[str, Any], storage: BaseStorage) -> list[RunnerRecord]:
     """Return the runners that a study has and that are not known to be gone, from its system attributes.
 
-    What no runner has written there is passed over.
+    Their locks are absolute paths. What no runner has written there is passed over.
     """
     records = (_read(key.removeprefix(_PREFIX), told) for key, told in attributes.items() if key.startswith(_PREFIX))
-    return [record for record in records if record is not None and not record.gone]
+    folder = storage_folder(storage) or Path("/")
+    return [replace(each, lock=str(folder / each.lock)) for each in records if each is not None and not each.gone]
+
+
+def _within(folder: Path | None, path: Path) -> str:
+    return str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path)
 
 
 def is_runner_name(name: object) -> bool:
@@ -179,7 +186,8 @@ def _read(name: str, told: Any) -> RunnerRecord | None:
 
 def mark_gone(storage: BaseStorage, study_id: int, record: RunnerRecord) -> None:
     """Note that a runner has left or died."""
-    storage.set_study_system_attr(study_id, _PREFIX + record.runner, asdict(replace(record, gone=True)))
+    lock = _within(storage_folder(storage), Path(record.lock))
+    storage.set_study_system_attr(study_id, _PREFIX + record.runner, asdict(replace(record, lock=lock, gone=True)))
 
 
 def tidy_away(record: RunnerRecord) -> None:

@@ -41,7 +41,7 @@ class Membership:
 
     def others(self) -> list[RunnerRecord]:
         """Return the other runners, but for those that are known to be gone."""
-        runners = runners_of(self._storage.get_study_system_attrs(self._study_id))
+        runners = runners_of(self._storage.get_study_system_attrs(self._study_id), self._storage)
         return [runner for runner in runners if runner.runner != self.runner]
 
     def dead(self, others: Sequence[RunnerRecord]) -> list[RunnerRecord]:

@@ -96,7 +96,7 @@ class Dismissal:
         self._observer, self._asked_at = Observer(clock), clock()
         with storage_errors(storage), as_written("the storage"):
             attributes = storage.get_study_system_attrs(study_id)
-            self.runners = runners_of(attributes)
+            self.runners = runners_of(attributes, storage)
             """Those that have been asked, and those found dead."""
             for runner in self.runners:
                 if _STOP + runner.runner not in attributes and sign_of_life(runner) != "dead":
@@ -106,7 +106,7 @@ class Dismissal:
         """Return what has become of the request, by runner. Raises StorageError."""
         with storage_errors(self._storage), as_written("the storage"):
             attributes = self._storage.get_study_system_attrs(self._study_id)
-        there = {runner.runner: runner for runner in runners_of(attributes)}
+        there = {runner.runner: runner for runner in runners_of(attributes, self._storage)}
         asked = [there[runner.runner] for runner in self.runners if runner.runner in there]
         silent = {runner.runner for runner in self._observer.dead(asked)}
         return {
@@ -131,7 +131,7 @@ class Dismissal:
 
 def _is_run(name: str, storage: BaseStorage) -> bool:
     attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
-    return any(sign_of_life(runner) != "dead" for runner in runners_of(attributes))
+    return any(sign_of_life(runner) != "dead" for runner in runners_of(attributes, storage))
 
 
 def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
@@ -147,7 +147,7 @@ def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
         sum(trial.state == TrialState.WAITING for trial in trials),
         dict(Counter(reason_of(trial).value for trial in failed)),
         (errors[-1] if errors else None) or None,
-        tuple(_presence(runner, attributes, running) for runner in runners_of(attributes)),
+        tuple(_presence(runner, attributes, running) for runner in runners_of(attributes, storage)),
     )
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import StorageError, StorageUnavailableError, UsageError, did_you_mean
 from search.printable import mask_password
-from search.study.journal import open_journal
+from search.study.journal import Journal, open_journal
 from search.study.patience import is_restarting, is_transient
 
 JOURNAL_NAME = "optuna.journal"
@@ -76,6 +76,15 @@ def open_storage(url: str | None, home: Path) -> BaseStorage:
         known = ", ".join(f"{name}://" for name in ("journal", *_DATABASES))
         raise StorageError(f"{mask_password(url)}: {scheme}:// is not a storage{near} (known: {known}, or a path)")
     return _open_database(url, database)
+
+
+def storage_folder(storage: BaseStorage) -> Path | None:
+    """Return the folder of the storage's file, without symbolic links; None for a server."""
+    if isinstance(storage, Journal):
+        return storage.path.resolve().parent
+    if isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite" and storage.engine.url.database:
+        return Path(storage.engine.url.database).resolve().parent
+    return None
 
 
 def close_storage(storage: BaseStorage) -> None:
