@@ -17,6 +17,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._rdb import models
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import StorageError, StorageUnavailableError, UsageError, did_you_mean
@@ -35,6 +36,9 @@ DRIVERS = {
     "pymysql": "pymysql",
 }
 """Distribution to install for a database driver that cannot be imported, by module."""
+
+_OWN_TABLES = frozenset(models.BaseModel.metadata.tables)
+"""Names of Optuna's tables."""
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
 _SQLITE_BUSY_SECONDS = 60  # optuna-dashboard may be reading
@@ -206,7 +210,8 @@ def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> 
         tables = set(sqlalchemy.inspect(engine).get_table_names())
     finally:
         engine.dispose()
-    clashes = tables if database == "sqlite" else tables & {"alembic_version", "studies", "trials"}
+    # Of a killed process's tables there may be some without the version; Optuna makes the rest.
+    clashes = tables - _OWN_TABLES if database == "sqlite" else tables & {"alembic_version", "studies", "trials"}
     if clashes and "version_info" not in tables:
         raise StorageError(
             f"{mask_password(url)}: this database is not Optuna's (it has the tables {', '.join(sorted(clashes)[:5])})"
