@@ -7,7 +7,10 @@ trained by, `README.md` tells what it is and what it is worth.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +28,8 @@ from search.wishes import Wishes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_WORKSHOP = ".part"
 
 Pick = Literal["best", "one_standard_error"]
 
@@ -82,11 +87,11 @@ def export(
     model, example = trainer.module(weights)
     exported = Exported(choice, *trainer.test(weights), model, example)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "model.safetensors").write_bytes(weights)
-        (out / "spec.json").write_text(_spec_json(spec, choice))
-        (out / "README.md").write_text(_card(spec, summary, exported), encoding="utf-8")
-        write_program(model, example, out / "program.pt2")
+        with _workshop(out) as folder:
+            (folder / "model.safetensors").write_bytes(weights)
+            (folder / "spec.json").write_text(_spec_json(spec, choice))
+            write_program(model, example, folder / "program.pt2")
+            (folder / "README.md").write_text(_card(spec, summary, exported), encoding="utf-8")
     except OSError as error:
         raise ExportError(f"{out} cannot be written to: {error.strerror or error}") from error
     return exported
@@ -120,11 +125,25 @@ def register(exported: Exported, study: str, uri: str) -> str:
     return f'Load it from MLflow by mlflow.pytorch.load_model("{version}")'
 
 
+@contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """Yield a folder whose files are in `out` once all of them are whole: a killed export can be repeated there."""
+    folder = out / _WORKSHOP
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        for file in list(folder.iterdir()):
+            os.replace(file, out / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _check_place(out: Path) -> None:
     try:
         if out.exists() and not out.is_dir():
             raise ExportError(f"{out} is a file; name a new folder with --out")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(path.name != _WORKSHOP for path in out.iterdir()):
             raise ExportError(f"{out} is not empty; name a new folder with --out")
     except OSError as error:
         raise ExportError(f"{out} cannot be used ({error.strerror}); name a new folder with --out") from error

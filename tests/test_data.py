@@ -7,6 +7,9 @@ import io
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import urllib.request
 import zlib
 from pathlib import Path
@@ -250,6 +253,35 @@ def test_newsgroups_are_downloaded_whole_or_not_at_all(newsgroups, tmp_path, mon
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
     load_test(DataSpec(name="newsgroups"), tmp_path / "new")
     assert [path.name for path in (tmp_path / "new/20news").iterdir()] == [files.NEWSGROUPS_ARCHIVE]
+
+
+def _a_process_downloads(folder, ends):
+    """Download MNIST in a process of its own, whose "download" is an extraction in two halves."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from search.training import files
+def fetch(folder):
+    raw = folder / files.FOLDERS["mnist"]
+    raw.mkdir(parents=True)
+    for name, (size, _) in files.MNIST_FILES.items():
+        (raw / name).write_bytes(bytes(size // 2))
+        if {ends!r} == "killed": os.kill(os.getpid(), signal.SIGKILL)
+        (raw / name).write_bytes(bytes(size))
+sizes = {{name: (size, None) for name, (size, _) in files.MNIST_FILES.items()}}
+files._DOWNLOADS["mnist"] = files._Download("MNIST", lambda: sizes, fetch)
+files.prepare_files("mnist", Path(sys.argv[1]))
+"""
+    return subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+
+
+def test_a_download_that_was_killed_is_repeated_by_the_next_start(tmp_path):
+    assert _a_process_downloads(tmp_path, "killed").returncode == -signal.SIGKILL
+    raw = tmp_path / "MNIST/raw"
+    [abandoned] = raw.iterdir()
+    os.utime(abandoned, (0, 0))
+    assert _a_process_downloads(tmp_path, "well").stderr.count("\n") == 1  # that it is downloaded
+    assert sorted(path.name for path in raw.iterdir()) == sorted(MNIST_FILES)
 
 
 def test_a_pickle_of_scikit_learn_s_is_not_read(tmp_path, no_network):

@@ -74,6 +74,17 @@ def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
     assert "Inputs: The pixels' values, 0 to 16, divided by 16; the program" in card
 
 
+def test_an_export_that_was_killed_can_be_repeated_into_the_same_folder(searched):
+    half = searched / "again" / ".part"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    home = ["--study", "tiny", "--home", str(searched / "runs")]
+    regsearch("export", *home, "--out", str(half.parent), "--no-register")
+    names = {"README.md", "model.safetensors", "program.pt2", "spec.json"}
+    assert {path.name for path in half.parent.iterdir()} == names
+    load_file(half.parent / "model.safetensors")
+
+
 def test_the_pick_can_be_exported_instead(searched):
     home = ["--study", "tiny", "--home", str(searched / "runs")]
     regsearch("export", *home, "--out", str(searched / "pick"), "--pick", "one-standard-error", "--no-register")

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,6 +46,8 @@ NEWSGROUPS_FILES: dict[str, tuple[int | None, str | None]] = {
 }
 _NEWSGROUPS_ADDRESS = "https://ndownloader.figshare.com/files/5975967"
 _DOWNLOAD_SECONDS = 60.0
+_WORKSHOP = ".download-"
+_DAY = 86_400.0
 
 FOLDERS = {
     "mnist": "MNIST/raw",
@@ -122,22 +125,25 @@ def _fetch_cifar10(folder: Path) -> None:
 def _fetch_newsgroups(folder: Path) -> None:
     place = folder / FOLDERS["newsgroups"]
     with urllib.request.urlopen(_NEWSGROUPS_ADDRESS, timeout=_DOWNLOAD_SECONDS) as answer:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place) as workshop:
-            half = Path(workshop) / NEWSGROUPS_ARCHIVE
-            with open(half, "wb") as file:
-                shutil.copyfileobj(answer, file)
-            half.replace(place / NEWSGROUPS_ARCHIVE)
+        place.mkdir(parents=True)
+        with open(place / NEWSGROUPS_ARCHIVE, "wb") as file:
+            shutil.copyfileobj(answer, file)
 
 
 def _download(download: _Download, folder: Path, place: Path) -> None:
     logging.getLogger(__name__).warning("%s is missing; downloading it to %s", download.title, folder)
     made = [path for path in (place, *place.parents) if path.is_relative_to(folder) and not os.path.exists(path)]
     try:
-        download.fetch(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(place)
+        # A process killed while it downloads or extracts leaves no file of the data set that is not whole.
+        with tempfile.TemporaryDirectory(prefix=_WORKSHOP, dir=place) as workshop:
+            download.fetch(Path(workshop))
+            for file in download.files():
+                if not os.path.exists(place / file):
+                    os.replace(Path(workshop, place.relative_to(folder), file), place / file)
     except Exception as error:
-        inside = sorted(place.rglob("*"), reverse=True) if place in made and os.path.exists(place) else []
-        for path in (*inside, *made):
+        for path in made:
             with suppress(OSError):  # what holds something stays
                 path.rmdir()
         raise DataError(
@@ -145,6 +151,13 @@ def _download(download: _Download, folder: Path, place: Path) -> None:
             f"Put the files {', '.join(download.files())} there, or name the folder that holds "
             f"{place.relative_to(folder)} with --data-dir or REGSEARCH_DATA. `--study digits` needs no download."
         ) from error
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove the folders of downloads whose processes were killed: none takes a day."""
+    for workshop in place.glob(f"{_WORKSHOP}*"):
+        if time.time() - workshop.stat().st_mtime > _DAY:
+            shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _check_file(path: Path, size: int | None, checksum: str | None, title: str) -> None:
