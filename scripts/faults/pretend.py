@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import sqlalchemy
+
 from search.pruning import make_pruner
 from search.records import Assignment, EpochResult
 from search.runner import Runner
@@ -131,6 +133,12 @@ POINTS = ("after ask", "before tell", "between fail and queue", "inside the lock
 def die_at(point: str, times: int) -> None:
     """Have this process kill itself the nth time it comes to a point."""
     match point:
+        case "file":
+            killing = _dying(lambda: None, times)
+            sys.addaudithook(lambda event, _: killing() if event.startswith(("open", "os.", "fcntl.")) else None)
+        case "statement":
+            killing = _dying(lambda: None, times)
+            sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", lambda *_: killing())
         case "after ask":
             Study.ask = _dying(Study.ask, times)
         case "before tell":

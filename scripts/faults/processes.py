@@ -78,6 +78,19 @@ def regsearch(*arguments: object, prefix: tuple[str, ...] = (), **environment: s
     return Process(command, environment, start_new_session=True)
 
 
+def processes_of_session(pid: int) -> list[int]:
+    """Return the process ids of a session, by that of its leader, which comes first."""
+    found = [pid]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != pid:
+            try:
+                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+            except (OSError, IndexError):
+                continue
+            found += [int(entry.name)] if session == pid else []
+    return found
+
+
 def trainers_of(pid: int) -> list[int]:
     """Return the process ids of a command's trainers."""
     found = []

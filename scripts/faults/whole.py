@@ -37,7 +37,7 @@ sampler = "random"
 """
 
 
-def _real(home: Path, trials: int, *more: object, **environment: str) -> Process:
+def start(home: Path, trials: int, *more: object, **environment: str) -> Process:
     study = home.with_suffix(".toml")
     study.write_text(SMALL.format(trials=trials))
     return regsearch("start", "--study", study, "--home", home, "--no-confirm", "--workers", 2, *more, **environment)
@@ -45,7 +45,7 @@ def _real(home: Path, trials: int, *more: object, **environment: str) -> Process
 
 def killed_for_real(trainer: bool) -> Callable:
     def inject(dice: random.Random, home: Path, tally: Tally) -> None:
-        real = _real(home, 12)
+        real = start(home, 12)
         real.wait_for("Measured and chosen")
         time.sleep(dice.uniform(0, 1.0))
         trainers = trainers_of(real.pid)
@@ -54,7 +54,7 @@ def killed_for_real(trainer: bool) -> Callable:
         elif not trainer:
             real.kill()
         real.end()
-        _ends_well(_real(home, 12), tally)
+        ends_well(start(home, 12), tally)
         tally.count(home, None, 12)
         compare_mlflow(home, tally)
 
@@ -74,6 +74,9 @@ def compare_mlflow(home: Path, tally: Tally, uri: str | None = None) -> None:
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     experiment = client.get_experiment_by_name(NAME)
     runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'", max_results=1000)
+    studies = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'study'")
+    if len(studies) != 1:
+        tally.complaints.append(f"MLflow has {len(studies)} runs of the study")
     opened = open_storage(None, home)
     wanted = sorted(
         (record.number, {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[record.state])
@@ -86,7 +89,7 @@ def compare_mlflow(home: Path, tally: Tally, uri: str | None = None) -> None:
 def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
     """The kernel kills a trainer whose control group has no more memory."""
     group = GROUPS / f"regsearch-{os.getpid()}-{dice.randrange(10**9)}"
-    real = _real(home, 12)
+    real = start(home, 12)
     real.wait_for("Measured and chosen")
     group.mkdir()
     try:
@@ -95,7 +98,7 @@ def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
             (group / "cgroup.procs").write_text(str(victim))
             (group / "memory.force_empty").write_text("0")
             (group / "memory.limit_in_bytes").write_text(str(1 << 20))
-        _ends_well(real, tally)
+        ends_well(real, tally)
     finally:
         time.sleep(0.2)
         group.rmdir()
@@ -117,7 +120,7 @@ def _mlflow_server(home: Path) -> Iterator[tuple[MLflowServer, Proxy]]:
         server.kill()
 
 
-def _ends_well(real: Process, tally: Tally) -> None:
+def ends_well(real: Process, tally: Tally) -> None:
     if code := real.end():
         tally.complaints.append(f"ended with {code}: {real.output[-500:]}")
 
@@ -125,13 +128,13 @@ def _ends_well(real: Process, tally: Tally) -> None:
 def mlflow_cut_off(seconds: float) -> Callable:
     def inject(dice: random.Random, home: Path, tally: Tally) -> None:
         with _mlflow_server(home) as (server, proxy):
-            real = _real(home, 30, "--tracking-uri", f"http://127.0.0.1:{proxy.port}")
+            real = start(home, 30, "--tracking-uri", f"http://127.0.0.1:{proxy.port}")
             real.wait_for("Measured and chosen")
             time.sleep(dice.uniform(0, 1.0))
             proxy.cut()
             time.sleep(seconds)
             proxy.mend()
-            _ends_well(real, tally)
+            ends_well(real, tally)
             tally.count(home, None, 30)
             compare_mlflow(home, tally, server.uri)
 
@@ -140,13 +143,13 @@ def mlflow_cut_off(seconds: float) -> Callable:
 
 def mlflow_restarted(dice: random.Random, home: Path, tally: Tally) -> None:
     with _mlflow_server(home) as (server, _):
-        real = _real(home, 200, "--tracking-uri", server.uri)
+        real = start(home, 200, "--tracking-uri", server.uri)
         real.wait_for("Measured and chosen")
         for _ in range(10):
             time.sleep(dice.uniform(0, 1.0))
             server.kill()
             server.start()
-        _ends_well(real, tally)
+        ends_well(real, tally)
         tally.count(home, None, 200)
         compare_mlflow(home, tally, server.uri)
 
@@ -165,7 +168,7 @@ def _ray_cluster() -> Iterator[tuple[Machines, dict[str, str]]]:
 
 def ray_node_killed(dice: random.Random, home: Path, tally: Tally) -> None:
     with _ray_cluster() as (machines, environment):
-        real = _real(home, _RAY_TRIALS, "--ray", machines.address, "--device", "cpu", **environment)
+        real = start(home, _RAY_TRIALS, "--ray", machines.address, "--device", "cpu", **environment)
         real.wait_for("Measured and chosen")
         time.sleep(dice.uniform(0, 1.0))
         since = time.time()
@@ -174,6 +177,6 @@ def ray_node_killed(dice: random.Random, home: Path, tally: Tally) -> None:
             tally.took_over.append(time.time() - since)
         else:
             tally.complaints.append(f"nobody noticed: {real.output[-500:]}")
-        _ends_well(real, tally)
+        ends_well(real, tally)
     tally.count(home, None, _RAY_TRIALS)
     compare_mlflow(home, tally)
