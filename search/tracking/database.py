@@ -89,12 +89,15 @@ class _HalfMade:
 
 def _half_made(file: Path) -> _HalfMade | None:
     """Return what is to become of a half-made file; None for every other one, also one that MLflow refuses."""
-    while (content := _Content.read(file)) is not None and content.is_half_made:
-        if time.time() - file.stat().st_mtime > _SETTLED_SECONDS:
+    while True:
+        changed = file.stat().st_mtime  # before it is read: it may be replaced at any moment
+        content = _Content.read(file)
+        if content is None or not content.is_half_made:
+            return None
+        if time.time() - changed > _SETTLED_SECONDS:
             moment = f"{datetime.now():%Y%m%dT%H%M%S.%f}"
             return _HalfMade(file.with_name(f"{file.name}.half-made-{moment}") if content.is_valuable else None)
         time.sleep(_POLL_SECONDS)  # MLflow's own commands, and earlier versions, make it in place
-    return None
 
 
 def _make(file: Path, uri: str, root: Path | None, half_made: _HalfMade | None) -> None:
