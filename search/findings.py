@@ -7,7 +7,7 @@ command that tries again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +92,11 @@ class Findings:
         except Exception as error:
             self._tell_of("MLflow is not told what was found", error, again="sync")
             return Closing(interrupted=True, ended=datetime.now(UTC))
+
+    def pass_on(self, notices: Iterable[str]) -> None:
+        """Print lines for the user that came too late for the display of the search."""
+        for notice in notices:
+            self._say(notice)
 
     def command(self, verb: str) -> str:
         """Return a command on this study as one would type it; no passwords."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from search.errors import HomeError, RegsearchError
 
+_ATTEMPTS = 5
+
 
 def default_data_dir() -> Path:
     """Return where data sets are kept unless told otherwise: `data` in the user's cache folder."""
@@ -31,14 +33,19 @@ def artifact_folder(home: Path, owner: str) -> Path:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, and the folder for it, so that it is whole or as it was before. Raises OSError."""
     half = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(content)
-        os.replace(half, path)
-    except OSError:
-        with suppress(OSError):
-            half.unlink()
-        raise
+    for attempt in range(_ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            half.write_bytes(content)
+            os.replace(half, path)
+            return
+        except FileNotFoundError:  # another process has removed the folder meanwhile, since it was empty
+            if attempt == _ATTEMPTS - 1:
+                raise
+        except OSError:
+            with suppress(OSError):
+                half.unlink()
+            raise
 
 
 def module_path() -> str:

@@ -238,6 +238,8 @@ class Session:
         # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
         outcome = tracker.finish(told, patience)
+        if outcome.message is None:
+            findings.pass_on(iter(tracker.notice, None))
         stopped = cut_short and interrupted_by is None and stop.requested
         timed_out = cut_short and interrupted_by is None and not stopped
         return Ending(summary, outcome, interrupted_by, timed_out, report, stopped)
