@@ -16,7 +16,9 @@ from search.study import Study, close_storage, open_storage
 from search.study.leases import runners_of, sign_of_life
 from search.study.roster import standing
 from search.tracking import artifact_root, default_tracking_uri
+from search.tracking.database import opened
 from search.tracking.relocation import correct_locations
+from search.tracking.server import run_server
 
 
 def content(home: Path) -> dict[str, str]:
@@ -99,6 +101,17 @@ def test_a_moved_home_is_synced_and_its_registered_model_loads(home: Path, monke
     assert not home.exists()
 
 
+def test_mlflows_ui_looks_for_the_artifacts_of_a_moved_home_where_they_are(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = home.rename(home.with_name("moved"))
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", default_tracking_uri(moved))
+    monkeypatch.setattr("runpy.run_module", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", [])
+    run_server(["server"])
+    assert named_places(moved, str(home)) == set()
+
+
 def test_a_link_to_a_home_that_leads_elsewhere_later_leads_no_artifact_back(home: Path) -> None:
     link = home.with_name("link")
     link.symlink_to(home)
@@ -118,6 +131,19 @@ def test_a_copy_made_before_there_were_artifacts_writes_none_to_the_original(hom
     shutil.copytree(home, copy, ignore=lambda folder, _: ["mlflow"] if folder.endswith("artifacts") else [])
     correct(copy)
     assert named_places(copy, str(home) + "/") == set()
+
+
+def test_a_copy_whose_database_is_locked_is_not_opened_as_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = home.with_name("copy")
+    shutil.copytree(home, copy)
+    monkeypatch.setattr("search.tracking.relocation.BUSY_SECONDS", 0.1)
+    uri = default_tracking_uri(copy)
+    with closing(sqlite3.connect(copy / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"), opened(uri, artifact_root(uri)):
+            pass
+    with opened(uri, artifact_root(uri)):
+        assert named_places(copy, str(home) + "/") == set()
 
 
 def test_artifacts_that_another_home_keeps_for_a_database_stay_there(home: Path) -> None:

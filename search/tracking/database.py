@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,9 +43,17 @@ def opened(uri: str, root: Path | None) -> Iterator[str | None]:
     with _alone(file.with_name(f"{file.name}.lock")):
         notice = _make_whole(file, uri, root)
         if root is not None and root.is_relative_to(file.parent):
-            with suppress(sqlite3.DatabaseError):  # MLflow says what is wrong with the file
-                correct_locations(file, root)
+            _correct(file, root)
         yield notice
+
+
+def _correct(file: Path, root: Path) -> None:
+    try:
+        correct_locations(file, root)
+    except sqlite3.DatabaseError as error:
+        # Of what is not MLflow's, MLflow says so. Whatever else fails must not lead to writing elsewhere.
+        if error.sqlite_errorname not in ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"):
+            raise
 
 
 @contextmanager

@@ -6,6 +6,7 @@ one to a folder that is gone. Imports no MLflow.
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from contextlib import closing
@@ -60,8 +61,9 @@ def _is_of_a_former_place(former: str, relative: str, name: str) -> bool:
 
     A folder that is there without any such database belongs to something else, such as another home.
     """
-    folder = Path(_path(former))
-    return not folder.is_dir() or Path(str(folder).removesuffix(relative), name).is_file()
+    folder = _path(former)
+    # Not by `Path`, which raises where the former place may not be looked at.
+    return not os.path.isdir(folder) or os.path.isfile(os.path.join(folder.removesuffix(relative), name))
 
 
 def _correct_models(connection: sqlite3.Connection, former: str, root: Path) -> None:
