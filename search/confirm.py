@@ -8,7 +8,7 @@ compared in pairs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -264,9 +264,8 @@ class _Agenda:
     def trouble(self) -> str | None:
         return self._study.trouble
 
-    @property
-    def silence(self) -> float:
-        return 0.0
+    def explain_loss(self, numbers: Collection[int]) -> str | None:  # noqa: ARG002
+        return None
 
     def hurry(self) -> None:
         self._study.hurry()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from search.records import Assignment, EpochResult, News, Reason, TrialRecord
@@ -42,8 +42,7 @@ class Trials(Protocol):
     @property
     def trouble(self) -> str | None: ...
 
-    @property
-    def silence(self) -> float: ...
+    def explain_loss(self, numbers: Collection[int]) -> str | None: ...
 
     def hurry(self) -> None: ...
 

@@ -135,6 +135,14 @@ _STATES = {
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A trial in the storage that is left out of the results, since another program has written or changed it."""
+
+    number: int
+    why: str
+
+
+@dataclass(frozen=True)
 class News:
     """What has happened in a study that others run too."""
 
@@ -146,6 +154,8 @@ class News:
     """Seconds after which to ask for news again."""
     stop: bool = False
     """Whether somebody has asked this process to leave, by `regsearch stop`."""
+    remarks: Sequence[str] = ()
+    """Sentences for the user, each once: which trials were refused, or ended by another program."""
 
 
 @dataclass(frozen=True)
@@ -237,3 +247,9 @@ class Summary:
     """With several objectives, the complete trials that no other one beats, the lowest validation loss first."""
     noise: ModelNoise | None = None
     """Of a model from Python; None for others."""
+    left_out: Sequence[LeftOut] = ()
+    """Trials that count nowhere above, by number."""
+    beyond_budget: int = 0
+    """Trials that wait in the queue and are not run, since the budget has no room for them."""
+    enough_trials: int = 0
+    """The least budget that has room for all trials there are."""

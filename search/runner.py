@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
@@ -291,6 +291,8 @@ class Runner:
         if news.stop and not self._draining:
             self._draining = True
             self._watcher.message("Asked to stop: the epochs under way are the last")
+        for text in news.remarks:
+            self._watcher.message(text)
         for record in news.ended:
             self._judge.take_note(record)
             self._watcher.ended(record)
@@ -302,14 +304,11 @@ class Runner:
                 self._judge.take_note(post.running.pop(number).record(Reason.LOST, None))
                 post.to_free.append(number)
         if lost:
-            self._tell_of_loss(sorted(lost))
+            self._tell_of_loss(lost)
 
-    def _tell_of_loss(self, numbers: Sequence[int]) -> None:
-        which = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
-        self._watcher.message(
-            f"This process lost its lease: others had not heard of it for {self._study.silence:.0f} s, and have taken "
-            f"over {which}"
-        )
+    def _tell_of_loss(self, numbers: Collection[int]) -> None:
+        if (text := self._study.explain_loss(numbers)) is not None:
+            self._watcher.message(text)
 
     def _look_for_hangs(self) -> None:
         now = time.monotonic()

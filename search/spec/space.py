@@ -141,6 +141,16 @@ class Choices:
             positions[switch] = positions[switch] or configuration[name] != 0
         return positions | {name: setting.clip(configuration[name]) for name, setting in self.ranges(positions).items()}
 
+    def switch_of(self, name: str) -> str | None:
+        """Return the switch of a parameter, if it has one."""
+        return self._switches.get(name)
+
+    def needed(self, name: str) -> dict[str, bool]:
+        """Return how switches must stand for a parameter to have an effect."""
+        own = {self._switches[name]: True} if name in self._switches else {}
+        norm = self._switches.get(_BATCH_NORM) if name in self._before_norms else None
+        return own | ({} if norm is None else {norm: False})
+
     def _idle(self, positions: Mapping[str, bool]) -> set[str]:
         """Return the parameters that are off."""
         off = self._never | {name for name, switch in self._switches.items() if not positions[switch]}

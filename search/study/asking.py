@@ -8,9 +8,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from search.records import Assignment, Params
+from search.records import Assignment
 from search.spec import StudySpec
 from search.study.ledger import Ledger
+from search.study.queued import Requests
 from search.study.sampling import Sampling
 from search.study.trials import CONFIG, config_of, first_attempt, role_of, trainer_deaths
 
@@ -20,7 +21,7 @@ class Asking:
 
     def __init__(self, ledger: Ledger, sampling: Sampling, spec: StudySpec) -> None:
         self._ledger, self._sampling = ledger, sampling
-        self._choices, self._names = spec.choices, spec.parameters().keys()
+        self._choices, self._requests = spec.choices, Requests(spec)
         self._uncertain = False
         """Whether the storage failed in the middle of `ask`, so that a trial may have begun that nobody knows of."""
 
@@ -39,8 +40,9 @@ class Asking:
         trial = self._begun_unawares() or self._ledger.take(budget, self._fill_in)
         if trial is not None:
             self._sampling.learn(trial)
-            config = self._config_of(trial)
-            return Assignment(trial.number, first_attempt(trial), config, role_of(trial), trainer_deaths(trial))
+            return Assignment(
+                trial.number, first_attempt(trial), config_of(trial), role_of(trial), trainer_deaths(trial)
+            )
         return self._ask_sampler(budget) if self._ledger.may_have_more(budget) else None
 
     def _begun_unawares(self) -> FrozenTrial | None:
@@ -68,23 +70,18 @@ class Asking:
         return Assignment(number, number, config)
 
     def _fill_in(self, trial: FrozenTrial) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and attributes that a queued trial lacks.
+        """Return parameters and attributes that a queued trial lacks. Raises Refused where it cannot be trained.
 
         Another program may have queued it, with as much of a configuration as it liked.
         """
-        if CONFIG in trial.user_attrs and self._config_of(trial) and self._is_complete(trial.params):
+        config, given = self._requests.config(trial), self._requests.given(trial)
+        if config is not None and self._is_complete(trial.params):
             return {}, {}
-        given = trial.system_attrs.get("fixed_params", {}) | trial.params
         params = self._sampling.suggest(trial.number, given)
-        config = self._config_of(trial) if CONFIG in trial.user_attrs else self._choices.configuration(params)
-        return {name: value for name, value in params.items() if name not in trial.params}, {CONFIG: config}
-
-    def _config_of(self, trial: FrozenTrial) -> Params:
-        """Return a queued trial's configuration. Raises ValueError when it is none of this study's."""
-        config = config_of(trial)
-        if config.keys() != self._names:
-            raise ValueError(f"trial {trial.number} has the parameters {sorted(config)}")
-        return config
+        # What another program has copied there is not what becomes of this one.
+        copied = {key: None for key in ("error", "worker") if key in trial.user_attrs}
+        missing = {name: value for name, value in params.items() if name not in trial.params}
+        return missing, {CONFIG: config or self._choices.configuration(params), **copied}
 
     def _is_complete(self, params: Mapping[str, Any]) -> bool:
         """Return whether nothing is left to choose."""

@@ -17,6 +17,7 @@ from search.pareto import values
 from search.records import Reason, Role, TrialRecord
 from search.spec import StudySpec
 from search.study.commits import exclusive
+from search.study.foreign import Sieve
 from search.study.leases import RunnerRecord, mark_gone, tidy_away
 from search.study.ledger import Ledger
 from search.study.membership import Membership
@@ -25,12 +26,12 @@ from search.study.trials import (
     CONFIG,
     REASON,
     ROLE,
-    RUNNER,
     curves,
     end_attributes,
     reason_of,
     retry_attributes,
-    role_of,
+    roles_of,
+    runner_of,
     unsettled,
 )
 
@@ -51,9 +52,10 @@ class Endings:
         membership: Membership,
         spec: StudySpec,
         spool: Spool,
+        sieve: Sieve,
     ) -> None:
         self._storage, self._study_id = storage, study_id
-        self._ledger, self._membership, self._spool = ledger, membership, spool
+        self._ledger, self._membership, self._spool, self._sieve = ledger, membership, spool, sieve
         self._objectives, self._choices = spec.search.objectives, spec.choices
         self.recovered = 0
         """Configurations put back in the queue, because whoever ran them had died."""
@@ -88,7 +90,7 @@ class Endings:
         No runner need have died for that: one that leaves while the storage is away cannot put its trials back.
         """
         # The runners are read after the trials: each joins before it begins one, so that none who runs one is missing.
-        if not unsettled(trials, self._alive(self._membership.others())):
+        if not unsettled(trials, self._alive(self._membership.others()), self._sieve):
             return False
         self.take_over([])
         return True
@@ -97,7 +99,8 @@ class Endings:
         """Queue the baseline and the textbook configuration, unless they are there or the budget is smaller."""
         configs = {Role.BASELINE: spec.baseline(), Role.TEXTBOOK: spec.textbook()}
         with exclusive(self._storage, self._study_id):
-            there = {role_of(trial) for trial in self._storage.get_all_trials(self._study_id, deepcopy=False)}
+            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            there = roles_of(trial for trial in trials if self._sieve.counts(trial))
             for role, config in list(configs.items())[: spec.search.trials]:
                 if role not in there:
                     self._ledger.enqueue(*self._entry({ROLE: role.value, CONFIG: config}))
@@ -107,12 +110,12 @@ class Endings:
             now = self._membership.others()
             gone = [runner for runner in dead if runner in now]  # and not those that have beaten since
             alive = self._alive(runner for runner in now if runner not in gone)
-            found = unsettled(self._storage.get_all_trials(self._study_id, deepcopy=False), alive)
+            found = unsettled(self._storage.get_all_trials(self._study_id, deepcopy=False), alive, self._sieve)
             lost = {trial.number for trial in found if trial.state == TrialState.RUNNING}
             for trial in found:
                 if trial.number in lost:
                     self._ledger.lose(trial, {REASON: Reason.LOST.value})
-                self._ledger.enqueue(*self._owed(trial))
+                self._ledger.enqueue(*self._again(trial))
             for runner in gone:
                 mark_gone(self._storage, self._study_id, runner)
         self.recovered += len(found)
@@ -134,7 +137,8 @@ class Endings:
             (lambda trial: self._again(trial, draft.error)) if draft.reason is Reason.INTERRUPTED else None,
         )
         self._spool.drop(runner, draft.number)
-        if reason_of(told) is draft.reason:  # and not lost to others, who have recorded that
+        # And not lost to others, who have recorded that, nor ended by another program.
+        if reason_of(told) is draft.reason and self._sieve.why_left_out(told) is None:
             self.ended.add(draft.number)
         return told
 
@@ -144,19 +148,12 @@ class Endings:
         for runner, draft in self._spool.left_by_others(alive):
             running = self._storage.get_all_trials(self._study_id, False, (TrialState.RUNNING,))
             trial = next((trial for trial in running if trial.number == draft.number), None)
-            if trial is not None and trial.system_attrs.get(RUNNER) == runner:
+            if trial is not None and runner_of(trial) == runner:
                 self._ledger.complete_reports(trial, {row.epoch: row.val_loss for row in draft.epochs})
                 self._finish(draft, runner)
                 self.delivered += 1
             else:
                 self._spool.drop(runner, draft.number)
-
-    def _owed(self, trial: FrozenTrial) -> Entry:
-        """Return what takes the place of a trial that was lost or cut short."""
-        if CONFIG in trial.user_attrs:
-            return self._again(trial)
-        # Another program's, or an earlier version's, that was to be completed.
-        return trial.params, {key: value for key, value in trial.user_attrs.items() if key == ROLE}
 
     def _again(self, trial: FrozenTrial, error: str | None = None) -> Entry:
         """Return what shall run this trial's configuration again."""

@@ -15,6 +15,7 @@ from search.confirmation import Repeats
 from search.records import ModelNoise, Score, Summary, TimeSpent
 from search.spec import StudySpec
 from search.study.commits import exclusive
+from search.study.foreign import Sieve
 from search.study.reading import read_as, read_noise
 from search.study.trials import summarize
 
@@ -66,7 +67,7 @@ def set_test_score(study: optuna.Study, which: Literal["best", "baseline"], scor
     study.set_user_attr(_TEST + which, asdict(score))
 
 
-def summarize_study(study: optuna.Study, spec: StudySpec) -> Summary:
+def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summary:
     """Return the study at a glance."""
     attributes = study.user_attrs
     scores = {which: attributes[_TEST + which] for which in ("best", "baseline") if _TEST + which in attributes}
@@ -75,9 +76,10 @@ def summarize_study(study: optuna.Study, spec: StudySpec) -> Summary:
     summary = summarize(
         study.study_name,
         study.get_trials(deepcopy=False),
+        spec,
+        sieve,
         {which: read_as(Score, score) for which, score in scores.items()},
         _wall_seconds(study),
-        spec.search.objectives,
         fact(study, REPEATS, Repeats),
     )
     confirmed = summary.confirmed

@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.records import Assignment, EpochResult, TrialRecord
 from search.spec import StudySpec
+from search.study.foreign import Sieve
 from search.study.opening import stored_spec
 from search.study.reading import as_written
 from search.study.storage import storage_errors
-from search.study.trials import first_attempt, role_of, spent_trials, to_records
+from search.study.trials import first_attempt, role_of, spent_trials
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Following:
         self._epochs: dict[int, int] = {}
         """By running trial, how many of its epochs were told."""
         self._ended: set[int] = set()
+        self._sieve: Sieve | None = None
 
     def look(self) -> Look:
         """Return what is new. Raises StorageError."""
@@ -53,13 +55,16 @@ class Following:
 
     def _look(self) -> Look:
         spec = stored_spec(self._study)
-        trials = self._study.get_trials(deepcopy=False)
+        if self._sieve is None:
+            self._sieve = Sieve(spec)
+        sieve = self._sieve
+        trials = sieve.sift(self._study.get_trials(deepcopy=False))
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         started = [self._started(trial) for trial in running if trial.number not in self._epochs]
-        epochs = [told for trial in running for told in self._new_epochs(trial)]
+        epochs = [told for trial in running for told in self._new_epochs(trial, sieve)]
         ended = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._ended]
         self._ended |= {trial.number for trial in ended}
-        records = sorted(to_records(ended), key=lambda record: (record.ended, record.number))
+        records = sorted(sieve.records(ended), key=lambda record: (record.ended, record.number))
         finished = not running and spent_trials(trials) >= spec.search.trials
         return Look(spec, started, epochs, records, finished)
 
@@ -67,8 +72,8 @@ class Following:
         self._epochs[trial.number] = 0
         return Assignment(trial.number, first_attempt(trial), {}, role_of(trial))
 
-    def _new_epochs(self, trial: FrozenTrial) -> list[tuple[int, EpochResult]]:
+    def _new_epochs(self, trial: FrozenTrial, sieve: Sieve) -> list[tuple[int, EpochResult]]:
         known = self._epochs[trial.number]
-        new = sorted(trial.intermediate_values.items())[known:]
+        new = sorted(sieve.steps(trial).items())[known:]
         self._epochs[trial.number] += len(new)
         return [(trial.number, EpochResult(epoch, nan, loss, nan, nan)) for epoch, loss in new]

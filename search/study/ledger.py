@@ -10,6 +10,7 @@ run. Knows trials by number, their parameters and attributes; which configuratio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -17,12 +18,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study.arrivals import Arrival, arrivals
+from search.study.arrivals import Arrival, arrival, arrivals
 from search.study.commits import exclusive, one_commit
-from search.study.trials import RUNNER, is_attempt_again
+from search.study.queued import Refused
+from search.study.trials import ORIGIN, REFUSED, RUNNER, runner_of
 
 Filling = Callable[[FrozenTrial], tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Returns parameters and attributes to write for a trial, or for the one that follows it."""
+
+_Entry = tuple[int, int]
+"""A trial that waits: its place in the budget, and its id."""
+_NO_PLACE = -1
 
 
 class Ledger:
@@ -35,21 +41,30 @@ class Ledger:
         distributions: Mapping[str, BaseDistribution],
         runner: str,
         trials: Sequence[FrozenTrial],
+        counts: Callable[[FrozenTrial], bool],
     ) -> None:
-        """`runner` is the name of the runner whose ledger it is; `trials` are those that are there, by number."""
+        """`runner` is the name of the runner whose ledger it is; `trials` are those that are there, by number.
+
+        `counts` tells whether a trial has a place in the budget.
+        """
         self._storage, self._runner = storage, runner
         self._study_id = storage.get_study_id_from_name(study)
-        self._distributions = dict(distributions)
-        self._waiting: deque[tuple[int, int]] = deque()
+        self._distributions, self._counts = dict(distributions), counts
+        self._waiting: deque[_Entry] = deque()
         """Trials that wait, as far as is known: place in the budget and id, by number."""
         self.begun = 0
-        """Trials that there are, not counting those that repeat one that was cut short: what uses up the budget."""
+        """Trials that there are, not counting those that repeat one that was cut short, nor those of other programs:
+        what uses up the budget."""
         self.next_number = 0
         """The number that the next new trial will have, unless another process is faster."""
         self._last_id = -1
         for trial in trials:
-            self._take_note(Arrival(trial._trial_id, trial.state == TrialState.WAITING, is_attempt_again(trial)))
+            self._take_note(arrival(trial, counts))
         self._ids: dict[int, int] = {}
+        self._origins: dict[int, dict[str, Any]] = {}
+        """Of the trials that this runner runs, the attributes that they began with."""
+        self.refused: list[tuple[int, str]] = []
+        """Queued trials that were refused here, by number, with the reason; to be emptied by who reads it."""
 
     @property
     def running(self) -> list[int]:
@@ -69,22 +84,44 @@ class Ledger:
             self.look_for_new_trials()
         if not self.has_waiting(budget):
             return None
+        gone: list[tuple[_Entry, bool]] = []
+        refused: list[tuple[int, str]] = []
+        taken: _Entry | None = None
         with exclusive(self._storage, self._study_id):
-            for place, trial_id in [entry for entry in self._waiting if entry[0] < budget]:
-                trial = self._storage.get_trial(trial_id)
-                if trial.state == TrialState.WAITING:
+            for entry in [entry for entry in self._waiting if entry[0] < budget]:
+                trial = self._storage.get_trial(entry[1])
+                if trial.state != TrialState.WAITING:
+                    gone.append((entry, self._counts(trial)))
+                elif (refusal := self._claim(trial, fill_in)) is not None:
+                    refused.append((trial.number, refusal))
+                    gone.append((entry, False))
+                else:
+                    taken = entry
+                    gone.append((entry, True))
                     break
-                self._waiting.remove((place, trial_id))
-            else:
-                return None
-            params, attributes = fill_in(trial)
-            self._complete(trial_id, params, attributes)
-            # Last, since a process killed in between leaves the first of a journal's lines.
-            self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        self._waiting.remove((place, trial_id))
-        begun = self._storage.get_trial(trial_id)
-        self._ids[trial.number] = trial_id  # only now: should the reading fail, `find_own` has to find it
+        # Only now: had the storage failed, all of them would still wait.
+        for entry, counts in reversed(gone):
+            self._forget(entry, counts)
+        self.refused += refused
+        if taken is None:
+            return None
+        begun = self._storage.get_trial(taken[1])
+        self._run(begun)  # only now: should the reading fail, `find_own` has to find it
         return begun
+
+    def _claim(self, trial: FrozenTrial, fill_in: Filling) -> str | None:
+        """Make a trial that waits this runner's, or end it with the reason why it is refused, and return that."""
+        trial_id = trial._trial_id
+        try:
+            params, attributes = fill_in(trial)
+        except Refused as refusal:
+            self._set_attributes(trial_id, {REFUSED: str(refusal)})
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            return str(refusal)
+        self._complete(trial_id, params, attributes)
+        # Last, since a process killed in between leaves the first of a journal's lines.
+        self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return None
 
     def start(self, budget: int, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> int | None:
         """Add a running trial and return its number; None when the budget is used up, or one waits for `take`."""
@@ -95,14 +132,18 @@ class Ledger:
             self._create(TrialState.RUNNING, params, attributes)
         number = self.next_number
         own, *_ = self.look_for_new_trials()  # it was made while nobody else could make one
-        self._ids[number] = own.trial_id
+        self._ids[number], self._origins[number] = own.trial_id, dict(attributes)
         return number
+
+    def _run(self, trial: FrozenTrial) -> None:
+        self._ids[trial.number] = trial._trial_id
+        self._origins[trial.number] = {key: trial.user_attrs[key] for key in ORIGIN if key in trial.user_attrs}
 
     def find_own(self) -> FrozenTrial | None:
         """Return a trial that this runner runs and does not know of, since its storage failed as it was begun."""
         for trial in self._storage.get_all_trials(self._study_id, False, (TrialState.RUNNING,)):
-            if trial.number not in self._ids and trial.system_attrs.get(RUNNER) == self._runner:
-                self._ids[trial.number] = trial._trial_id
+            if trial.number not in self._ids and runner_of(trial) == self._runner:
+                self._run(trial)
                 return trial
         return None
 
@@ -141,20 +182,32 @@ class Ledger:
         trial_id = self._ids.get(number) or self._id_of(number)
         assert trial_id is not None, "a trial that runs is there"
         told = None if values is None else [float(value) for value in values]
-        queued = None if again is None else again(self._storage.get_trial(trial_id))
+        trial = copy(self._storage.get_trial(trial_id))
+        # Another program may have changed them meanwhile: the result is that of the configuration that was trained.
+        changed = {k: v for k, v in self._origins.get(number, {}).items() if trial.user_attrs.get(k) != v}
+        trial.user_attrs = trial.user_attrs | changed
+        queued = None if again is None else again(trial)
         # Who queues a trial locks the study. Who takes over locks that before a trial: in another order, a deadlock.
         commit = one_commit(self._storage) if queued is None else exclusive(self._storage, self._study_id)
         try:
             with commit:
                 for key, value in curves.items():
                     self._storage.set_trial_system_attr(trial_id, key, value)
-                self._set_attributes(trial_id, attributes)
+                self._set_attributes(trial_id, changed | dict(attributes))
                 self._storage.set_trial_state_values(trial_id, state, told)
                 if queued is not None:
                     self.enqueue(*queued)
         except UpdateFinishedTrialError:
             pass  # an earlier try came through after all, or it is this runner's no longer: its record tells
+        ended = self._storage.get_trial(trial_id)
         self._ids.pop(number, None)
+        self._origins.pop(number, None)
+        return ended
+
+    def read(self, number: int) -> FrozenTrial:
+        """Return a trial as it is stored."""
+        trial_id = self._id_of(number)
+        assert trial_id is not None, "a trial that ran is there"
         return self._storage.get_trial(trial_id)
 
     def complete_reports(self, trial: FrozenTrial, values: Mapping[int, float]) -> None:
@@ -179,18 +232,25 @@ class Ledger:
 
     def look_for_new_trials(self) -> list[Arrival]:
         """Take note of trials that `enqueue`, `start` or another process has added, and return them by number."""
-        new = arrivals(self._storage, self._study_id, self.next_number, self._last_id)
-        for arrival in new:
-            self._take_note(arrival)
+        new = arrivals(self._storage, self._study_id, self.next_number, self._last_id, self._counts)
+        for each in new:
+            self._take_note(each)
         return new
 
-    def _take_note(self, arrival: Arrival) -> None:
-        if arrival.waiting:
+    def _take_note(self, new: Arrival) -> None:
+        if new.waiting:
             # One that repeats another has that one's place, and that one had a place in the budget.
-            self._waiting.append((-1 if arrival.is_again else self.begun, arrival.trial_id))
-        self.begun += not arrival.is_again
+            self._waiting.append((_NO_PLACE if new.is_again else self.begun, new.trial_id))
+        self.begun += new.counts and not new.is_again
         self.next_number += 1
-        self._last_id = arrival.trial_id
+        self._last_id = new.trial_id
+
+    def _forget(self, entry: _Entry, counts: bool) -> None:
+        """Take an entry out of the queue; if it does not count, its place in the budget is free again."""
+        self._waiting.remove(entry)
+        if not counts and entry[0] != _NO_PLACE:
+            self.begun -= 1
+            self._waiting = deque((place - (place > entry[0]), trial_id) for place, trial_id in self._waiting)
 
     def _is_over(self, number: int) -> bool:
         return self._storage.get_trial(self._ids[number]).state.is_finished()

@@ -33,7 +33,7 @@ def as_written(subject: str) -> Iterator[None]:
         yield
     except MISREAD as error:
         raise StorageError(
-            f"{subject} holds what regsearch does not write ({_reason(error)}); whoever can write to it may "
+            f"{subject} holds what regsearch does not write ({describe_misread(error)}); whoever can write to it may "
             "have changed it: name another --study, or another --storage (should it be a mistake of regsearch's own, "
             "REGSEARCH_DEBUG=1 tells where)"
         ) from error
@@ -45,10 +45,11 @@ def legible(names: Iterable[str], read: Callable[[str], _T]) -> Iterator[_T]:
         try:
             yield read(name)
         except (SpecError, *MISREAD) as error:
-            _log.warning('study "%s" is left out, it holds what regsearch does not write (%s)', name, _reason(error))
+            _log.warning('study "%s" is left out, it holds what regsearch does not write (%s)', name, describe_misread(error))
 
 
-def _reason(error: Exception) -> str:
+def describe_misread(error: Exception) -> str:
+    """Return what is wrong with something that was read, on a line that a terminal can show."""
     return printable(" ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON])
 
 

@@ -15,11 +15,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.records import Reason
+from search.study.foreign import Sieve
 from search.study.leases import Life, Observer, RunnerRecord, runners_of, seconds_awake_or_not, sign_of_life
 from search.study.opening import load, our_study_names, stored_spec
 from search.study.reading import as_written, legible, read_text
 from search.study.storage import storage_errors
-from search.study.trials import RUNNER, reason_of, spent_trials
+from search.study.trials import reason_of, runner_of, spent_trials
 
 _STOP = "stop:"
 _ASKED, _HEARD = "asked", "heard"
@@ -136,22 +137,24 @@ def _is_run(name: str, storage: BaseStorage) -> bool:
 
 def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
     attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(study.study_name))
-    trials = study.get_trials(deepcopy=False)
+    spec = stored_spec(study)
+    sieve = Sieve(spec)
+    trials = sieve.sift(study.get_trials(deepcopy=False))
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     failed = [trial for trial in trials if trial.state == TrialState.FAIL and not reason_of(trial).is_no_result]
     errors = [read_text(trial.user_attrs.get("error")) for trial in failed if reason_of(trial) is Reason.ERROR]
     return Standing(
         study.study_name,
-        stored_spec(study).search.trials,
+        spec.search.trials,
         spent_trials(trials) - len(running),
         sum(trial.state == TrialState.WAITING for trial in trials),
         dict(Counter(reason_of(trial).value for trial in failed)),
         (errors[-1] if errors else None) or None,
-        tuple(_presence(runner, attributes, running) for runner in runners_of(attributes, storage)),
+        tuple(_presence(runner, attributes, running, sieve) for runner in runners_of(attributes, storage)),
     )
 
 
-def _presence(runner: RunnerRecord, attributes: Mapping[str, Any], running: list[FrozenTrial]) -> Presence:
-    own = (trial for trial in running if trial.system_attrs.get(RUNNER) == runner.runner)
-    epochs = {trial.number: len(trial.intermediate_values) for trial in own}
+def _presence(runner: RunnerRecord, attributes: Mapping[str, Any], running: list[FrozenTrial], sieve: Sieve) -> Presence:
+    own = (trial for trial in running if runner_of(trial) == runner.runner)
+    epochs = {trial.number: len(sieve.steps(trial)) for trial in own}
     return Presence(runner, sign_of_life(runner), _STOP + runner.runner in attributes, epochs)

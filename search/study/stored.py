@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.ablation import Ablation
@@ -24,12 +24,13 @@ from search.spec import StudySpec
 from search.study import facts
 from search.study.annotations import Annotations
 from search.study.following import Following
+from search.study.foreign import Sieve
 from search.study.opening import load, our_study_names, stored_spec
 from search.study.patience import Patience
 from search.study.reading import as_written, legible, read_texts
 from search.study.roster import Dismissal
 from search.study.storage import describe_failure, storage_errors
-from search.study.trials import check_values, spent_trials, to_records, unfinished_trials
+from search.study.trials import spent_trials, unfinished_trials
 
 _FEWEST_TO_COMPARE = 4
 _Arguments = ParamSpec("_Arguments")
@@ -67,6 +68,7 @@ class StoredStudy:
         self.spec = spec
         self._study, self._storage = study, storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
+        self._sieve = Sieve(spec)
         self._patience = Patience(patience, lambda error: describe_failure(error, storage))
 
     @classmethod
@@ -77,28 +79,28 @@ class StoredStudy:
 
     @guarded
     def records(self) -> list[TrialRecord]:
-        """Return the finished trials by number, from storage alone."""
-        return to_records(self._trials())
+        """Return the finished trials by number, from storage alone, without those that are left out."""
+        return self._sieve.records(self._sifted())
 
     @guarded
     def unfinished(self) -> int:
         """Return how many trials of the budget have not ended, whoever runs them; and those that are still to begin."""
-        return unfinished_trials(self._trials(), self.spec.search.trials)
+        return unfinished_trials(self._counted(self._trials()), self.spec.search.trials)
 
     @guarded
     def spent(self) -> int:
         """Return how many trials use up the budget: running ones and finished ones, but not interrupted ones."""
-        return spent_trials(self._trials())
+        return spent_trials(self._sifted())
 
     @guarded
     def waiting(self) -> int:
         """Return how many configurations are in the queue."""
-        return len(self._trials((TrialState.WAITING,)))
+        return len(self._sifted((TrialState.WAITING,)))
 
     @guarded
     def summary(self) -> Summary:
         """Return the study at a glance, from storage alone."""
-        return facts.summarize_study(self._study, self.spec)
+        return facts.summarize_study(self._study, self.spec, self._sieve)
 
     def follow(self) -> Following:
         """Return who tells what is new in the study, while another process runs it."""
@@ -141,7 +143,7 @@ class StoredStudy:
         By Watanabe et al. 2023 (PED-ANOVA). With several objectives the good ones are those on the first Pareto fronts.
         Empty where there are too few complete trials to tell.
         """
-        complete = [trial for trial in self._trials((TrialState.COMPLETE,)) if trial.params]
+        complete = [trial for trial in self._sifted((TrialState.COMPLETE,)) if trial.params]
         if len(complete) < _FEWEST_TO_COMPARE:
             return {}
         choices = self.spec.choices
@@ -149,7 +151,10 @@ class StoredStudy:
         with warnings.catch_warnings():
             # That a switch was on in one trial alone, which says little: shares are of what there is to compare.
             warnings.filterwarnings("ignore", "Some regimes for parameter")
-            told = optuna.importance.get_param_importances(self._study)
+            # Not of the study as it is: other programs' trials may be among its own.
+            own = optuna.create_study(storage=InMemoryStorage(), directions=self._study.directions)
+            own.add_trials(complete)
+            told = optuna.importance.get_param_importances(own)
         return {name: share for name, share in told.items() if name in ours}
 
     @guarded
@@ -157,7 +162,7 @@ class StoredStudy:
         """Return Optuna's own plots of these parameters, by name; see `plots.optuna_plots`."""
         from search.study.plots import optuna_plots  # imports plotly and matplotlib, half a second
 
-        return optuna_plots(self._trials((TrialState.COMPLETE,)), params)
+        return optuna_plots(self._sifted((TrialState.COMPLETE,)), params)
 
     @property
     @guarded
@@ -190,10 +195,16 @@ class StoredStudy:
         """What the last search ran on, by what it is."""
         return read_texts(self.fact(facts.MACHINE, dict[str, str]))
 
+    def _sifted(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+        """Return the trials that are not left out, see `foreign.py`."""
+        return self._sieve.sift(self._trials(states))
+
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=False, states=states)
-        check_values(trials, len(self.spec.search.objectives))
-        return trials
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def _counted(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return those that have a place in the budget."""
+        return [trial for trial in trials if self._sieve.counts(trial)]
 
 
 def list_studies(storage: BaseStorage) -> list[Summary]:
@@ -204,4 +215,5 @@ def list_studies(storage: BaseStorage) -> list[Summary]:
 
 def _summarize(name: str, storage: BaseStorage) -> Summary:
     study = optuna.load_study(study_name=name, storage=storage)
-    return facts.summarize_study(study, stored_spec(study))
+    spec = stored_spec(study)
+    return facts.summarize_study(study, spec, Sieve(spec))

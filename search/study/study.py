@@ -8,7 +8,7 @@ configuration handed out is run to its end at least once, its result counts once
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from search.study.samplers import distributions, make_sampler, promising_from, t
 from search.study.sampling import Sampling
 from search.study.spool import Spool
 from search.study.stored import StoredStudy, guarded, understood
-from search.study.trials import RUNNER, to_record, to_records, unfinished_trials
+from search.study.trials import reason_of, runner_of, to_record, unfinished_trials
 
 LEASE_SECONDS = 60.0
 _NEWS_SECONDS = 2.0
@@ -47,6 +47,9 @@ class Study(StoredStudy):
         """For `open` and `load` only."""
         super().__init__(study, spec, storage, patience)
         self._membership: Membership | None = None
+        self._ended_elsewhere: set[int] = set()
+        """Trials of this process that another program has ended."""
+        self._new_remarks: list[str] = []
         self._had_others = False
         """Whether others ran the study when they were looked at last."""
         self.on_end: Callable[[TrialRecord], None] = _say_nothing
@@ -101,6 +104,9 @@ class Study(StoredStudy):
         """
         self._must_be_open()
         lost = self._ledger.report({number: (result.epoch, result.val_loss) for number, result in results.items()})
+        for number in lost:
+            if reason_of(ended := self._ledger.read(number)) is not Reason.LOST:
+                self._notice_end(ended)
         for number, result in results.items():
             if number not in lost:
                 self._sampling.follow(number, result.epoch, self._promise(result))
@@ -132,6 +138,9 @@ class Study(StoredStudy):
         self._must_be_open()
         told = self._endings.finish(_draft(number, reason, epochs, error, worker))
         self._told.add(number)
+        if self._sieve.why_left_out(told) is not None:
+            self._notice_end(told)
+            return _draft(number, Reason.INTERRUPTED, epochs, "another program has ended it", worker)
         self._sampling.learn(told)
         record = to_record(told)
         self.on_end(record)
@@ -148,7 +157,7 @@ class Study(StoredStudy):
         self._ledger.look_for_new_trials()
         stop = membership.asked_to_stop()  # first, since what is looked at next counts as told even if this fails
         # Once more when the last one has left, for what it did since; who is alone need not look.
-        ended = to_records(self._look_at_others() if others or self._had_others else [])
+        ended = self._sieve.records(self._look_at_others() if others or self._had_others else [])
         self._had_others = bool(others)
         for record in ended:
             self.on_end(record)
@@ -156,7 +165,7 @@ class Study(StoredStudy):
         # Reading what others run costs more the more there are, and must leave time for writing.
         pause = max(_NEWS_SECONDS, (time.monotonic() - start) / _NEWS_SHARE)
         to_ask, again_in = self._ledger.may_have_more(self.spec.search.trials), min(pause, shortest / 6)
-        return News(ended, to_ask, again_in, stop)
+        return News(ended, to_ask, again_in, stop, self._remarks())
 
     @guarded
     def asked_to_stop(self) -> bool:
@@ -169,14 +178,14 @@ class Study(StoredStudy):
         trials = self._trials()
         if self._membership is not None and self._endings.settle(trials):
             trials = self._trials()
-        return unfinished_trials(trials, self.spec.search.trials)
+        return unfinished_trials(self._counted(trials), self.spec.search.trials)
 
     @guarded
     def ended_by_nobody_else(self) -> list[TrialRecord]:
         """Return the finished trials without those of others who still run the study, and tell of them themselves."""
         # The runners are read after the trials: each joins before it begins one.
-        trials, alive = self._trials(), {other.runner for other in self._must_be_open().alive()}
-        return to_records([trial for trial in trials if trial.system_attrs.get(RUNNER) not in alive])
+        trials, alive = self._sifted(), {other.runner for other in self._must_be_open().alive()}
+        return self._sieve.records(trial for trial in trials if runner_of(trial) not in alive)
 
     def has_ended(self, number: int) -> bool:
         """Return whether this process has recorded how a trial ended, its own or one that the dead have left.
@@ -227,10 +236,16 @@ class Study(StoredStudy):
         """Why the storage does not answer right now, in words; None when it does."""
         return self._patience.trouble
 
-    @property
-    def silence(self) -> float:
-        """For how many seconds, at most, others have heard nothing of this process."""
-        return 0.0 if self._membership is None else self._membership.lease.longest_silence
+    def explain_loss(self, numbers: Collection[int]) -> str | None:
+        """Return why trials are not this process's any more; None where `news` tells it, of other programs."""
+        lost = sorted({*numbers} - self._ended_elsewhere)
+        if not lost:
+            return None
+        silence = 0.0 if self._membership is None else self._membership.lease.longest_silence
+        which = f"trial{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+        return (
+            f"This process lost its lease: others had not heard of it for {silence:.0f} s, and have taken over {which}"
+        )
 
     def hurry(self) -> None:
         """Wait no longer for a storage that is away."""
@@ -265,15 +280,17 @@ class Study(StoredStudy):
         """Put in order what dead processes have left behind, queue what every study begins with, choose the sampler."""
         membership, spec = self._must_be_open(), self.spec
         ranges = distributions(spec.choices)
-        self._ledger = Ledger(self._storage, self.name, ranges, membership.runner, self._trials())
+        self._ledger = Ledger(
+            self._storage, self.name, ranges, membership.runner, self._trials(), self._sieve.counts
+        )
         spool = Spool(home, self.name, self.identity)
-        self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool)
+        self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool, self._sieve)
         others = membership.others()
         self._had_others = bool(others)
         self._endings.take_over(membership.dead(others))
         self._endings.enqueue_roles(spec)
         self._ledger.look_for_new_trials()  # lest the sampler be asked in vain, and draw anew
-        trials = self._trials()
+        trials = self._sifted()
         self._sampling = Sampling(
             self.name,
             self._storage,
@@ -289,16 +306,34 @@ class Study(StoredStudy):
             self._sampling.learn(trial)
         self._told = {trial.number for trial in trials if trial.state.is_finished()}
 
+    def _notice_end(self, trial: FrozenTrial) -> None:
+        """Keep in mind that another program has ended a trial of this process, to be told once."""
+        if trial.number not in self._ended_elsewhere:
+            self._ended_elsewhere.add(trial.number)
+            state = trial.state.name
+            self._new_remarks.append(
+                f"Another program has ended trial {trial.number} as {state}; its configuration is trained again"
+            )
+
+    def _remarks(self) -> list[str]:
+        """Return what the user is to be told since the last time."""
+        refused, self._ledger.refused = self._ledger.refused, []
+        told, self._new_remarks = self._new_remarks, []
+        return [
+            *(f"Trial {number}, which another program queued, is refused: {why}" for number, why in refused),
+            *told,
+        ]
+
     def _look_at_others(self) -> list[FrozenTrial]:
         """Take note of the trials of others, and return those that have ended since the last time."""
         self.spec = stored_spec(self._study)  # whoever joined may have given it more trials
         own, ended = set(self._ledger.running), []
-        for trial in self._trials():
+        for trial in self._sifted():
             if trial.state.is_finished() and trial.number not in self._told:
                 self._told.add(trial.number)
                 self._sampling.learn(trial)
                 ended.append(trial)
-            elif trial.state == TrialState.RUNNING and trial.number not in own:
+            elif trial.state == TrialState.RUNNING and trial.number not in own:  # without those of other programs
                 self._sampling.learn(trial)
         return ended
 

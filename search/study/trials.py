@@ -10,14 +10,18 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.confirmation import Confirmation, Repeats, conclude, one_standard_error, ranked_by_loss
 from search.pareto import pareto_front
 from search.records import EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
+from search.spec import StudySpec
 from search.study.reading import read_params, read_text
+
+if TYPE_CHECKING:
+    from search.study.foreign import Sieve
 
 CONFIG = "config"
 """The complete configuration that is trained; nothing of it is written later, so a trial without was not handed out."""
@@ -29,7 +33,13 @@ SUCCESSOR_OF = "successor_of"
 """Number of the attempt just before: an interrupted trial that none points to is still owed one."""
 RUNNER = "runner"
 """System attribute: the name of the runner that runs, or ran, the trial; see `leases.py`."""
+REFUSED = "refused"
+"""Why a queued trial was not trained."""
+FIXED = "fixed_params"
+"""System attribute: what Optuna's `enqueue_trial` was given, which regsearch itself never calls."""
 _TRAINER_DEATHS = "trainer_deaths"
+ORIGIN = (CONFIG, ROLE, RETRY_OF, SUCCESSOR_OF, _TRAINER_DEATHS)
+"""Attributes that a trial has from its beginning, and in the end."""
 _CURVES = "curves"
 _CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity", "val_loss_error")
 _STATE_NAMES = {
@@ -76,37 +86,74 @@ def retry_attributes(trial: FrozenTrial, error: str | None = None) -> dict[str, 
         SUCCESSOR_OF: trial.number,
     }
     deaths = trainer_deaths(trial) + (error is not None)
-    kept = {key: trial.user_attrs[key] for key in (ROLE,) if key in trial.user_attrs}
+    role = _legible_role(trial)
+    kept = {} if role is None else {ROLE: role.value}
     return attributes | kept | ({_TRAINER_DEATHS: deaths} if deaths else {})
+
+
+def is_queued_elsewhere(trial: FrozenTrial) -> bool:
+    """Return whether another program has queued a trial. Our attributes there are copies of another trial's."""
+    return FIXED in trial.system_attrs
+
+
+def wanted_params(trial: FrozenTrial) -> Any:
+    """Return what the program that queued a trial has set of its parameters, whatever that is."""
+    return trial.system_attrs.get(FIXED, {})
 
 
 def trainer_deaths(trial: FrozenTrial) -> int:
     """Return how many trainers have died of earlier attempts at this trial's configuration."""
-    return int(trial.user_attrs.get(_TRAINER_DEATHS, 0))
+    return _own_number(trial, _TRAINER_DEATHS) or 0
 
 
 def is_attempt_again(trial: FrozenTrial) -> bool:
     """Return whether a trial repeats an earlier one that was cut short, and so uses up no budget of its own."""
-    return SUCCESSOR_OF in trial.user_attrs
+    return SUCCESSOR_OF in trial.user_attrs and not is_queued_elsewhere(trial)
 
 
 def first_attempt(trial: FrozenTrial) -> int:
     """Return the number of the first attempt at this trial's configuration: often its own."""
-    return int(trial.user_attrs.get(RETRY_OF, trial.number))
+    first = _own_number(trial, RETRY_OF)
+    return trial.number if first is None else first
 
 
-def unsettled(trials: Sequence[FrozenTrial], alive: Container[str]) -> list[FrozenTrial]:
+def predecessor(trial: FrozenTrial) -> int | None:
+    """Return the number of the attempt just before, if there is one."""
+    return _own_number(trial, SUCCESSOR_OF)
+
+
+def _own_number(trial: FrozenTrial, key: str) -> int | None:
+    """Return a count or a trial's number among the attributes that regsearch itself has written."""
+    value = None if is_queued_elsewhere(trial) else trial.user_attrs.get(key)
+    return value if type(value) is int and value >= 0 else None
+
+
+def unsettled(trials: Sequence[FrozenTrial], alive: Container[str], sieve: "Sieve") -> list[FrozenTrial]:
     """Return the trials whose configurations are to go back to the queue, given the names of the runners alive.
 
-    Those that were cut short and that no other follows come first, then those that run, but are run by nobody.
+    Those that ended without a result and that no other follows come first, then those that run, but are run by nobody.
+    A trial that another program has ended has no result, since its curve is unknown.
     """
-    answered = {trial.user_attrs.get(SUCCESSOR_OF) for trial in trials}
-    cut_short = (trial for trial in trials if _is_record(trial) and reason_of(trial).is_no_result)
-    running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+    answered = {predecessor(trial) for trial in trials}
+    ours = [trial for trial in trials if sieve.has_config(trial)]
+    ended = (trial for trial in ours if trial.state.is_finished() and trial.number not in answered)
+    running = (trial for trial in ours if trial.state == TrialState.RUNNING)
     return [
-        *(trial for trial in cut_short if trial.number not in answered),
-        *(trial for trial in running if trial.system_attrs.get(RUNNER) not in alive),
+        *(trial for trial in ended if reason_of(trial).is_no_result or sieve.why_left_out(trial)),
+        *(trial for trial in running if runner_of(trial) not in alive),
     ]
+
+
+def runner_of(trial: FrozenTrial) -> str | None:
+    """Return the name of the runner that runs, or ran, a trial; None where no runner has taken it."""
+    name = trial.system_attrs.get(RUNNER)
+    return name if isinstance(name, str) else None
+
+
+def has_curves(trial: FrozenTrial) -> bool:
+    """Return whether a runner has recorded how a trial ended: its curves are written in the same commit."""
+    # Earlier versions had them among the user's attributes.
+    return REASON in trial.user_attrs and (_CURVES in trial.system_attrs or _CURVES in trial.user_attrs)
 
 
 def reason_of(trial: FrozenTrial) -> Reason:
@@ -116,7 +163,8 @@ def reason_of(trial: FrozenTrial) -> Reason:
         return Reason.PRUNED
     if trial.state == TrialState.COMPLETE:
         return Reason.EARLY_STOPPED if given == Reason.EARLY_STOPPED else Reason.COMPLETED
-    return Reason(given) if given in (Reason.DIVERGED, Reason.ERROR, Reason.LOST) else Reason.INTERRUPTED
+    failed = [Reason.LOST, *((Reason.DIVERGED, Reason.ERROR) if has_curves(trial) else ())]
+    return Reason(given) if given in failed else Reason.INTERRUPTED
 
 
 def to_record(trial: FrozenTrial) -> TrialRecord:
@@ -131,7 +179,7 @@ def to_record(trial: FrozenTrial) -> TrialRecord:
         started=_aware(trial.datetime_start or trial.datetime_complete),  # no start if failed while waiting
         ended=_aware(trial.datetime_complete),
         role=role_of(trial),
-        retry_of=first_attempt(trial) if RETRY_OF in attributes else None,
+        retry_of=_retry_of(trial),
         error=read_text(attributes.get("error")),
         worker=read_text(attributes.get("worker")),
     )
@@ -146,8 +194,30 @@ def config_of(trial: FrozenTrial) -> Params:
 
 
 def role_of(trial: FrozenTrial) -> Role | None:
-    """Return the trial's role, if it has one."""
-    return Role(trial.user_attrs[ROLE]) if ROLE in trial.user_attrs else None
+    """Return the trial's role, if it has one. Raises ValueError for one that there is not."""
+    is_ours = ROLE in trial.user_attrs and not is_queued_elsewhere(trial)
+    return Role(trial.user_attrs[ROLE]) if is_ours else None
+
+
+def _legible_role(trial: FrozenTrial) -> Role | None:
+    try:
+        return role_of(trial)
+    except ValueError:
+        return None
+
+
+def roles_of(trials: Iterable[FrozenTrial]) -> set[Role | None]:
+    """Return the roles that trials have."""
+    return {_legible_role(trial) for trial in trials}
+
+
+def _retry_of(trial: FrozenTrial) -> int | None:
+    if RETRY_OF not in trial.user_attrs or is_queued_elsewhere(trial):
+        return None
+    number = _own_number(trial, RETRY_OF)
+    if number is None:
+        raise ValueError(f"{RETRY_OF} is no trial's number")
+    return number
 
 
 def check_values(trials: Iterable[FrozenTrial], objectives: int) -> None:
@@ -157,20 +227,21 @@ def check_values(trials: Iterable[FrozenTrial], objectives: int) -> None:
             raise ValueError(f"trial {trial.number} has {len(trial.values)} values instead of {objectives}")
 
 
-def to_records(trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-    """Return the records of the finished trials, leaving out those whose process died while they were asked for."""
-    return [to_record(trial) for trial in trials if _is_record(trial)]
-
-
 def spent_trials(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials that use up the budget: running ones, and finished ones that need not be run again."""
+    """Count the trials that use up the budget: running ones, and finished ones that need not be run again.
+
+    To be given the trials that are not left out.
+    """
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     finished = (trial for trial in trials if trial.state.is_finished())
     return running + sum(not reason_of(trial).is_no_result for trial in finished)
 
 
 def unfinished_trials(trials: Sequence[FrozenTrial], budget: int) -> int:
-    """Count the trials of the budget that have not ended, those that are still to begin among them."""
+    """Count the trials of the budget that have not ended, those that are still to begin among them.
+
+    To be given the trials that have a place in the budget.
+    """
     begun, unfinished = 0, 0
     for trial in trials:
         # What another program queued beyond the budget stays there.
@@ -180,19 +251,29 @@ def unfinished_trials(trials: Sequence[FrozenTrial], budget: int) -> int:
     return unfinished + max(0, budget - begun)
 
 
+def beyond_budget(trials: Sequence[FrozenTrial], budget: int) -> tuple[int, int]:
+    """Return how many trials wait beyond the budget, and the least budget that has room for all.
+
+    To be given the trials that have a place in the budget.
+    """
+    places = [trial for trial in trials if not is_attempt_again(trial)]
+    return sum(trial.state == TrialState.WAITING for trial in places[budget:]), len(places)
+
+
 def summarize(
     study: str,
     trials: Sequence[FrozenTrial],
+    spec: StudySpec,
+    sieve: "Sieve",
     test: Mapping[str, Score],
     wall_seconds: float,
-    objectives: Sequence[str],
     repeats: Repeats | None = None,
 ) -> Summary:
-    """Count and choose: the study at a glance."""
-    check_values(trials, len(objectives))
-    records = to_records(trials)
+    """Count and choose: the study at a glance, from all its trials."""
+    shown, records, objectives = sieve.sift(trials), sieve.records(trials), spec.search.objectives
     complete = [record for record in records if record.state == "complete"]
-    states = Counter(_STATE_NAMES[trial.state] for trial in trials)
+    states = Counter(_STATE_NAMES[trial.state] for trial in shown)
+    beyond, enough = beyond_budget([trial for trial in trials if sieve.counts(trial)], spec.search.trials)
     return Summary(
         study=study,
         trials={name: states[name] for name in _STATE_NAMES.values()},
@@ -200,12 +281,15 @@ def summarize(
         best=min(complete, key=_best_loss, default=None),
         baseline=next((record for record in complete if record.role is Role.BASELINE), None),
         test=test,
-        trial_epochs=sum(_epochs_run(trial) for trial in trials if trial.state.is_finished()),
+        trial_epochs=sum(_epochs_run(trial, sieve) for trial in shown if trial.state.is_finished()),
         wall_seconds=wall_seconds,
         one_standard_error=one_standard_error(records),
         confirmed=None if repeats is None else _conclude(repeats, records),
         objectives=tuple(objectives),
         pareto=pareto_front(ranked_by_loss(records), objectives) if len(objectives) > 1 else (),
+        left_out=tuple(sieve.left_out(trials)),
+        beyond_budget=beyond,
+        enough_trials=enough,
     )
 
 
@@ -214,17 +298,13 @@ def _conclude(repeats: Repeats, records: Sequence[TrialRecord]) -> Confirmation 
     return conclude(repeats, params, {record.number: record.val_losses for record in records})
 
 
-def _is_record(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and CONFIG in trial.user_attrs
-
-
 def _best_loss(record: TrialRecord) -> float:
     return record.best.val_loss if record.best else math.inf
 
 
-def _epochs_run(trial: FrozenTrial) -> int:
+def _epochs_run(trial: FrozenTrial, sieve: "Sieve") -> int:
     # A killed process leaves only what was reported; a failing one may have curves longer than its reports.
-    return max(len(trial.intermediate_values), int(trial.user_attrs.get("epochs", 0)))
+    return max(len(sieve.steps(trial)), _own_number(trial, "epochs") or 0)
 
 
 def epochs_from_json(rows_by_name: Mapping[str, Sequence[Any]]) -> tuple[EpochResult, ...]:
