@@ -65,6 +65,10 @@ class StorageUnavailableError(StorageError):
     """Whether it is a server that is just stopping or starting, by its own words: that is over in seconds."""
 
 
+class StudyGoneError(StorageError):
+    """The study, or all of its storage, has been deleted while it was in use."""
+
+
 class StudyBusyError(RegsearchError):
     """Another process runs this study right now."""
 

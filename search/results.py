@@ -34,6 +34,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "objectives": list(summary.objectives),
         "pareto": [_record_json(record) for record in summary.pareto],
         "noise": None if summary.noise is None else asdict(summary.noise),
+        "left_out": [{"trial": each.number, "why": each.why} for each in summary.left_out],
+        "beyond_budget": summary.beyond_budget,
     }
     return {key: finite(value) for key, value in told.items()}
 

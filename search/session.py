@@ -141,6 +141,8 @@ class Session:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
         if self._study.delivered:
             line += f"\n{self._study.delivered} results that an earlier run could not record are recorded now"
+        if left_out := self._study.summary().left_out:
+            line += f"\n{len(left_out)} trials of other programs are left out; regsearch show names them"
         for other in self._study.others:
             line += f"\nThis study is also run by process {other.pid} on {other.host}; the budget counts for both"
         return line
@@ -227,7 +229,8 @@ class Session:
         """Write what was found for people and for MLflow, and return how it stands."""
         study, summary = self._study, self._study.summary()
         findings.write_best(summary, weights)
-        unfinished = cut_short or sum(summary.trials[state] for state in ("running", "waiting")) > 0
+        to_run = sum(summary.trials[state] for state in ("running", "waiting")) - summary.beyond_budget
+        unfinished = cut_short or to_run > 0
         end(study, finished=not unfinished)
         self._crew.close()
         if not unfinished:

@@ -77,6 +77,7 @@ def test_json_has_the_promised_keys(summary):
     assert set(given) == {
         "study", "trials", "reasons", "best", "baseline", "test", "trial_epochs", "wall_seconds", "time",
         "one_standard_error", "confirmed", "ablation", "objectives", "pareto", "noise",
+        "left_out", "beyond_budget",
     }  # fmt: skip
     assert set(given["best"]) == {
         "trial", "params", "cocktail", "val_loss", "val_accuracy", "epochs", "best_epoch", "gap", "sparsity"

@@ -182,5 +182,15 @@ def fault_words(material: Material, cost: Cost) -> str:
     )
 
 
+def left_out_words(material: Material) -> str | None:
+    """Return which trials in the storage do not count, and why; None where all do."""
+    left_out = material.summary.left_out
+    if not left_out:
+        return None
+    told = "; ".join(f"trial {each.number}: {each.why}" for each in left_out[:_MOST_FAULTS])
+    more = f"; and {len(left_out) - _MOST_FAULTS} more" if len(left_out) > _MOST_FAULTS else ""
+    return f"Left out of this report, since other programs have written or changed them: {told}{more}."
+
+
 def _share(cost: Cost) -> str:
     return f"{cost.thrown_away / cost.spent:.1%}" if cost.spent else "none"

@@ -165,7 +165,8 @@ def _confirmed(material: Material) -> Section:
 
 
 def _faults(material: Material) -> Section:
-    return Section("faults", "Fault ledger", [cost.fault_words(material, cost.Cost.of(material))], kind="faults")
+    told = [cost.fault_words(material, cost.Cost.of(material)), cost.left_out_words(material)]
+    return Section("faults", "Fault ledger", [text for text in told if text is not None], kind="faults")
 
 
 def _repeat(material: Material) -> Section:  # noqa: ARG001

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.records import Assignment, EpochResult, TrialRecord
 from search.spec import StudySpec
 from search.study.foreign import Sieve
+from search.study.gone import Existence
 from search.study.opening import stored_spec
 from search.study.reading import as_written
 from search.study.storage import storage_errors
@@ -43,6 +44,8 @@ class Following:
 
     def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
         self._study, self._storage = study, storage
+        self._name = study.study_name
+        self._existence = Existence(storage, study._study_id, self._name)
         self._epochs: dict[int, int] = {}
         """By running trial, how many of its epochs were told."""
         self._ended: set[int] = set()
@@ -50,7 +53,8 @@ class Following:
 
     def look(self) -> Look:
         """Return what is new. Raises StorageError."""
-        with storage_errors(self._storage), as_written(f'study "{self._study.study_name}"'):
+        with storage_errors(self._storage), as_written(f'study "{self._name}"'), self._existence.required():
+            self._existence.check()
             return self._look()
 
     def _look(self) -> Look:

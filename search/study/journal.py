@@ -28,6 +28,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
+from search.study.gone import WatchedFile
 from search.study.reading import MISREAD
 
 _log = logging.getLogger(__name__)
@@ -195,12 +196,14 @@ class JournalBackend(JournalFileBackend):
         self._journal_lock = JournalLock(path.with_name(path.name + ".flock"))
         super().__init__(str(path))
         self._group = threading.local()
+        self._watched = WatchedFile(path)
         self._repair_if_free()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """Yield the logs from `log_number_from` on; StorageError names the line that cannot be read."""
         if hasattr(self._group, "logs"):
             return
+        self._watched.check()
         try:
             yield from super().read_logs(log_number_from)
         except ValueError:  # not JSON, or not even text
@@ -258,6 +261,7 @@ class JournalBackend(JournalFileBackend):
         with self._journal_lock:
             file = os.open(self._path, os.O_RDWR | os.O_APPEND)
             try:
+                self._watched.check_opened(os.fstat(file))
                 yield file
             finally:
                 os.close(file)
@@ -279,6 +283,7 @@ class JournalBackend(JournalFileBackend):
             self._journal_lock.release()
 
     def _unwritable(self, error: OSError) -> StorageUnavailableError:
+        self._watched.check()  # which says so where the file is not there any more
         return StorageUnavailableError(
             f"{self._path}: the journal cannot be written: {error.strerror or error}; nothing is lost, "
             "run the same command again when this is mended"

@@ -17,6 +17,7 @@ from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_random_exponential
 
 from search.errors import StorageUnavailableError
+from search.study.gone import is_dropped
 
 _T = TypeVar("_T")
 
@@ -73,6 +74,8 @@ class Patience:
 def is_transient(error: BaseException) -> bool:
     """Return whether an error says that the storage is away, full or busy, and not that it is asked for nonsense."""
     error = _below_optunas(error)
+    if is_dropped(error):
+        return False
     if isinstance(error, (StorageUnavailableError, OperationalError, sqlalchemy.exc.TimeoutError)):
         return True
     if isinstance(error, PendingRollbackError) and error.code == _ON_A_DEAD_CONNECTION:

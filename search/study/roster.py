@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.records import Reason
 from search.study.foreign import Sieve
+from search.study.gone import Existence
 from search.study.leases import Life, Observer, RunnerRecord, runners_of, seconds_awake_or_not, sign_of_life
 from search.study.opening import load, our_study_names, stored_spec
 from search.study.reading import as_written, legible, read_text
@@ -96,6 +97,7 @@ class Dismissal:
         self._storage, self._study_id, self._clock = storage, study_id, clock
         self._observer, self._asked_at = Observer(clock), clock()
         with storage_errors(storage), as_written("the storage"):
+            self._existence = Existence(storage, study_id, storage.get_study_name_from_id(study_id))
             attributes = storage.get_study_system_attrs(study_id)
             self.runners = runners_of(attributes, storage)
             """Those that have been asked, and those found dead."""
@@ -105,7 +107,11 @@ class Dismissal:
 
     def answers(self) -> dict[str, Answer]:
         """Return what has become of the request, by runner. Raises StorageError."""
-        with storage_errors(self._storage), as_written("the storage"):
+        with (
+            storage_errors(self._storage),
+            as_written("the storage"),
+            self._existence.required(),
+        ):
             attributes = self._storage.get_study_system_attrs(self._study_id)
         there = {runner.runner: runner for runner in runners_of(attributes, self._storage)}
         asked = [there[runner.runner] for runner in self.runners if runner.runner in there]

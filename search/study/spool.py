@@ -24,11 +24,11 @@ class Spool:
 
     def __init__(self, home: Path, study: str, identity: str) -> None:
         """`identity` tells the study from others of its name, which are kept in other storages."""
-        self._folder, self._identity = home / "undelivered" / study, identity
+        self._home, self._folder, self._identity = home, home / "undelivered" / study, identity
 
     def keep(self, runner: str, draft: TrialRecord) -> None:
         """Write a result down, unless there is none or no room for it: then only the storage will tell of it."""
-        if draft.reason.is_no_result:
+        if draft.reason.is_no_result or not self._home.exists():  # a home that was deleted does not come back
             return
         told = {
             "format": _FORMAT,

@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import StorageError, StorageUnavailableError, UsageError, did_you_mean
 from search.printable import mask_password
+from search.study.gone import watch_file
 from search.study.journal import Journal, open_journal
 from search.study.patience import is_restarting, is_transient
 
@@ -142,7 +143,10 @@ def _open_database(url: str, database: str) -> BaseStorage:
     try:
         with _alone_in_folder(_storage_file(url, Path())):
             _refuse_foreign_tables(url, database, options)
-            return _with_tables(url, options)
+            storage = _with_tables(url, options)
+        if (file := _storage_file(url, Path())) is not None:
+            watch_file(storage.engine, file)
+        return storage
     except StorageError:
         raise
     except Exception as error:  # a driver may raise anything

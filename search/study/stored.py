@@ -25,6 +25,7 @@ from search.study import facts
 from search.study.annotations import Annotations
 from search.study.following import Following
 from search.study.foreign import Sieve
+from search.study.gone import Existence
 from search.study.opening import load, our_study_names, stored_spec
 from search.study.patience import Patience
 from search.study.reading import as_written, legible, read_texts
@@ -49,12 +50,16 @@ def understood(storage: BaseStorage, name: str) -> Iterator[None]:
 def guarded(
     method: Callable[Concatenate[_Stored, _Arguments], _Result],
 ) -> Callable[Concatenate[_Stored, _Arguments], _Result]:
-    """Try a method again while its storage is away; then have it raise StorageError, see `understood`."""
+    """Try a method again while its storage is away; then have it raise StorageError, see `understood` and `Existence`."""
 
     @functools.wraps(method)
     def call(self: _Stored, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with understood(self._storage, self.name):
-            return self._patience.call(lambda: method(self, *args, **kwargs))
+        def work() -> _Result:
+            self._existence.check()
+            return method(self, *args, **kwargs)
+
+        with understood(self._storage, self.name), self._existence.required():
+            return self._patience.call(work)
 
     return call
 
@@ -68,7 +73,7 @@ class StoredStudy:
         self.spec = spec
         self._study, self._storage = study, storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._sieve = Sieve(spec)
+        self._sieve, self._existence = Sieve(spec), Existence(storage, self._study_id, self.name)
         self._patience = Patience(patience, lambda error: describe_failure(error, storage))
 
     @classmethod

@@ -295,6 +295,8 @@ def summarize(
 
 def _conclude(repeats: Repeats, records: Sequence[TrialRecord]) -> Confirmation | None:
     params = {record.number: record.params for record in records}
+    if not params.keys() >= {*repeats.picks.trials}:
+        return None  # one of them is left out by now, since somebody has changed it in the storage
     return conclude(repeats, params, {record.number: record.val_losses for record in records})
 
 

@@ -35,7 +35,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         _print_curves(summary, console)
     if summary.pareto:
         _print_front(summary, console)
-    console.print(f"\n{_ends(summary)}", highlight=False)
+    console.print(f"\n{_ends(summary)}", highlight=False, markup=False)
 
 
 def _print_verdict(summary: Summary, console: Console) -> None:
@@ -249,9 +249,35 @@ def _ends(summary: Summary) -> str:
     )
     if under_way:
         lines.append(f"Still to run   {under_way}")
+    lines += _left_out(summary)
     return "\n".join(
         [*lines, f"Work done      {summary.trial_epochs} trial-epochs in {_duration(summary.wall_seconds)}"]
     )
+
+
+def _left_out(summary: Summary) -> list[str]:
+    """Return what is to be said of trials that do not count, and of those that wait in vain."""
+    lines = []
+    if beyond := summary.beyond_budget:
+        which = f"{beyond} queued trials wait" if beyond > 1 else "1 queued trial waits"
+        told = f"{which}; regsearch start with --trials {summary.enough_trials} runs {'them' if beyond > 1 else 'it'}"
+        lines.append(f"Beyond budget  {told}")
+    if count := len(summary.left_out):
+        lines.append(f"Left out       {count} trial{'s' * (count > 1)} of other programs, or changed by them")
+        lines += [
+            line
+            for each in summary.left_out[:_MOST_LEFT_OUT]
+            for line in textwrap.wrap(
+                f"trial {each.number}: {each.why}", _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT
+            )
+        ]
+        if count > _MOST_LEFT_OUT:
+            lines.append(f"{_INDENT}and {count - _MOST_LEFT_OUT} more; show --json has all of them")
+    return lines
+
+
+_INDENT = 15 * " "
+_MOST_LEFT_OUT = 5
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,125 @@
+"""Studies and storages that somebody deletes while they are in use: told at once, since waiting would not bring them back.
+
+A file that is away because its file system is not mounted may come back, and is an outage: see `patience.py`.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.errors import StorageUnavailableError, StudyGoneError
+from search.study.reading import MISREAD
+
+_NO_DATABASE = re.compile(r'database "[^"]*" does not exist')
+"""How PostgreSQL refuses a connection then, before there is one that errors could have codes on."""
+_IDENTITY = sqlalchemy.text(
+    "SELECT value_json FROM study_user_attributes WHERE study_id = :id AND key = 'fact_identity'"
+)
+_WAY_OUT = "all that was not copied elsewhere is lost, and the same `regsearch start` begins anew"
+
+
+class WatchedFile:
+    """A storage's file, as it was when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._path = path
+        found = os.stat(path)
+        self._identity = found.st_dev, found.st_ino
+
+    def check(self) -> None:
+        """Raise StudyGoneError where the file has been deleted, or another one stands in its place."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            if self.is_deleted():
+                raise StudyGoneError(f"{self._path} has been deleted while it was in use: {_WAY_OUT}") from None
+            return
+        self.check_opened(found)
+
+    def check_opened(self, found: os.stat_result) -> None:
+        """Raise StudyGoneError where this is another file than the one that was there first."""
+        if (found.st_dev, found.st_ino) != self._identity and found.st_dev == self._identity[0]:
+            raise StudyGoneError(
+                f"{self._path} has been deleted while it was in use, and another file has its name now, which is left "
+                "as it is: run the same command again to go on with that one"
+            )
+
+    def is_deleted(self) -> bool:
+        """Return whether the file is not there, though its file system is."""
+        if self._path.exists():
+            return False
+        there = next(folder for folder in self._path.absolute().parents if folder.exists())
+        return os.stat(there).st_dev == self._identity[0]
+
+
+def watch_file(engine: sqlalchemy.Engine, path: Path) -> None:
+    """Have each use of an SQLite database look whether its file is still there: what is deleted can be written to."""
+    file = WatchedFile(path)
+
+    def look(*_connection: Any) -> None:
+        file.check()
+
+    for event in ("do_connect", "checkout"):
+        sqlalchemy.event.listen(engine, event, look)
+
+
+def is_dropped(error: BaseException) -> bool:
+    """Return whether a server says that it has no such database."""
+    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return _NO_DATABASE.search(str(error)) is not None
+
+
+class Existence:
+    """One study, as it was when it was opened."""
+
+    def __init__(self, storage: BaseStorage, study_id: int, name: str) -> None:
+        self._storage, self._study_id, self._name = storage, study_id, name
+        self._identity: str | None = None
+
+    def check(self) -> None:
+        """Raise StudyGoneError where the study is not there, of storages that do not say so by themselves.
+
+        A journal takes what is written to a study that was deleted; SQLite gives its number to the next one.
+        """
+        if isinstance(self._storage, JournalStorage):
+            self._storage.get_study_name_from_id(self._study_id)
+        elif isinstance(self._storage, RDBStorage) and self._storage.engine.dialect.name == "sqlite":
+            with self._storage.engine.connect() as connection:
+                found = connection.execute(_IDENTITY, {"id": self._study_id}).scalar()
+            if self._identity not in (None, found):
+                raise self._gone()
+            self._identity = found
+
+    @contextmanager
+    def required(self) -> Iterator[None]:
+        """Raise StudyGoneError where something fails inside since the study is not there any more."""
+        try:
+            yield
+        except StudyGoneError:
+            raise
+        except (StorageInternalError, SQLAlchemyError, *MISREAD) as error:
+            if is_dropped(error):
+                raise StudyGoneError(f"the database has been deleted while it was in use: {_WAY_OUT}") from None
+            if self._is_missing():
+                raise self._gone() from None
+            raise
+
+    def _is_missing(self) -> bool:
+        try:
+            there = [(study._study_id, study.study_name) for study in self._storage.get_all_studies()]
+        except (StorageInternalError, SQLAlchemyError, StorageUnavailableError, *MISREAD):
+            return False  # as far as is known
+        return (self._study_id, self._name) not in there
+
+    def _gone(self) -> StudyGoneError:
+        return StudyGoneError(f'study "{self._name}" has been deleted while it was in use: {_WAY_OUT}')
