@@ -11,7 +11,8 @@ import optuna
 import pytest
 from conftest import regsearch
 from fixed_study import Killed, curve, die_after, make_spec, reopen
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from scripted import Notes, ScriptedCrew, ScriptedTrainer, falling
 from small_study import as_if_searched
@@ -43,10 +44,10 @@ def alone(tmp_path):
     opened.close()
 
 
-def search_on(study, **more) -> Notes:
+def search_on(study) -> Notes:
     """Run a study to its end."""
     notes = Notes()
-    Runner(study, ScriptedCrew(ScriptedTrainer(falling)), NoPruner(), None, notes, StopRequest(60)).run()
+    Runner(study, ScriptedCrew(ScriptedTrainer(falling)), NoPruner(), None, notes, StopRequest(20)).run()
     return notes
 
 
@@ -164,7 +165,7 @@ def test_attributes_that_are_copied_from_another_trial_make_no_other_trial_of_a_
     study.finish(baseline.number, Reason.ERROR, curve(0.5), "boom", "0")
     copied = other.trials[baseline.number].user_attrs | {"successor_of": 0, "retry_of": 0, "refused": "x"}
     other.enqueue_trial({"dropout_0": 0.25}, user_attrs=copied)
-    study.ask()
+    study.finish(study.ask().number, Reason.COMPLETED, curve(0.6))
     asked = study.ask()
     assert (asked.number, asked.seed, asked.role, asked.params["dropout_0"]) == (2, 2, None, 0.25)
     record = study.finish(asked.number, Reason.COMPLETED, curve(0.5))
@@ -191,9 +192,10 @@ def test_what_other_programs_add_and_run_does_not_count_and_the_budget_is_exact(
     other.add_trial(finished(user_attrs={"config": mine.params}))
     other.add_trial(create_trial(state=TrialState.RUNNING, system_attrs={"runner": ["x"]}))
     other.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"config": 3}))
-    other.add_trial(
-        create_trial(state=TrialState.WAITING, params={"l1": 1e-3}, distributions={"l1": FloatDistribution(0, 1)})
-    ) if study._storage.__class__.__name__ != "RDBStorage" else None  # which refuses another scale by itself
+    if not isinstance(study._storage, RDBStorage):  # which refuses another scale by itself
+        other.add_trial(
+            create_trial(state=TrialState.WAITING, params={"l1": 1e-3}, distributions={"l1": FloatDistribution(0, 1)})
+        )
     running = other.ask()
     while running.number < 2 or "config" in other.trials[running.number].user_attrs:
         running = other.ask()  # it may get what waits here
@@ -225,7 +227,7 @@ def test_a_running_trial_that_another_program_ends_is_trained_again_and_counts_o
         return loss
 
     notes = Notes()
-    Runner(study, ScriptedCrew(ScriptedTrainer(told_amid_training)), NoPruner(), None, notes, StopRequest(60)).run()
+    Runner(study, ScriptedCrew(ScriptedTrainer(told_amid_training)), NoPruner(), None, notes, StopRequest(20)).run()
     (victim,) = victims
     assert sorted(results(study)) == list(range(16))
     said = f"Another program has ended trial {victim} as {state.name}; its configuration is trained again"
@@ -259,7 +261,7 @@ def test_what_another_program_writes_over_a_running_trial_does_not_change_what_i
     other._storage.set_trial_user_attr(other.trials[again.number]._trial_id, "config", 3)
     study.finish(again.number, Reason.INTERRUPTED, [])
     search_on(study)
-    assert sorted(results(study)) == list(range(16))
+    assert len(results(study)) == len({*results(study)}) == 16
     assert study.summary().trial_epochs < 300
 
 
@@ -272,7 +274,8 @@ def test_a_refusal_that_is_cut_off_is_made_by_the_next_run(alone, tmp_path, monk
             alone.ask()
     later = reopen(alone, tmp_path)
     search_on(later)
-    assert sorted(results(later)) == [0, 1, *range(3, 17)]
+    assert len(results(later)) == len({*results(later)} - {2}) == 16
+    assert why(later)[2].startswith("refused: dropout_0 = 3.0")
     later.close()
 
 
@@ -306,11 +309,14 @@ def searched_home(tmp_path_factory, database):
 
     home = tmp_path_factory.mktemp("home")
     shutil.copy(database, home)
-    study = as_if_searched(home)
+    searched = as_if_searched(home)
+    study = Study.open("tiny", searched.spec.with_overrides(trials=9), open_storage(None, home), home)
+    study.ask()
+    study.close()
     other = optuna.load_study(study_name="tiny", storage=open_storage(None, home))
     other.tell(8, 0.001)
     other.add_trial(finished())
-    other.add_trial(finished(values=(0.1, 0.2)) if False else finished(params={"l1": 4.0}))
+    other.add_trial(finished(params={"l1": 4.0}))
     other._storage.create_new_trial(other._study_id, two_values())
     other.enqueue_trial({"l1": 7.0})
     other.enqueue_trial({"l1": 1e-3})

@@ -64,7 +64,7 @@ def test_a_search_whose_study_is_deleted_ends_at_once(url, storage, study, tmp_p
         return losses(3)
 
     done, watched = [], Notes()
-    runner = Runner(study, ScriptedCrew(ScriptedTrainer(deleted_amid_training)), NoPruner(), None, watched, StopRequest(60))
+    runner = Runner(study, ScriptedCrew(ScriptedTrainer(deleted_amid_training)), NoPruner(), None, watched, StopRequest(20))
     with pytest.raises(StudyGoneError, match=DELETED):
         runner.run()
 

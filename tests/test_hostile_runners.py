@@ -17,7 +17,7 @@ from test_checkpoints import population
 from test_leases import record
 
 from search.errors import StorageError
-from search.records import EpochResult, Reason
+from search.records import EpochResult, Reason, Summary
 from search.study import Study, open_storage
 from search.study.roster import all_running, standing
 from search.trainers.keeping import Keeper
@@ -116,22 +116,26 @@ def test_a_study_that_cannot_be_read_hides_no_other(study, tmp_path, caplog):
 @pytest.mark.parametrize(
     "config", [{}, None, [], "x", {"l1": 1e-3}, {"__class__": 1}, {"dropout_0": float("nan")}, {"l1": [1]}], ids=repr
 )
-def test_a_queued_configuration_that_is_none_of_the_study_s_is_an_error(study, config):
-    study._study.enqueue_trial({}, user_attrs={"config": config})
-    assert [study.ask().number for _ in range(2)] == [0, 1]  # what every study begins with
-    with pytest.raises(StorageError, match="holds what regsearch does not write"):
-        study.ask()
+def test_a_queued_configuration_that_is_none_of_the_study_s_is_refused(study, config):
+    from optuna.trial import TrialState, create_trial
+
+    study._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"config": config}))
+    assert [study.ask().number for _ in range(3)] == [0, 1, 3]  # what every study begins with, and a new one
+    (left_out,) = study.summary().left_out
+    assert left_out.number == 2
+    assert left_out.why.startswith("refused: its configuration is none of this study's")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("successor_of", [1]), ("retry_of", {}), ("trainer_deaths", "x"), ("role", 3), ("config", 3)],
 )
-def test_a_trial_that_makes_no_sense_is_an_error_to_those_that_run_the_study(study, tmp_path, key, value):
+def test_trials_that_make_no_sense_are_left_out_by_those_that_run_the_study(study, tmp_path, key, value):
     study._study.enqueue_trial({}, user_attrs={key: value})
     study._study.add_trial(finished(**{"config": {"dropout_0": 0.1}, key: value}))
-    with pytest.raises(StorageError, match=r'study "fixed" holds what regsearch does not write|has other parameters'):
-        _run_again(study, tmp_path)
+    told = _run_again(study, tmp_path)
+    assert told.reasons["completed"] == 16
+    assert [each.number for each in told.left_out] == [3]
 
 
 def finished(**attributes):
@@ -140,7 +144,7 @@ def finished(**attributes):
     return create_trial(state=TrialState.FAIL, user_attrs=attributes)
 
 
-def _run_again(study: Study, tmp_path: Path) -> None:
+def _run_again(study: Study, tmp_path: Path) -> Summary:
     """Do what a runner does, from its start."""
     with_home = {"name": "fixed", "spec": study.spec, "storage": study._storage, "home": tmp_path}
     later = Study.open(**with_home)
@@ -149,7 +153,7 @@ def _run_again(study: Study, tmp_path: Path) -> None:
             later.report({asked.number: curve(0.5)[0]})
             later.finish(asked.number, Reason.COMPLETED, curve(0.5))
             later.news()
-        later.summary()
+        return later.summary()
     finally:
         later.close()
 

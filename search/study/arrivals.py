@@ -11,7 +11,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.trials import FIXED, RUNNER, SUCCESSOR_OF, is_attempt_again
+from search.study.trials import CONFIG, FIXED, RUNNER, SUCCESSOR_OF, is_attempt_again
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ _QUERY = sqlalchemy.text(
     "SELECT t.trial_id, t.state, EXISTS"
     " (SELECT 1 FROM trial_user_attributes a WHERE a.trial_id = t.trial_id AND a.key = :successor_of), EXISTS"
     " (SELECT 1 FROM trial_system_attributes a WHERE a.trial_id = t.trial_id AND a.key = :fixed), EXISTS"
-    " (SELECT 1 FROM trial_system_attributes a WHERE a.trial_id = t.trial_id AND a.key = :runner)"
+    " (SELECT 1 FROM trial_system_attributes a WHERE a.trial_id = t.trial_id AND a.key = :runner), EXISTS"
+    " (SELECT 1 FROM trial_user_attributes a WHERE a.trial_id = t.trial_id AND a.key = :config)"
     " FROM trials t WHERE t.study_id = :study_id AND t.trial_id > :last_id ORDER BY t.trial_id"
 )
 
@@ -42,12 +43,13 @@ def arrivals(
     """Return the trials behind the first `known` ones, of which the last has the id `last_id`; by number."""
     if not isinstance(storage, RDBStorage):
         return _from_memory(storage, study_id, known, counts)
-    keys = {"successor_of": SUCCESSOR_OF, "fixed": FIXED, "runner": RUNNER}
+    keys = {"successor_of": SUCCESSOR_OF, "fixed": FIXED, "runner": RUNNER, "config": CONFIG}
     with storage.scoped_session() as session:
         rows = session.execute(_QUERY, keys | {"study_id": study_id, "last_id": last_id}).all()
     found = []
-    for trial_id, state, has_predecessor, is_queued_elsewhere, has_runner in rows:
-        waiting, is_run = state == TrialState.WAITING.name, state == TrialState.RUNNING.name and has_runner
+    for trial_id, state, has_predecessor, is_queued_elsewhere, has_runner, has_config in rows:
+        waiting = state == TrialState.WAITING.name
+        is_run = state == TrialState.RUNNING.name and has_runner and has_config
         # Few others come, and only from other programs: they are worth a look each.
         there = waiting or is_run or counts(storage.get_trial(trial_id))
         found.append(Arrival(trial_id, waiting, bool(has_predecessor and not is_queued_elsewhere), there))

@@ -13,7 +13,7 @@ from search.spec import StudySpec
 from search.study.ledger import Ledger
 from search.study.queued import Requests
 from search.study.sampling import Sampling
-from search.study.trials import CONFIG, config_of, first_attempt, role_of, trainer_deaths
+from search.study.trials import CONFIG, OPTIONAL, config_of, first_attempt, role_of, trainer_deaths
 
 
 class Asking:
@@ -79,7 +79,7 @@ class Asking:
             return {}, {}
         params = self._sampling.suggest(trial.number, given)
         # What another program has copied there is not what becomes of this one.
-        copied = {key: None for key in ("error", "worker") if key in trial.user_attrs}
+        copied = dict.fromkeys(key for key in OPTIONAL if config is None and key in trial.user_attrs)
         missing = {name: value for name, value in params.items() if name not in trial.params}
         return missing, {CONFIG: config or self._choices.configuration(params), **copied}
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.study.arrivals import Arrival, arrival, arrivals
 from search.study.commits import exclusive, one_commit
 from search.study.queued import Refused
-from search.study.trials import ORIGIN, REFUSED, RUNNER, runner_of
+from search.study.trials import OPTIONAL, ORIGIN, REFUSED, RUNNER, runner_of
 
 Filling = Callable[[FrozenTrial], tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Returns parameters and attributes to write for a trial, or for the one that follows it."""
@@ -184,7 +184,9 @@ class Ledger:
         told = None if values is None else [float(value) for value in values]
         trial = copy(self._storage.get_trial(trial_id))
         # Another program may have changed them meanwhile: the result is that of the configuration that was trained.
-        changed = {k: v for k, v in self._origins.get(number, {}).items() if trial.user_attrs.get(k) != v}
+        added = dict.fromkeys(key for key in OPTIONAL if trial.user_attrs.get(key) is not None)
+        origin = added | self._origins.get(number, {})
+        changed = {key: value for key, value in origin.items() if trial.user_attrs.get(key) != value}
         trial.user_attrs = trial.user_attrs | changed
         queued = None if again is None else again(trial)
         # Who queues a trial locks the study. Who takes over locks that before a trial: in another order, a deadlock.

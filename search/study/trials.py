@@ -40,6 +40,8 @@ FIXED = "fixed_params"
 _TRAINER_DEATHS = "trainer_deaths"
 ORIGIN = (CONFIG, ROLE, RETRY_OF, SUCCESSOR_OF, _TRAINER_DEATHS)
 """Attributes that a trial has from its beginning, and in the end."""
+OPTIONAL = (ROLE, RETRY_OF, "error", "worker")
+"""Attributes that a trial need not have; None is as if it had none, since Optuna cannot remove any."""
 _CURVES = "curves"
 _CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity", "val_loss_error")
 _STATE_NAMES = {
@@ -195,8 +197,8 @@ def config_of(trial: FrozenTrial) -> Params:
 
 def role_of(trial: FrozenTrial) -> Role | None:
     """Return the trial's role, if it has one. Raises ValueError for one that there is not."""
-    is_ours = ROLE in trial.user_attrs and not is_queued_elsewhere(trial)
-    return Role(trial.user_attrs[ROLE]) if is_ours else None
+    role = None if is_queued_elsewhere(trial) else trial.user_attrs.get(ROLE)
+    return None if role is None else Role(role)
 
 
 def _legible_role(trial: FrozenTrial) -> Role | None:
@@ -212,7 +214,7 @@ def roles_of(trials: Iterable[FrozenTrial]) -> set[Role | None]:
 
 
 def _retry_of(trial: FrozenTrial) -> int | None:
-    if RETRY_OF not in trial.user_attrs or is_queued_elsewhere(trial):
+    if trial.user_attrs.get(RETRY_OF) is None or is_queued_elsewhere(trial):
         return None
     number = _own_number(trial, RETRY_OF)
     if number is None:
