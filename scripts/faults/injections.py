@@ -17,6 +17,7 @@ from scripts.faults.beginnings import all_killed_at_first, first_starts_at_once,
 from scripts.faults.pretend import NAME, POINTS
 from scripts.faults.processes import pretend
 from scripts.faults.proxy import Proxy
+from scripts.faults.strangers import deleted, thrown_in
 from scripts.faults.tally import Tally
 from scripts.faults.whole import (
     GROUPS,
@@ -360,5 +361,9 @@ FAULTS = (
     Fault(
         "clocks one hour off", "3 runners by libfaketime, one killed, PostgreSQL", wrong_clocks, 3, needs=("faketime",)
     ),
+    Fault("foreign trials", "random enqueues, adds, asks and tells by plain Optuna, journal", thrown_in, 10),
+    Fault("foreign trials", "random ones of plain Optuna on PostgreSQL", with_postgresql(thrown_in), 10, 0),
+    Fault("study deleted", "by Optuna, amid `regsearch start` and `watch`", deleted("study"), 10),
+    Fault("home deleted", "rm -rf, amid `regsearch start` and `watch`", deleted("home"), 10),
     Fault("out of memory", "the kernel kills a trainer", out_of_memory, 3, needs=("root", str(GROUPS))),
 )
