@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.crew import Crew
-from search.errors import DataError, TrainerError
+from search.errors import DataError, StudyGoneError, TrainerError
 from search.findings import Findings
 from search.places import artifact_folder, made_home
 from search.records import Summary, TrialRecord
@@ -142,7 +142,7 @@ class Session:
         if self._study.delivered:
             line += f"\n{self._study.delivered} results that an earlier run could not record are recorded now"
         if left_out := self._study.summary().left_out:
-            line += f"\n{len(left_out)} trials of other programs are left out; regsearch show names them"
+            line += f"\nOther programs' trials are left out ({len(left_out)}); regsearch show names them"
         for other in self._study.others:
             line += f"\nThis study is also run by process {other.pid} on {other.host}; the budget counts for both"
         return line
@@ -188,6 +188,9 @@ class Session:
                 return self._leave_to(holder, tracker)
             cut_short = self._look_closer(watcher, weights, stop, cut_short, start)
             return self._conclude(tracker, findings, weights, stop, cut_short)
+        except StudyGoneError:
+            tracker.abandon()  # what it has not written yet is of a study that is not wanted any more
+            raise
         except Exception:
             # What MLflow has not written yet is written all the same, as far as that goes soon.
             tracker.finish(Closing(interrupted=True, ended=datetime.now(UTC)), _INTERRUPTED_TRACKING_PATIENCE)

@@ -250,13 +250,24 @@ def test_a_trial_that_another_program_ends_as_it_ends_here_is_trained_again(stud
 def test_what_another_program_writes_over_a_running_trial_does_not_change_what_is_recorded(study, other):
     asked = study.ask()
     trial_id = other.trials[asked.number]._trial_id
-    for key, value in {"config": {"x": 1}, "role": "king", "reason": "completed", "error": ["x"], "epochs": "y"}.items():
+    for key, value in {
+        "config": {"x": 1},
+        "role": "king",
+        "reason": "completed",
+        "error": ["x"],
+        "epochs": "y",
+    }.items():
         other._storage.set_trial_user_attr(trial_id, key, value)
     other._storage.set_trial_intermediate_value(trial_id, 7000, 0.1)
     other._storage.set_trial_intermediate_value(trial_id, -3, 0.1)
     study.report({asked.number: curve(0.5)[0]})
     record = study.finish(asked.number, Reason.DIVERGED, curve(0.5))
-    assert (record.params, record.role, record.reason, record.error) == (asked.params, asked.role, Reason.DIVERGED, None)
+    assert (record.params, record.role, record.reason, record.error) == (
+        asked.params,
+        asked.role,
+        Reason.DIVERGED,
+        None,
+    )
     again = study.ask()
     other._storage.set_trial_user_attr(other.trials[again.number]._trial_id, "config", 3)
     study.finish(again.number, Reason.INTERRUPTED, [])

@@ -1,4 +1,4 @@
-"""A study, or all of its storage, that somebody deletes while it is in use: whoever uses it ends at once, and says so."""
+"""A study, or all of its storage, that somebody deletes while it is in use: whoever uses it ends at once."""
 
 import os
 import shutil
@@ -64,7 +64,9 @@ def test_a_search_whose_study_is_deleted_ends_at_once(url, storage, study, tmp_p
         return losses(3)
 
     done, watched = [], Notes()
-    runner = Runner(study, ScriptedCrew(ScriptedTrainer(deleted_amid_training)), NoPruner(), None, watched, StopRequest(20))
+    runner = Runner(
+        study, ScriptedCrew(ScriptedTrainer(deleted_amid_training)), NoPruner(), None, watched, StopRequest(20)
+    )
     with pytest.raises(StudyGoneError, match=DELETED):
         runner.run()
 

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from test_checkpoints import population
 from test_leases import record
 
-from search.errors import StorageError
 from search.records import EpochResult, Reason, Summary
 from search.study import Study, open_storage
 from search.study.roster import all_running, standing

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from small_study import as_if_searched
 
-from search.errors import RegsearchError, StorageError
+from search.errors import RegsearchError
 from search.printing import print_explanation, print_studies
 from search.records import EpochResult, Reason
 from search.report import gather

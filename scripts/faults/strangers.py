@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from scripts.faults.pretend import NAME
 from scripts.faults.processes import pretend, regsearch
 from scripts.faults.tally import Tally
-from scripts.faults.whole import real
+from scripts.faults.whole import start
 from search.study import close_storage, open_storage
 
 _TRIALS, _THROWN = 40, 25
@@ -64,7 +64,7 @@ def deleted(what: str) -> Callable[[random.Random, Path, Tally], None]:
     """Return what deletes the `study`, or the `home` with all that is in it, while one searches and one watches."""
 
     def inject(dice: random.Random, home: Path, tally: Tally) -> None:
-        search = real(home, 400)
+        search = start(home, 400)
         search.wait_for("Measured and chosen")
         watching = regsearch("watch", "--study", NAME, "--home", home, "--interval", "0.2")
         watching.wait_for("trials have ended")

@@ -1,4 +1,4 @@
-"""Studies and storages that somebody deletes while they are in use: told at once, since waiting would not bring them back.
+"""Studies and storages that somebody deletes while they are in use: an error at once, since waiting is no help.
 
 A file that is away because its file system is not mounted may come back, and is an outage: see `patience.py`.
 """

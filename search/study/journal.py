@@ -100,14 +100,13 @@ def open_journal(path: Path) -> Journal:
     except OSError as error:
         raise StorageError(f"{path}: the journal cannot be opened: {error.strerror or error}") from error
     except MISREAD as error:
-        # Well-formed JSON lines, of which Optuna's replay can make nothing.
-        raise _not_a_journal(path) from error
+        raise _not_a_journal(path) from error  # JSON lines of which Optuna's replay can make nothing
 
 
 class JournalLock:
     """Optuna's journal lock (`acquire`, `release`) on the kernel's `flock`: free as soon as its holder is gone.
 
-    `filelock` would do, at 50 microseconds for each of the few appends a trial makes; this takes 5.
+    `filelock` would take 50 microseconds for each append; this takes 5.
     """
 
     def __init__(self, path: Path) -> None:
@@ -209,8 +208,8 @@ class JournalBackend(JournalFileBackend):
         except ValueError:  # not JSON, or not even text
             raise _damaged(self._path) from None
         except OSError as error:
-            why = error.strerror or error
-            raise StorageUnavailableError(f"{self._path}: the journal cannot be read: {why}") from error
+            text = f"{self._path}: the journal cannot be read: {error.strerror or error}"
+            raise StorageUnavailableError(text) from error
 
     @contextmanager
     def held_back(self) -> Iterator[list[dict[str, Any]]]:

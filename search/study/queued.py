@@ -87,7 +87,11 @@ class Requests:
         if name not in self._settings:
             known = [*self._settings, *self._switches]
             return f"{_shown(name)} is no parameter of this study{did_you_mean(str(name), known)}".rstrip("?")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (isinstance(value, int) or isfinite(value)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not (isinstance(value, int) or isfinite(value))
+        ):
             return f"{name} = {_shown(value)} is no number"
         setting = self._settings[str(name)]
         if isinstance(setting, Range) and setting.integer and value != int(value):

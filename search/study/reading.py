@@ -45,7 +45,9 @@ def legible(names: Iterable[str], read: Callable[[str], _T]) -> Iterator[_T]:
         try:
             yield read(name)
         except (SpecError, *MISREAD) as error:
-            _log.warning('study "%s" is left out, it holds what regsearch does not write (%s)', name, describe_misread(error))
+            _log.warning(
+                'study "%s" is left out, it holds what regsearch does not write (%s)', name, describe_misread(error)
+            )
 
 
 def describe_misread(error: Exception) -> str:

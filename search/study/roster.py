@@ -160,7 +160,9 @@ def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
     )
 
 
-def _presence(runner: RunnerRecord, attributes: Mapping[str, Any], running: list[FrozenTrial], sieve: Sieve) -> Presence:
+def _presence(
+    runner: RunnerRecord, attributes: Mapping[str, Any], running: list[FrozenTrial], sieve: Sieve
+) -> Presence:
     own = (trial for trial in running if runner_of(trial) == runner.runner)
     epochs = {trial.number: len(sieve.steps(trial)) for trial in own}
     return Presence(runner, sign_of_life(runner), _STOP + runner.runner in attributes, epochs)

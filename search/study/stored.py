@@ -50,7 +50,7 @@ def understood(storage: BaseStorage, name: str) -> Iterator[None]:
 def guarded(
     method: Callable[Concatenate[_Stored, _Arguments], _Result],
 ) -> Callable[Concatenate[_Stored, _Arguments], _Result]:
-    """Try a method again while its storage is away; then have it raise StorageError, see `understood` and `Existence`."""
+    """Try a method again while its storage is away; then raise StorageError, see `understood` and `Existence`."""
 
     @functools.wraps(method)
     def call(self: _Stored, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

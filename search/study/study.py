@@ -280,9 +280,7 @@ class Study(StoredStudy):
         """Put in order what dead processes have left behind, queue what every study begins with, choose the sampler."""
         membership, spec = self._must_be_open(), self.spec
         ranges = distributions(spec.choices)
-        self._ledger = Ledger(
-            self._storage, self.name, ranges, membership.runner, self._trials(), self._sieve.counts
-        )
+        self._ledger = Ledger(self._storage, self.name, ranges, membership.runner, self._trials(), self._sieve.counts)
         spool = Spool(home, self.name, self.identity)
         self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool, self._sieve)
         others = membership.others()

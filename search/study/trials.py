@@ -166,7 +166,7 @@ def reason_of(trial: FrozenTrial) -> Reason:
     if trial.state == TrialState.COMPLETE:
         return Reason.EARLY_STOPPED if given == Reason.EARLY_STOPPED else Reason.COMPLETED
     failed = [Reason.LOST, *((Reason.DIVERGED, Reason.ERROR) if has_curves(trial) else ())]
-    return Reason(given) if given in failed else Reason.INTERRUPTED
+    return next((reason for reason in failed if reason == given), Reason.INTERRUPTED)
 
 
 def to_record(trial: FrozenTrial) -> TrialRecord:
