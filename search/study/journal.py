@@ -316,8 +316,7 @@ def _sound_end(file: int) -> int:
     while True:
         start = max(0, size - block)
         lines = _lines(os.pread(file, size - start, start))
-        # The first line of a block that begins in the middle of the file is seldom whole.
-        whole = lines if start == 0 else lines[1:]
+        whole = lines if start == 0 else lines[1:]  # the first one begins amid the file
         end = size
         for line in reversed(whole):
             if _is_good(line):
@@ -337,8 +336,7 @@ def _wait_for_foreign_writer(file: int) -> None:
 
 
 def _lines(data: bytes) -> list[bytes]:
-    # Not `splitlines`: only a newline ends a line of the journal.
-    return io.BytesIO(data).readlines()
+    return io.BytesIO(data).readlines()  # not `splitlines`: only a newline ends a line of the journal
 
 
 def _is_good(line: bytes) -> bool:
