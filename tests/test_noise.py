@@ -18,6 +18,7 @@ from noise_models import (
 )
 from torch import nn
 
+from search.errors import ModelError
 from search.training.noise import dropout_rates, searchable
 from search.training.noise_search import find_noise
 from search.training.regularizers import configure
@@ -145,6 +146,15 @@ def test_a_number_that_only_looks_like_a_rate_is_left_alone():
     assert find_noise(make, ROWS).told.layers == {"dropout_0": "0.path.drop_prob"}
 
 
+def test_a_share_that_is_kept_is_no_rate_and_the_noise_is_named():
+    def make():
+        keep = {"drop_keep_prob": 0.9, "drop": 0.1}
+        return Between(lambda m, x: x * (torch.rand_like(x) < m.drop_keep_prob) if m.training else x, **keep)
+
+    noise = find_noise(make, ROWS)
+    assert (noise.rates, noise.unknown) == ((), ("Between",))
+
+
 def test_finding_noise_leaves_generators_and_models_alone():
     made = []
 
@@ -160,3 +170,13 @@ def test_finding_noise_leaves_generators_and_models_alone():
     find_noise(make, ROWS)
     assert torch.equal(torch.get_rng_state(), expected)
     assert not made[-1]._forward_hooks
+
+
+class NotToBeCopied(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise TypeError("one of a kind")
+
+
+def test_a_model_that_cannot_be_copied_is_refused_with_the_reason():
+    with pytest.raises(ModelError, match=r"a copy of the model fails in training: TypeError: one of a kind"):
+        find_noise(lambda: NotToBeCopied(6, 3), ROWS)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from search.errors import ModelError
 from search.training.models import ModelFactory
 from search.training.noise import Noise, Rate, known_rates
 from search.training.quiet import Call, Quiet
@@ -34,7 +35,17 @@ _NEARLY = 1e-7
 
 
 def find_noise(factory: ModelFactory, x: Tensor) -> Noise:
-    """Return the noise of a factory's models in training; `x` [batch, ...] are a few inputs on the CPU."""
+    """Return the noise of a factory's models in training; `x` [batch, ...] are a few inputs on the CPU.
+
+    Raises ModelError when copies of a model cannot be run.
+    """
+    try:
+        return _find(factory, x)
+    except Exception as error:  # whatever a user's model may raise
+        raise ModelError(f"a copy of the model fails in training: {type(error).__name__}: {error}") from error
+
+
+def _find(factory: ModelFactory, x: Tensor) -> Noise:
     model = _made(factory, x)
     known, others = _rates(model)
     order = [rate for path, module in model.named_modules() for rate in _attributes(path, module)]
@@ -105,18 +116,20 @@ def _attributes(path: str, module: nn.Module) -> list[Rate]:
     likely = [
         name
         for name, value in vars(module).items()
-        if not torchs and isinstance(value, float) and 0 < value < 1 and re.search(pattern, name, re.IGNORECASE)
+        if not torchs
+        and isinstance(value, float)
+        and 0 < value < 1
+        and re.search(pattern, name, re.IGNORECASE)
+        and not re.search("keep|kept|surviv", name, re.IGNORECASE)  # 0 would drop everything
     ]
     return [Rate(path, name) for name in dict.fromkeys([*known, *likely])]
 
 
 def _verified(model: nn.Module, groups: list[list[Rate]], x: Tensor) -> set[Rate]:
     """Return the attributes without which a model draws less noise; all have the values that they had."""
-    values = {rate: rate.of(model) for group in groups for rate in group}
+    groups = [group for group in groups if _works_without(model, group, x)]
     verified: set[Rate] = set()
-    try:
-        for rate in values:
-            rate.set(model, 0.0)
+    with _changed(model, [rate for group in groups for rate in group]) as values:
         without = _look(model, x)
         noise = _noisy(model, x, without)
         for group in groups:
@@ -127,12 +140,27 @@ def _verified(model: nn.Module, groups: list[list[Rate]], x: Tensor) -> set[Rate
                 verified |= {*group}
             for rate in group:
                 rate.set(model, 0.0)
-    except Exception:  # whatever a model may raise for a 0 where it needs another number
-        verified.clear()
+    return verified
+
+
+def _works_without(model: nn.Module, group: list[Rate], x: Tensor) -> bool:
+    """Return whether attributes may be 0: what a model divides by may not."""
+    with _changed(model, group), suppress(Exception):
+        return bool(_run(model, x, 0, means=False).isfinite().all())
+    return False
+
+
+@contextmanager
+def _changed(model: nn.Module, rates: list[Rate]) -> Iterator[dict[Rate, float]]:
+    """Set attributes to 0 for a while; their values are given."""
+    values = {rate: rate.of(model) for rate in rates}
+    try:
+        for rate in rates:
+            rate.set(model, 0.0)
+        yield values
     finally:
         for rate, value in values.items():
             rate.set(model, value)
-    return verified
 
 
 def _with_means(noise: Noise, model: nn.Module, x: Tensor) -> Noise:

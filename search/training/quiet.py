@@ -54,7 +54,7 @@ class Quiet(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         call = Call(args, kwargs or {})
-        name = _NAMES.get(func) or getattr(func, "__name__", "")
+        name: str = _NAMES.get(func) or getattr(func, "__name__", "")
         rule = _RULES.get(name) or (_MEANS.get(name) if self._means else None)
         if rule is None:
             return func(*args, **call.kwargs)
@@ -94,6 +94,8 @@ def _set_to_zero(index: int, name: str, training: int | None = None) -> Callable
 
 
 def _recurrent(call: Call) -> Any:
+    if len(call.args) < 8:  # torch's layers name none of them
+        return _UNCHANGED
     # Of a padded batch the fourth argument tells of biases, of a packed one it is the fifth.
     index = 5 if isinstance(call.args[3], bool) else 6
     layers, rate, training = call.args[index - 1 : index + 2]
