@@ -18,6 +18,7 @@ from search import Range
 from search.errors import UsageError
 from search.records import ModelNoise
 from search.results import as_json
+from search.study.reading import read_noise
 from search.training.choosing import choose
 from search.training.noise import dropout_rates, known_noise, searchable, with_rates
 from search.training.noise_search import find_noise
@@ -244,6 +245,11 @@ def test_a_search_names_layers_and_what_the_baseline_is_not_without(tmp_path, ca
     model = found.model()
     assert model.recurrent.dropout == found.params["dropout_0"]
     assert not torch.equal(model.train()(examples()[0]), model(examples()[0]))
+
+
+def test_names_of_layers_in_a_storage_command_no_terminal():
+    evil, shown = "\x1b[2J", "\\x1b[2J"
+    assert read_noise(ModelNoise({evil: evil}, [evil], [evil])) == ModelNoise({shown: shown}, (shown,), (shown,))
 
 
 @pytest.mark.usefixtures("tables")
