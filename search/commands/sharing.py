@@ -71,28 +71,34 @@ def sync(study: str, tracking_uri: str | None, home: Path, storage: str | None) 
 
 @click.command(short_help="Start optuna-dashboard and MLflow's UI.")
 @for_tracking
-@port("--port", help="Port of optuna-dashboard.", show_default="8080, or a free one")
-@port("--mlflow-port", help="Port of MLflow's UI.", show_default="5000, or a free one")
+@port("--port", help="Port of both.", show_default="8080, or a free one")
 @option(
     "--host",
     default="127.0.0.1",
     metavar="ADDRESS",
     help="Address to listen on; another than this machine's own needs --allow-anyone.",
 )
-@option("--allow-anyone", is_flag=True, help="Yes, whoever reaches the address may read and delete studies.")
+@option("--allow-anyone", is_flag=True, help="Yes, other machines may reach the address, and nothing is encrypted.")
 @option(
     "--allowed-host", multiple=True, metavar="NAME", help="Another name of this machine, by which a proxy calls it."
+)
+@option(
+    "--token-file",
+    type=Folder(),
+    metavar="FILE",
+    show_default="a new token each time",
+    help="File with the token that a browser needs, readable by you alone.",
 )
 @option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
 @place
 def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
-    """Start optuna-dashboard and MLflow's UI on this home, for this machine's own user; Ctrl-C ends both.
+    """Start optuna-dashboard and MLflow's UI on this home, for whoever has the printed links; Ctrl-C ends both.
 
     \b
       regsearch ui
       regsearch ui --home ~/runs --open
     """
-    from search.dashboards.ui import Wanted, dashboards
+    from search.dashboards.ui import Wanted, dashboards, openable
     from search.stopping import StopRequest
 
     say("Starting optuna-dashboard and MLflow's UI ...")
@@ -100,9 +106,10 @@ def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
         if not stop():
             tell(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
             say("Ctrl-C ends both")
-        if open_browser and not stop():
-            click.launch(running.optuna)
-            click.launch(running.mlflow)
-        while not stop():
-            running.check()
-            time.sleep(_POLL_SECONDS)
+        with openable(running.optuna, running.mlflow) as files:
+            if open_browser and not stop():
+                for file in files:
+                    click.launch(file)
+            while not stop():
+                running.check()
+                time.sleep(_POLL_SECONDS)

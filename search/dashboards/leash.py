@@ -7,7 +7,6 @@ as an argument, which all users of a machine can read.
 
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -15,17 +14,11 @@ _GRACE_SECONDS = 3.0
 
 
 def main() -> None:
-    """Run the dashboard that the first argument names, with the others as its own, until the pipe is closed."""
+    """Serve the dashboards until the pipe is closed."""
     threading.Thread(target=_end_with_the_pipe, daemon=True).start()
-    match sys.argv[1:]:
-        case ["mlflow", *arguments]:
-            from search.tracking.server import run_server
+    from search.dashboards.application import serve
 
-            run_server(arguments)
-        case ["optuna"]:
-            from search.dashboards.optuna_app import serve
-
-            serve()
+    serve()
 
 
 def _end_with_the_pipe() -> None:

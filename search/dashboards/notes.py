@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from search.confirmation import Confirmed
+from search.dashboards.routes import COMPARE_LINK, REPORT_LINK, RUNS_LINK
 from search.diagnosis import diagnose
 from search.markdown import code
 from search.records import Params, TrialRecord
 from search.report import Material, words
 from search.results import cocktail
 from search.spec import Range, StudySpec
-
-REPORT_LINK = "/regsearch/report"
-RUNS_LINK = "/regsearch/mlflow"
-COMPARE_LINK = "/regsearch/compare"
-"""Where `regsearch ui` leads to a study's report and runs: `?study=NAME` follows. Ports are known to it alone."""
 
 
 def study_note(study: str, spec: StudySpec, best: TrialRecord | None, done: int) -> str:

@@ -1,4 +1,4 @@
-"""A server that runs beside this process: started on a free port, waited for, ended with all its processes."""
+"""A server that runs beside this process: started on an open port, waited for, ended with all its processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from search.errors import DashboardError
@@ -19,6 +19,8 @@ from search.places import module_path
 
 # -P: neither the working directory nor a script's folder may shadow a module that is imported.
 _COMMAND = ("-P", "-c", "from search.dashboards.leash import main; main()")
+_OF_OTHER_SERVERS = ("_MLFLOW_", "MLFLOW_SERVER_", "MLFLOW_ENABLE_", "prometheus_multiproc_dir")
+"""Variables that are meant for other servers of MLflow, and would turn on or change something in ours."""
 _POLL_SECONDS = 0.1
 _START_SECONDS = 60.0
 _END_SECONDS = 5.0
@@ -29,30 +31,29 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """The servers are on this machine, whatever proxy leads from it to others."""
 
 
-def choose_port(host: str, wanted: int | None, usual: int, taken: Sequence[int] = ()) -> int:
-    """Return the port that is wanted; if none is, the usual one, or another when that is in use.
+def listen(host: str, wanted: int | None, usual: int) -> socket.socket:
+    """Listen on the port that is wanted; if none is, on the usual one, or a free one where that is in use.
 
+    The process that serves is given this open port. Nobody else can take it in between, and be sent its token.
     Raises DashboardError when the one that is wanted is in use, or the address is none of this machine's.
     """
     if wanted is not None:
-        if problem := _why_not(host, wanted):
-            raise DashboardError(f"port {wanted} of {host} cannot be used ({problem}); choose another, or none")
-        return wanted
-    if usual not in taken and _why_not(host, usual) is None:
-        return usual
+        try:
+            return _listen(host, wanted)
+        except OSError as error:
+            raise DashboardError(
+                f"port {wanted} of {host} cannot be used ({_reason(error)}); choose another, or none"
+            ) from error
+    with suppress(OSError):
+        return _listen(host, usual)
     try:
-        with socket.create_server((host, 0), family=_family(host)) as free:
-            return int(free.getsockname()[1])
+        return _listen(host, 0)
     except OSError as error:
         raise DashboardError(f"{host} cannot be listened on ({_reason(error)})") from error
 
 
-def _why_not(host: str, port: int) -> str | None:
-    try:
-        socket.create_server((host, port), family=_family(host)).close()
-    except OSError as error:
-        return _reason(error)
-    return None
+def _listen(host: str, port: int) -> socket.socket:
+    return socket.create_server((host, port), family=_family(host))
 
 
 def _reason(error: OSError) -> str:
@@ -70,21 +71,23 @@ class Server:
     def __init__(
         self,
         name: str,
-        health: str,
-        arguments: Sequence[str],
+        health: urllib.request.Request,
+        listener: socket.socket,
         environment: Mapping[str, str],
         mask: Callable[[str], str],
     ) -> None:
-        """`health` is the address that it answers at once it is ready; `mask` hides passwords."""
+        """`health` is what it answers at once it is ready, `listener` its port; `mask` hides passwords."""
         self.name = name
         self._health, self._mask = health, mask
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the server runs
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHER_SERVERS)}
         self._process = subprocess.Popen(
-            [sys.executable, *_COMMAND, *arguments],
+            [sys.executable, *_COMMAND],
             stdin=subprocess.PIPE,  # its closing ends the server, should this process be killed
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment, **_no_proxy(), "PYTHONPATH": module_path()},
+            env={**kept, **environment, **_no_proxy(), "PYTHONPATH": module_path()},
+            pass_fds=[listener.fileno()],
             process_group=0,  # Ctrl-C is for this process, which then ends them in order
         )
 

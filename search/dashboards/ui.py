@@ -1,35 +1,35 @@
-"""`regsearch ui`: optuna-dashboard and MLflow's UI for one home, open to this machine alone unless told otherwise."""
+"""`regsearch ui`: optuna-dashboard and MLflow's UI for one home, on one port, for whoever has its token."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
+import secrets
 import socket
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from urllib.request import Request
 
-from search.dashboards.optuna_app import Door
-from search.dashboards.servers import Server, choose_port
+from search.dashboards.application import EXPERIMENTS, ServerConfig
+from search.dashboards.routes import MLFLOW_ROOT
+from search.dashboards.servers import Server, listen
 from search.errors import UsageError
-from search.places import artifact_folder
-from search.printable import mask_password
 from search.study import close_storage
 from search.study.storage import open_existing, require_there
-from search.tracking import default_tracking_uri
+from search.tracking import default_tracking_uri, is_server
 from search.tracking.messages import without_passwords
+from search.tracking.server import SETTINGS
 
-_USUAL_PORT, _USUAL_MLFLOW_PORT = 8080, 5000
+_USUAL_PORT = 8080
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_MLFLOW = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for language models; it would be one more process
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # a model that is a pickle runs whatever it says
-    # Host names, origins and headers are checked, whatever the user's other servers do without.
-    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
-    "MLFLOW_SERVER_X_FRAME_OPTIONS": "SAMEORIGIN",
-}
+_TOKEN_BYTES = 24
+_TOKEN = r"[\w-]{16,256}"
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,38 @@ class Wanted:
     tracking_uri: str | None = None
     host: str = "127.0.0.1"
     port: int | None = None
-    """Of optuna-dashboard; None for a free one."""
-    mlflow_port: int | None = None
+    """None for the usual one, or a free one."""
     allow_anyone: bool = False
     allowed_hosts: Sequence[str] = ()
     """Other names of this machine, by which a proxy passes requests on."""
+    token_file: Path | None = None
+    """File with the token; None for a new token."""
 
 
 @dataclass(frozen=True)
 class Dashboards:
     """What is running."""
 
-    servers: Sequence[Server]
-    optuna: str
-    mlflow: str
-    """Where people find them."""
+    server: Server
+    address: str
+    """Where people find it."""
+    token: str
+    tracking_server: str | None
+    """Address of the MLflow that shows its runs itself, without password; None where ours does."""
+
+    @property
+    def optuna(self) -> str:
+        """Address of optuna-dashboard, with the token."""
+        return f"{self.address}/dashboard?token={self.token}"
+
+    @property
+    def mlflow(self) -> str:
+        """Address of MLflow's UI, with the token where the server is ours."""
+        return self.tracking_server or f"{self.address}{MLFLOW_ROOT}/?token={self.token}{EXPERIMENTS}"
 
     def check(self) -> None:
-        """Raise DashboardError when one of them has ended."""
-        for server in self.servers:
-            server.check()
+        """Raise DashboardError when the server has ended."""
+        self.server.check()
 
 
 @contextmanager
@@ -68,70 +80,63 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
     """Start both, wait until they answer or a stop is requested, and end them with the block.
 
     They end too when this process is killed. Raises UsageError for what is not there or must not be served,
-    StorageError when the storage cannot be opened, DashboardError when a server cannot be started.
+    StorageError when the storage cannot be opened, DashboardError when the server cannot be started.
     """
     _refuse_strangers(wanted)
     require_there(wanted.storage, wanted.home)
+    token = secrets.token_urlsafe(_TOKEN_BYTES) if wanted.token_file is None else read_token(wanted.token_file)
     uri = wanted.tracking_uri or default_tracking_uri(wanted.home)
-    port, mlflow_port = _ports(wanted)
-    servers: list[Server] = []
     with ExitStack() as ends:
-
-        def start(server: Server) -> None:
-            ends.callback(server.end)
-            servers.append(server)
-
-        mlflow = uri.rstrip("/")
-        if not is_server(uri):
-            mlflow = _address(wanted.host, mlflow_port)
-            start(_mlflow(wanted, uri, mlflow_port))
-        start(_optuna_dashboard(wanted, port, mlflow))
-        # While they import what they need, which takes seconds: what is wrong with the storage is best told from here.
+        with listen(wanted.host, wanted.port, _USUAL_PORT) as listener:
+            port = int(listener.getsockname()[1])
+            server = _server(wanted, uri, token, listener)
+        ends.callback(server.end)
+        # While it imports what it needs, which takes seconds: what is wrong with the storage is best told from here.
         close_storage(open_existing(wanted.storage, wanted.home))
-        for server in servers:
-            server.wait_until_ready(stop)
-        yield Dashboards(servers, f"{_address(wanted.host, port)}/dashboard", without_passwords(mlflow, mlflow))
+        server.wait_until_ready(stop)
+        tracking_server = without_passwords(uri.rstrip("/"), uri) if is_server(uri) else None
+        yield Dashboards(server, _address(wanted.host, port), token, tracking_server)
 
 
-def _ports(wanted: Wanted) -> tuple[int, int]:
-    """Return optuna-dashboard's port and MLflow's: those that are wanted, others where nothing is."""
-    if wanted.port is not None and wanted.port == wanted.mlflow_port:
-        raise UsageError(f"--port and --mlflow-port are both {wanted.port}; each server needs one of its own")
-    taken = [port for port in (wanted.port, wanted.mlflow_port) if port is not None]
-    port = choose_port(wanted.host, wanted.port, _USUAL_PORT, taken)
-    return port, choose_port(wanted.host, wanted.mlflow_port, _USUAL_MLFLOW_PORT, [*taken, port])
-
-
-def is_server(tracking_uri: str) -> bool:
-    """Return whether MLflow is at work there already, and shows its runs itself."""
-    return tracking_uri.startswith(("http://", "https://"))
-
-
-def _mlflow(wanted: Wanted, uri: str, port: int) -> Server:
-    names = [pattern for name in _names(wanted) for pattern in _with_ports(name, port)]
-    arguments = {
-        "--host": wanted.host,
-        "--port": str(port),
-        "--workers": "1",
-        "--uvicorn-opts": "--no-access-log",
-        "--artifacts-destination": artifact_folder(wanted.home, "mlflow").absolute().as_uri(),
-        "--allowed-hosts": ",".join(names),
-        "--cors-allowed-origins": ",".join(f"{scheme}://{name}" for name in names for scheme in ("http", "https")),
-    }
+def _server(wanted: Wanted, uri: str, token: str, listener: socket.socket) -> Server:
+    port = int(listener.getsockname()[1])
+    health = Request(f"{_own_address(wanted.host, port)}/api/meta", headers={"Authorization": f"Bearer {token}"})
+    config = ServerConfig(str(wanted.home), wanted.storage, uri, _names(wanted), token, port, listener.fileno())
     return Server(
-        "MLflow's UI",
-        f"{_own_address(wanted.host, port)}/health",
-        ["mlflow", "server", *(word for option in arguments.items() for word in option)],
-        {**_MLFLOW, "MLFLOW_BACKEND_STORE_URI": uri},
-        lambda text: without_passwords(text, uri),
+        "The server of the dashboards",
+        health,
+        listener,
+        {**SETTINGS, **config.environment},
+        lambda text: without_passwords(text, uri).replace(token, "***"),
     )
 
 
-def _optuna_dashboard(wanted: Wanted, port: int, mlflow: str) -> Server:
-    door = Door(str(wanted.home), wanted.storage, wanted.host, port, _names(wanted), mlflow)
-    return Server(
-        "optuna-dashboard", f"{_own_address(wanted.host, port)}/api/meta", ["optuna"], door.environment, mask_password
-    )
+def read_token(path: Path) -> str:
+    """Return the token in a file that its owner alone can read. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            token = file.read(1024).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise UsageError(f"--token-file {path} cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(mode) or stat.S_IMODE(mode) & 0o077:
+        raise UsageError(f"--token-file {path} can be read by others than its owner; chmod 600 it")
+    if not re.fullmatch(_TOKEN, token, re.ASCII):
+        raise UsageError(f"--token-file {path} must hold 16 to 256 letters, digits, - or _, for instance of `uuidgen`")
+    return token
+
+
+@contextmanager
+def openable(*addresses: str) -> Iterator[list[str]]:
+    """Give a file for each address that leads a browser there, until the block ends.
+
+    A browser's command line can be read by all users of the machine, so no address with a token is put there.
+    """
+    with tempfile.TemporaryDirectory(prefix="regsearch-") as folder:  # which its owner alone can enter
+        files = [Path(folder, f"{number}.html") for number, _ in enumerate(addresses)]
+        for file, address in zip(files, addresses, strict=True):
+            file.write_text(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={escape(address)}">')
+        yield [str(file) for file in files]
 
 
 def _refuse_strangers(wanted: Wanted) -> None:
@@ -139,9 +144,9 @@ def _refuse_strangers(wanted: Wanted) -> None:
     if _is_loopback(wanted.host) or wanted.allow_anyone:
         return
     raise UsageError(
-        f"{wanted.host} can be reached from other machines, and whoever reaches it may read, change and delete "
-        "studies: optuna-dashboard has no login. Leave out --host and put a proxy with a login before it (see the "
-        "README), or say --allow-anyone"
+        f"{wanted.host} can be reached from other machines, and nothing is encrypted: whoever can read the network can "
+        "read the token, and with it all studies. Leave out --host and put a proxy with TLS before it (see "
+        "docs/dashboards.md), or say --allow-anyone"
     )
 
 
@@ -157,15 +162,10 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _names(wanted: Wanted) -> list[str]:
-    """Return the names, and addresses without brackets, that requests may call the servers by."""
+    """Return the names, and addresses without brackets, that requests may call the server by."""
     names = [*_LOOPBACK, *wanted.allowed_hosts]
     names += [socket.gethostname(), socket.getfqdn()] if _is_wildcard(wanted.host) else [wanted.host]
     return list(dict.fromkeys(name.lower() for name in names))
-
-
-def _with_ports(name: str, port: int) -> list[str]:
-    """Return how MLflow is told of a name: as it is, and with ports. A proxy may have another than ours."""
-    return [f"[{name}]", f"[{name}]:{port}"] if ":" in name else [name, f"{name}:*"]
 
 
 def _address(host: str, port: int) -> str:

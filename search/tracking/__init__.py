@@ -2,7 +2,7 @@
 
 from search.tracking.comparison import comparison_link, runs_link
 from search.tracking.location import artifact_root, default_tracking_uri
-from search.tracking.messages import Closing, Confirmed, Findings, TrackedData, TrackedStudy
+from search.tracking.messages import Closing, Confirmed, Findings, TrackedData, TrackedStudy, is_server
 from search.tracking.tracker import Tracker, TrackingOutcome
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "artifact_root",
     "comparison_link",
     "default_tracking_uri",
+    "is_server",
     "runs_link",
 ]

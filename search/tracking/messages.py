@@ -155,6 +155,11 @@ def receive(channel: BinaryIO) -> Iterator[object]:
         yield pickle.loads(body)
 
 
+def is_server(tracking_uri: str) -> bool:
+    """Return whether MLflow is at work there already, and shows its runs itself."""
+    return tracking_uri.startswith(("http://", "https://"))
+
+
 def without_passwords(text: str, uri: str) -> str:
     """Return `text` with the credentials of `uri`, and whatever else looks like some, blotted out."""
     password = _password(uri)
