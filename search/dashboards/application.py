@@ -81,7 +81,7 @@ def serve() -> None:
         threads=_THREADS,
         max_request_body_size=_LARGEST_REQUEST,
         ident=None,
-        # All that a proxy tells of its visitors is dropped, but for whether they use TLS: then the cookie needs it, too.
+        # A proxy's headers are dropped, except for the one that says that its visitors use TLS: the cookie then needs it.
         trusted_proxy="*",
         trusted_proxy_headers={"x-forwarded-proto"},
         clear_untrusted_proxy_headers=True,

@@ -80,7 +80,8 @@ class RequestGuard:
             headers = [("WWW-Authenticate", "Bearer"), ("Content-Security-Policy", _policy("form-action 'self'"))]
             return answer(start_response, "401 Unauthorized", _LOGIN, "text/html", headers)
         if route is None:
-            return answer(start_response, "404 Not Found", f"{method} {path!r} is not served (regsearch ui shows only)")
+            told = f"regsearch ui shows studies, and changes notes alone: {method} {path!r} is not served"
+            return answer(start_response, "404 Not Found", told)
         if token:
             return self._enter(environ, start_response)
         return self._app(environ, start_response)
