@@ -7,22 +7,21 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
+import urllib.response
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import regsearch
+from dashboard_server import RunningUi, ending_tidily, free_port, running_ui
 
 from search.dashboards.content import NoticeBoard, annotate
 from search.dashboards.curves import curves_svg
-from search.dashboards.optuna_app import Door, Doorman
-from search.dashboards.servers import choose_port
-from search.dashboards.ui import Wanted, dashboards
+from search.dashboards.servers import listen
+from search.dashboards.ui import Dashboards, Wanted, dashboards, openable, read_token
 from search.errors import DashboardError, UsageError
 from search.places import artifact_folder
 from search.records import EpochResult, Reason, TrialRecord
@@ -30,43 +29,21 @@ from search.report import gather
 from search.study import Study, open_storage
 from search.study.annotations import Annotations, artifact_store
 
-COMMAND = [sys.executable, "-P", "-c", "from search.cli import main; main()"]
-LOCAL = ["localhost", "127.0.0.1", "::1"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@contextmanager
-def running_ui(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str, str]]:
-    """Run `regsearch ui` and wait for its two links; it is killed if it has not ended by itself."""
-    ports = ["--port", str(free_port()), "--mlflow-port", str(free_port())]
-    process = subprocess.Popen(
-        [*COMMAND, "ui", "--home", str(folder / "runs"), *ports, *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        lines = [process.stdout.readline(), process.stdout.readline()]
-        links = [found[0] for line in lines if (found := re.search(r"http://\S+", line))]
-        assert len(links) == 2, (lines, process.communicate(timeout=60)[1])
-        yield process, *links
-    finally:
-        process.kill()
-        process.communicate()
-
 
 @pytest.fixture(scope="module")
-def ui(searched) -> Iterator[tuple[str, str]]:
-    """The addresses of optuna-dashboard and MLflow's UI on a study that has been searched and confirmed."""
-    with running_ui(searched) as (process, optuna, mlflow):
-        yield optuna.removesuffix("/dashboard"), mlflow
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+def ui(searched) -> Iterator[RunningUi]:
+    """The dashboards of a study that has been searched and confirmed."""
+    with ending_tidily(searched) as running:
+        yield running
+
+
+def ask(running: Dashboards, path: str) -> urllib.response.addinfourl:
+    """Ask dashboards that run in this process, and follow no redirect."""
+    request = urllib.request.Request(running.address + path, headers={"Authorization": f"Bearer {running.token}"})
+    try:
+        return urllib.request.build_opener(NoRedirect, urllib.request.ProxyHandler({})).open(request, timeout=60)
+    except urllib.error.HTTPError as answer:
+        return answer
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -82,19 +59,6 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
-
-
-def get(url: str, **headers: str) -> str:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        return answer.read().decode()
-
-
-def refusal(url: str, **headers: str) -> int:
-    """Return the status with which a request is refused."""
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        get(url, **headers)
-    with refused.value as answer:
-        return answer.code
 
 
 def summary(folder: Path) -> dict:
@@ -129,53 +93,46 @@ def gone(processes: list[int], seconds: float = 20) -> bool:
 
 class TestServers:
     def test_both_answer(self, ui):
-        optuna, mlflow = ui
-        assert "tiny" in get(f"{optuna}/api/studies")
-        assert get(f"{mlflow}/health") == "OK"
+        assert "tiny" in ui.ask("/api/studies").text
+        found = ui.ask("/mlflow/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny").text
+        assert json.loads(found)["experiment"]["name"] == "tiny"
 
     def test_requests_that_call_them_by_another_name_are_refused(self, ui):
-        for address in (f"{ui[0]}/api/studies", f"{ui[1]}/api/2.0/mlflow/experiments/search?max_results=5"):
-            assert refusal(address, Host="evil.example") == 403
+        for path in ("/api/studies", "/mlflow/ajax-api/2.0/mlflow/experiments/search?max_results=5", "/nothing"):
+            assert ui.ask(path, Host="evil.example").status == 403
 
     def test_the_dashboard_leads_to_report_and_runs(self, ui, searched):
-        optuna, _ = ui
-        assert (
-            get(f"{optuna}/regsearch/report?study=tiny") == (searched / "runs/artifacts/tiny/report.html").read_text()
-        )
-        with urllib.request.urlopen(f"{optuna}/regsearch/mlflow?study=tiny", timeout=30) as answer:
-            assert re.search(r"#/experiments/\d+/runs\?", answer.url)
+        report = (searched / "runs/artifacts/tiny/report.html").read_text()
+        assert ui.ask("/regsearch/report?study=tiny").text == report
+        leads = ui.ask("/regsearch/mlflow?study=tiny").headers["Location"]
+        assert re.match(r"/mlflow/#/experiments/\d+/runs\?workflowType=machine_learning$", leads)
 
     @pytest.mark.parametrize("study", ["nothing", "../../optuna.journal", "..%2f..", ""])
     def test_there_is_no_way_out_of_the_home(self, ui, study):
-        assert refusal(f"{ui[0]}/regsearch/report?study={study}") == 404
+        assert ui.ask(f"/regsearch/report?study={study}").status == 404
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_ends_both_and_leaves_no_process(self, searched, number):
-        with running_ui(searched) as (process, _, _):
-            processes = descendants_of(process.pid)
-            assert len(processes) >= 3  # MLflow's server has one of its own
-            process.send_signal(number)
-            assert process.wait(30) == 0
+        with running_ui(searched) as ui:
+            processes = descendants_of(ui.process.pid)
+            assert len(processes) == 1
+            ui.process.send_signal(number)
+            assert ui.process.wait(30) == 0
             assert gone(processes)
 
     def test_killed_it_leaves_no_process_either(self, searched):
-        with running_ui(searched) as (process, _, _):
-            processes = descendants_of(process.pid)
-            process.kill()
+        with running_ui(searched) as ui:
+            processes = descendants_of(ui.process.pid)
+            ui.process.kill()
             assert gone(processes)
 
-    def test_when_one_dies_the_other_ends_and_the_user_is_told(self, searched):
-        with running_ui(searched) as (process, _, _):
-            processes = descendants_of(process.pid)
-            [child] = [
-                pid
-                for pid in children_of(process.pid)
-                if "leash" in command_of(pid) and "mlflow" not in command_of(pid)
-            ]
+    def test_when_their_server_dies_the_user_is_told(self, searched):
+        with running_ui(searched) as ui:
+            [child] = descendants_of(ui.process.pid)
             os.kill(child, signal.SIGKILL)
-            assert process.wait(30) == 1
-            assert "has ended" in process.stderr.read()
-            assert gone(processes)
+            assert ui.process.wait(30) == 1
+            assert "has ended" in ui.process.stderr.read()
+            assert gone([child])
 
 
 class TestErrors:
@@ -192,16 +149,22 @@ class TestErrors:
 
     def test_without_a_wish_a_port_in_use_is_passed_over(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            assert choose_port("127.0.0.1", None, taken.getsockname()[1]) != taken.getsockname()[1]
+            usual = taken.getsockname()[1]
+            with listen("127.0.0.1", None, usual) as other:
+                assert other.getsockname()[1] != usual
+
+    def test_the_port_is_taken_at_once_and_nobody_else_can_take_it(self):
+        with listen("127.0.0.1", None, 8080) as taken, pytest.raises(DashboardError, match="in use"):
+            listen("127.0.0.1", taken.getsockname()[1], 8080)
 
     def test_an_address_of_another_machine(self):
         with pytest.raises(DashboardError, match=r"192\.0\.2\.1 cannot be listened on"):
-            choose_port("192.0.2.1", None, 8080)
+            listen("192.0.2.1", None, 8080)
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "example.org", "::"])
     def test_other_machines_are_kept_out_unless_that_is_said(self, host, searched):
         told = regsearch("ui", "--home", str(searched / "runs"), "--host", host, code=2)
-        assert "optuna-dashboard has no login" in told
+        assert "nothing is encrypted" in told
         assert "--allow-anyone" in told
 
     def test_an_unreachable_database(self, tmp_path):
@@ -213,30 +176,19 @@ class TestErrors:
     def test_an_unreachable_database_of_mlflow(self, searched):
         uri = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/none"
         told = regsearch("ui", "--home", str(searched / "runs"), "--tracking-uri", uri, code=1)
-        assert "MLflow's UI has ended" in told
+        assert "The server of the dashboards has ended" in told
         assert "secret" not in told
 
-    def test_a_tracking_server_shows_its_runs_itself(self, searched):
-        wanted = Wanted(searched / "runs", tracking_uri="http://me:secret@127.0.0.1:9/", port=free_port())
-        with dashboards(wanted, lambda: False) as running:
-            assert len(running.servers) == 1
-            assert running.mlflow == "http://***@127.0.0.1:9"
-
-    def test_passwords_stand_in_no_argument_and_in_no_link(self, searched):
-        wanted = Wanted(searched / "runs", tracking_uri=f"http://me:hunter2@127.0.0.1:{free_port()}", port=free_port())
-        with dashboards(wanted, lambda: False) as running:
+    def test_a_tracking_server_shows_its_runs_itself_and_its_password_is_shown_nowhere(self, searched):
+        """No MLflow is started. The link to the server has no password, and no argument of any process has."""
+        uri = f"http://me:hunter2@127.0.0.1:{free_port()}/"
+        with dashboards(Wanted(searched / "runs", tracking_uri=uri, port=free_port()), lambda: False) as running:
+            assert running.mlflow == uri.replace("me:hunter2", "***").rstrip("/")
             listing = subprocess.run(["ps", "-wwwweo", "args"], capture_output=True, text=True, check=True).stdout
-            assert "hunter2" not in listing + running.mlflow
-            opener = urllib.request.build_opener(NoRedirect)
-            with pytest.raises(urllib.error.HTTPError) as led:
-                opener.open(running.optuna.replace("/dashboard", "/regsearch/mlflow?study=tiny"), timeout=60)
-            with led.value as answer:
-                assert "hunter2" not in answer.headers["Location"]
-
-    def test_each_server_has_a_port_of_its_own(self, searched):
-        port = str(free_port())
-        told = regsearch("ui", "--home", str(searched / "runs"), "--port", port, "--mlflow-port", port, code=2)
-        assert "each server needs one of its own" in told
+            assert "hunter2" not in listing
+            assert ask(running, "/mlflow/").code == 404
+            leads = ask(running, "/regsearch/mlflow?study=tiny").headers["Location"]
+            assert leads.startswith(f"{uri.replace('me:hunter2@', '')}#/experiments?workflowType=machine_learning")
 
     @pytest.mark.parametrize("host", ["::1", "localhost"])
     def test_other_names_of_this_machine(self, searched, host, monkeypatch):
@@ -244,46 +196,54 @@ class TestErrors:
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         if host == "::1" and not has_ipv6():
             pytest.skip("this machine has no IPv6")
-        with dashboards(
-            Wanted(searched / "runs", host=host, tracking_uri="http://127.0.0.1:9"), lambda: False
-        ) as running:
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(running.optuna, timeout=30) as answer:
-                assert answer.status == 200
+        wanted = Wanted(searched / "runs", host=host, tracking_uri="http://127.0.0.1:9", port=free_port())
+        with dashboards(wanted, lambda: False) as running:
+            assert ask(running, "/api/meta").code == 200
 
     def test_a_stop_while_they_start_ends_them(self, searched):
-        wanted = Wanted(searched / "runs", port=free_port(), mlflow_port=free_port())
+        wanted = Wanted(searched / "runs", port=free_port())
         before = descendants_of(os.getpid())
         with dashboards(wanted, lambda: True):
             processes = [pid for pid in descendants_of(os.getpid()) if pid not in before and "leash" in command_of(pid)]
-            assert len(processes) == 2
+            assert len(processes) == 1
         assert gone(processes)
 
 
-class TestDoorman:
+class TestToken:
     @pytest.fixture
-    def ask(self, tmp_path):
-        from werkzeug.test import Client
+    def token_file(self, tmp_path) -> Path:
+        (tmp_path / "token").write_text("0123456789-abcdef\n")
+        (tmp_path / "token").chmod(0o600)
+        return tmp_path / "token"
 
-        def passed_on(_environ, start_response):
-            start_response("200 OK", [])
-            return [b"passed on"]
+    def test_it_may_be_one_s_own_in_a_file(self, token_file):
+        assert read_token(token_file) == "0123456789-abcdef"
 
-        door = Door(str(tmp_path), None, "127.0.0.1", 1, LOCAL, "")
-        return lambda path, host: Client(Doorman(passed_on, door, None)).get(path, headers={"Host": host})
+    def test_a_file_that_others_can_read_is_refused(self, token_file):
+        token_file.chmod(0o640)
+        with pytest.raises(UsageError, match="chmod 600"):
+            read_token(token_file)
 
-    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "LOCALHOST:8080", "[::1]:8080"])
-    def test_lets_its_own_names_in(self, ask, host):
-        assert ask("/", host).text == "passed on"
+    @pytest.mark.parametrize("text", ["", "short", "0123456789 abcdef", "ä" * 20, "x" * 2000, "0123456789abcdef\nx"])
+    def test_one_that_is_short_or_has_other_characters_is_refused(self, token_file, text):
+        token_file.write_text(text)
+        with pytest.raises(UsageError, match="16 to 256"):
+            read_token(token_file)
 
-    @pytest.mark.parametrize(
-        "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", "10.evil.example", "[::", ""]
-    )
-    def test_lets_no_other_name_in(self, ask, host):
-        assert ask("/", host).status_code == 403
+    def test_a_missing_file_is_told(self, tmp_path):
+        with pytest.raises(UsageError, match="No such file"):
+            read_token(tmp_path / "none")
 
-    def test_says_that_there_is_no_mlflow(self, ask):
-        assert ask("/regsearch/mlflow?study=tiny", "localhost").status_code == 404
+    def test_without_a_file_it_is_a_new_one_each_time(self, ui):
+        assert len(ui.token) >= 32
+        assert ui.token in ui.mlflow
+
+    def test_browsers_are_opened_by_files_of_their_user_alone(self):
+        """A browser's command line, which all users of a machine can read, names no token."""
+        with openable("http://127.0.0.1:1/x?token=a&b", "http://127.0.0.1:1/y#z") as files:
+            assert [Path(file).parent.stat().st_mode & 0o777 for file in files] == [0o700] * 2
+            assert "url=http://127.0.0.1:1/x?token=a&amp;b" in Path(files[0]).read_text()
+        assert not Path(files[0]).exists()
 
 
 def shown(folder: Path) -> dict:
@@ -441,77 +401,3 @@ def write_by_hand(study: Study, text: str) -> None:
 def test_an_error_names_what_cannot_be_served(tmp_path):
     with pytest.raises(UsageError, match="--allow-anyone"), dashboards(Wanted(tmp_path, host="0.0.0.0"), lambda: False):
         pass
-
-
-class TestInABrowser:
-    def test_optuna_dashboard_shows_study_trials_note_and_plots(self, ui, searched, browser):
-        with browser.new_context() as context:
-            page = context.new_page()
-            page.goto(f"{ui[0]}/dashboard")
-            page.get_by_text("tiny").first.click()
-            page.wait_for_url("**/studies/0")
-            page.get_by_role("heading", name="Hyperparameter Importance").wait_for()
-            # The report's plots, drawn: their titles are text inside the plots.
-            page.locator("text.gtitle", has_text="What ran when, and why it ended").first.wait_for()
-            page.goto(f"{ui[0]}/dashboard/studies/0/note")
-            page.get_by_text("regsearch show --study tiny").wait_for()
-            assert page.get_by_role("img", name="learning curves").evaluate("image => image.naturalWidth") > 0
-            best = summary(searched)["confirmed"]["best"]["trial"]
-            page.goto(f"{ui[0]}/dashboard/studies/0/trials?numbers={best}")
-            page.get_by_text(f"Trial {best} (trial_id=").wait_for()
-            page.get_by_text("Over 2 seeds").wait_for()
-            page.get_by_text("curves.svg").first.wait_for()
-
-    def test_its_links_lead_to_the_report_and_to_the_runs(self, ui, browser):
-        with browser.new_context() as context:
-            page = context.new_page()
-            page.goto(f"{ui[0]}/dashboard/studies/0/note")
-            page.get_by_role("link", name="The report").click()
-            page.wait_for_selector("html[data-drawn=all]")
-            page.go_back()
-            page.get_by_role("link", name="Its runs in MLflow").click()
-            page.wait_for_url("**/#/experiments/*/runs*")
-
-    def test_mlflow_lists_parent_and_children(self, ui, searched, browser):
-        with browser.new_context(viewport={"width": 1600, "height": 1000}) as context:
-            page = context.new_page()
-            page.goto(f"{ui[0]}/regsearch/mlflow?study=tiny")
-            study = page.get_by_role("row").filter(has_text=re.compile(r"tiny: confirmed \d\.\d+"))
-            study.first.wait_for()
-            study.get_by_role("button").first.click()  # its trials unfold
-            for number in range(6):
-                page.get_by_text(re.compile(rf"^trial-{number:04d} ")).first.wait_for()
-
-    def test_the_saved_comparison_is_of_best_pick_and_baseline(self, ui, searched, browser):
-        confirmed = summary(searched)["confirmed"]
-        with browser.new_context(viewport={"width": 1600, "height": 1600}) as context:
-            page = context.new_page()
-            page.goto(f"{ui[0]}/regsearch/compare?study=tiny")
-            page.wait_for_url("**/#/compare-runs*")
-            for which in ("best", "one_standard_error", "baseline"):
-                name = re.compile(rf"^trial-{confirmed[which]['trial']:04d} ")
-                page.get_by_text(name).first.wait_for()
-
-    def test_mlflow_compares_params_and_curves_of_three_runs(self, ui, browser):
-        found = json.loads(get(f"{ui[1]}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny"))
-        experiment = found["experiment"]["experiment_id"]
-        runs = trials_of(ui[1], experiment)[:3]
-        with browser.new_context(viewport={"width": 1600, "height": 1600}) as context:
-            page = context.new_page()
-            page.goto(f"{ui[1]}/#/compare-runs?runs={json.dumps(runs)}&experiments={json.dumps([experiment])}")
-            for text in ("weight_decay", "best_val_loss"):
-                page.get_by_text(text, exact=True).first.wait_for()
-            page.get_by_role("link", name="val_loss", exact=True).click()
-            page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
-            drawn = page.evaluate("document.querySelector('.js-plotly-plot').data.map(trace => trace.name)")
-            assert len(set(drawn)) == len(runs)
-
-
-def trials_of(mlflow: str, experiment: str) -> list[str]:
-    """Return the ids of the trials' runs."""
-    wanted = {"experiment_ids": [experiment], "filter": "tags.`regsearch.kind` = 'trial'"}
-    body, kind = json.dumps(wanted).encode(), {"Content-Type": "application/json"}
-    with urllib.request.urlopen(
-        urllib.request.Request(f"{mlflow}/api/2.0/mlflow/runs/search", body, kind), timeout=30
-    ) as answer:
-        return [run["info"]["run_id"] for run in json.load(answer)["runs"]]

@@ -5,6 +5,7 @@ What a storage may hold beside names is in test_hostile_storage.py, damaged file
 
 import ast
 import re
+import socket
 import tomllib
 from dataclasses import replace
 from io import StringIO
@@ -32,7 +33,7 @@ from search.spec import StudySpec, check_study_name, load_spec
 from search.terminal.plain import PlainProgress
 from search.terminal.progress import Progress
 from search.tracked import _subject
-from search.tracking import tracker
+from search.tracking import server, tracker
 from search.tracking.entities import trial_tags
 
 REPO = Path(__file__).parent.parent
@@ -252,20 +253,11 @@ def test_mlflow_is_new_enough_to_refuse_pickles():
 def test_mlflow_unpickles_nothing_wherever_it_is_started(monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
     assert tracker._environment()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
-    assert ui._MLFLOW["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert server.SETTINGS["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-@pytest.mark.parametrize(("host", "hosts"), [("127.0.0.1", ()), ("0.0.0.0", ("studies.example.org",))])
-def test_mlflow_s_server_answers_to_its_own_names_alone(monkeypatch, tmp_path, host, hosts):
-    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
-    started = []
-    monkeypatch.setattr(ui, "Server", lambda *given: started.append(given))
-    ui._mlflow(Wanted(tmp_path, host=host, allowed_hosts=hosts), "sqlite:///x.db", 5000)
-    [(_, _, arguments, environment, _)] = started
-    options = dict(zip(arguments[2::2], arguments[3::2], strict=True))
-    assert options["--host"] == host
-    names = options["--allowed-hosts"].split(",")
-    assert {"localhost", "127.0.0.1:*", *hosts} <= set(names)
-    assert not {"*", "10.*", "192.168.*"} & set(names)
-    assert "*" not in options["--cors-allowed-origins"].split(",")
-    assert environment["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] == "false"
+@pytest.mark.parametrize(("host", "hosts"), [("127.0.0.1", ()), ("0.0.0.0", ("Studies.example.org",))])
+def test_the_dashboards_answer_to_their_own_names_alone(tmp_path, host, hosts):
+    names = ui._names(Wanted(tmp_path, host=host, allowed_hosts=hosts))
+    own = {socket.gethostname().lower(), socket.getfqdn().lower()} if host == "0.0.0.0" else set()
+    assert set(names) == {"localhost", "127.0.0.1", "::1", *map(str.lower, hosts), *own}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from search.dashboards.guard import Access, RequestGuard, answer
+from search.dashboards.guard import Access, Reply, RequestGuard
 from search.dashboards.routes import (
     COMPARE_LINK,
     MLFLOW,
@@ -42,9 +42,10 @@ _CONFIG = "REGSEARCH_DASHBOARDS"
 _THREADS = 12
 _LARGEST_REQUEST = 1 << 20
 """Bytes. Notes and searches are all that is sent."""
-EXPERIMENTS = "#/experiments?workflowType=machine_learning"
 _MODE = "workflowType=machine_learning"
 """MLflow's UI is made for language models otherwise, whatever the experiment is."""
+EXPERIMENTS = f"#/experiments?{_MODE}"
+"""MLflow's list of experiments, to be put behind its UI's address."""
 
 Link = Callable[[str, str, str | None], str | None]
 """Gives the page of MLflow's UI for its address, a study's name and identity; None where there is none."""
@@ -81,7 +82,7 @@ def serve() -> None:
         threads=_THREADS,
         max_request_body_size=_LARGEST_REQUEST,
         ident=None,
-        # A proxy's headers are dropped, except for the one that says that its visitors use TLS: the cookie then needs it.
+        # A proxy's headers are dropped, but for the one that says that its visitors use TLS: the cookie then needs it.
         trusted_proxy="*",
         trusted_proxy_headers={"x-forwarded-proto"},
         clear_untrusted_proxy_headers=True,
@@ -119,31 +120,35 @@ class Dashboards:
         """Answer a request that the guard has let through."""
         path = environ.get("PATH_INFO", "")
         study = parse_qs(environ.get("QUERY_STRING", "")).get("study", [""])[0]
-        if path == "/":
-            return _redirect(start_response, "/dashboard")
-        if path == REPORT_LINK:
-            return self._report(study, start_response)
-        if path == RUNS_LINK:
-            return self._page_of_mlflow(runs_link, study, start_response)
-        if path == COMPARE_LINK:
-            return self._page_of_mlflow(comparison_link, study, start_response)
-        if path == NO_GATEWAY:
-            return answer(start_response, "200 OK", '{"endpoints": []}', "application/json")
+        reply = self._reply(path, study)
+        if reply is not None:
+            return reply.send(environ, start_response)
         if self._mlflow is not None and path.startswith(f"{MLFLOW_ROOT}/"):
             return self._mlflow(_below(MLFLOW_ROOT, environ), start_response)
         return self._optuna_dashboard(environ, start_response)
 
-    def _report(self, study: str, start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            page = page_path(Path(self._config.home), check_study_name(study)).read_bytes()
-        except Exception:  # no such study, a name that leads out of the home, no such file
-            return answer(
-                start_response, "404 Not Found", f"There is no report of {study!r}: regsearch report --study ..."
-            )
-        start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))])
-        return [page]
+    def _reply(self, path: str, study: str) -> Reply | None:
+        """Return the answer to what is asked of neither dashboard; None for all else."""
+        if path == "/":
+            return _redirect("/dashboard")
+        if path == REPORT_LINK:
+            return self._report(study)
+        if path == RUNS_LINK:
+            return self._page_of_mlflow(runs_link, study)
+        if path == COMPARE_LINK:
+            return self._page_of_mlflow(comparison_link, study)
+        if path == NO_GATEWAY:
+            return Reply("200 OK", '{"endpoints": []}', "application/json")
+        return None
 
-    def _page_of_mlflow(self, link: Link, study: str, start_response: StartResponse) -> Iterable[bytes]:
+    def _report(self, study: str) -> Reply:
+        try:
+            page = page_path(Path(self._config.home), check_study_name(study)).read_text("utf-8")
+        except Exception:  # no such study, a name that leads out of the home, no such file
+            return Reply("404 Not Found", f"There is no report of {study!r}: regsearch report --study ...")
+        return Reply("200 OK", page, "text/html")
+
+    def _page_of_mlflow(self, link: Link, study: str) -> Reply:
         """Lead to a page of MLflow's UI; to its first one where it has no such page or does not answer."""
         uri = self._config.tracking_uri
         try:
@@ -152,7 +157,7 @@ class Dashboards:
             page = None
         route = "#/experiments" if page is None else page
         root = MLFLOW_ROOT if self._mlflow is not None else _without_login(uri.rstrip("/"))
-        return _redirect(start_response, f"{root}/{route}{'&' if '?' in route else '?'}{_MODE}")
+        return _redirect(f"{root}/{route}{'&' if '?' in route else '?'}{_MODE}")
 
 
 def _below(root: str, environ: WSGIEnvironment) -> WSGIEnvironment:
@@ -164,8 +169,8 @@ def _below(root: str, environ: WSGIEnvironment) -> WSGIEnvironment:
     }
 
 
-def _redirect(start_response: StartResponse, location: str) -> Iterable[bytes]:
-    return answer(start_response, "302 Found", "", headers=[("Location", location)])
+def _redirect(location: str) -> Reply:
+    return Reply("302 Found", "", headers=[("Location", location)])
 
 
 def _without_login(address: str) -> str:

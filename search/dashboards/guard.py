@@ -28,8 +28,6 @@ from search.dashboards.routes import Route, find_route
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    Headers = list[tuple[str, str]]
-
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
@@ -62,6 +60,23 @@ class Access:
     """Name of the cookie. Browsers send cookies to all ports of a host, so each server needs a name of its own."""
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An answer of our own to a request. Browsers keep none."""
+
+    status: str
+    text: str
+    kind: str = "text/plain"
+    headers: Sequence[tuple[str, str]] = ()
+
+    def send(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer the request."""
+        body = self.text.encode("utf-8", "replace")
+        fixed = [("Content-Type", f"{self.kind}; charset=utf-8"), ("Content-Length", str(len(body)))]
+        start_response(self.status, [*fixed, ("Cache-Control", "no-store"), *self.headers])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
 class RequestGuard:
     """Middleware that answers refused requests itself and passes on the others."""
 
@@ -70,21 +85,24 @@ class RequestGuard:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on."""
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        route = find_route(self._routes, method, path)
+        route = find_route(self._routes, environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
         start_response = _with_headers(start_response, route is not None and route.is_file)
+        reply = self._reply(environ, route)
+        return self._app(environ, start_response) if reply is None else reply.send(environ, start_response)
+
+    def _reply(self, environ: WSGIEnvironment, route: Route | None) -> Reply | None:
+        """Return what to answer instead of the application; None where the request is one for it."""
+        method = environ["REQUEST_METHOD"]
         if refusal := self._refusal(environ):
-            return answer(start_response, "403 Forbidden", refusal)
+            return Reply("403 Forbidden", refusal)
         token = parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0] if method == "GET" else ""
         if not any(self._is_token(given) for given in (token, *self._sent_tokens(environ))):
             headers = [("WWW-Authenticate", "Bearer"), ("Content-Security-Policy", _policy("form-action 'self'"))]
-            return answer(start_response, "401 Unauthorized", _LOGIN, "text/html", headers)
+            return Reply("401 Unauthorized", _LOGIN, "text/html", headers)
         if route is None:
-            told = f"regsearch ui shows studies, and changes notes alone: {method} {path!r} is not served"
-            return answer(start_response, "404 Not Found", told)
-        if token:
-            return self._enter(environ, start_response)
-        return self._app(environ, start_response)
+            asked = f"{method} {environ.get('PATH_INFO', '')!r}"
+            return Reply("404 Not Found", f"regsearch ui shows studies, and changes notes alone: {asked} is not served")
+        return self._enter(environ) if token else None
 
     def _refusal(self, environ: WSGIEnvironment) -> str | None:
         """Return the reason to refuse a request because of who sent it; None where there is none."""
@@ -109,7 +127,7 @@ class RequestGuard:
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._access.token.encode())
 
-    def _enter(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def _enter(self, environ: WSGIEnvironment) -> Reply:
         """Turn the token of an address into a cookie, and lead to the address without it.
 
         A page does so, not a redirect: after a link in another site's page (a mail, a terminal in a browser) a browser
@@ -123,17 +141,7 @@ class RequestGuard:
         digest = base64.b64encode(hashlib.sha256(_ENTER.encode()).digest()).decode()
         policy = _policy(f"script-src 'sha256-{digest}'")
         headers = [("Set-Cookie", cookie), ("Content-Security-Policy", policy)]
-        return answer(start_response, "200 OK", page, "text/html", headers)
-
-
-def answer(
-    start_response: StartResponse, status: str, text: str, kind: str = "text/plain", headers: Sequence[Any] = ()
-) -> Iterable[bytes]:
-    """Answer a request with a text that is not to be kept."""
-    body = text.encode("utf-8", "replace")
-    fixed = [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body)))]
-    start_response(status, [*fixed, ("Cache-Control", "no-store"), *headers])
-    return [body]
+        return Reply("200 OK", page, "text/html", headers)
 
 
 def host_name(host: str) -> str:
@@ -153,7 +161,7 @@ def _with_headers(start_response: StartResponse, is_file: bool) -> StartResponse
     added = {**_HEADERS, **(_OF_FILES if is_file else {})}
     replaced = {name.lower() for name in added}
 
-    def start(status: str, headers: Headers, *error: Any) -> Any:
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
         kept = [
             (name, value)
             for name, value in headers

@@ -24,7 +24,7 @@ COMPARE_LINK = "/regsearch/compare"
 
 @dataclass(frozen=True)
 class Route:
-    """Methods, and a pattern for the whole path. HEAD goes with GET."""
+    """Methods, and a pattern for the whole path."""
 
     methods: str
     path: str
@@ -33,8 +33,7 @@ class Route:
 
     def matches(self, method: str, path: str) -> bool:
         """Return whether a request is one for this route."""
-        wanted = "GET" if method == "HEAD" else method
-        return wanted in self.methods.split() and self._pattern.fullmatch(path) is not None
+        return method in self.methods.split() and self._pattern.fullmatch(path) is not None
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
