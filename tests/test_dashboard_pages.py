@@ -144,7 +144,7 @@ class TestMLflow:
         report = page.frame_locator("iframe.mlflow-html-iframe")
         report.get_by_text("regsearch report").first.wait_for()
         report.locator(".js-plotly-plot .main-svg").first.wait_for()
-        # Whoever wrote the file, its scripts do not belong to this server's pages.
+        # The file's scripts do not belong to this server's origin.
         frame = next(frame for frame in page.frames if frame != page.main_frame)
         assert frame.evaluate("window.origin") == "null"
 

@@ -92,7 +92,7 @@ def sync(study: str, tracking_uri: str | None, home: Path, storage: str | None) 
 @option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
 @place
 def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
-    """Start optuna-dashboard and MLflow's UI on this home, for whoever has the printed links; Ctrl-C ends both.
+    """Start optuna-dashboard and MLflow's UI on this home, for those who have the printed links; Ctrl-C ends both.
 
     \b
       regsearch ui

@@ -57,7 +57,7 @@ class Access:
     """Host names and addresses (without brackets) that requests may call it by."""
     token: str
     cookie: str
-    """Name of the cookie. Browsers send cookies to all ports of a host, so each server needs a name of its own."""
+    """Name of the cookie. Browsers send cookies to all ports of a host, so each server needs another name."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The process of a dashboard: ends with whoever started it, however that ends, and takes its own processes along.
+"""The process of the dashboards: it ends with the process that started it, and takes its own processes along.
 
 It leads a process group. Its standard input is a pipe of which `regsearch ui` holds the other end and writes nothing:
 when that is closed, by the kernel if need be, the group is ended. What may be secret comes in the environment, never

@@ -29,7 +29,7 @@ class Route:
     methods: str
     path: str
     is_file: bool = False
-    """Whether it answers with a file that a study or a person put there. Such files run no scripts."""
+    """True if the answer is a file that a study or a person put there. Such files run no scripts."""
 
     def matches(self, method: str, path: str) -> bool:
         """Return whether a request is one for this route."""

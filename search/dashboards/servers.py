@@ -141,6 +141,6 @@ class Server:
 
 def _no_proxy() -> dict[str, str]:
     """Return what keeps one server's requests to the other on this machine."""
-    told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    names = ",".join(filter(None, [told, "127.0.0.1", "localhost", "::1"]))
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    names = ",".join(filter(None, [given, "127.0.0.1", "localhost", "::1"]))
     return {"no_proxy": names, "NO_PROXY": names}

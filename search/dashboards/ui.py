@@ -1,4 +1,4 @@
-"""`regsearch ui`: optuna-dashboard and MLflow's UI for one home, on one port, for whoever has its token."""
+"""`regsearch ui`: optuna-dashboard and MLflow's UI for one home, on one port, for those who have its token."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TOKEN = r"[\w-]{16,256}"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for."""
+    """The user's options."""
 
     home: Path
     storage: str | None = None
@@ -51,11 +51,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Dashboards:
-    """What is running."""
+    """The running dashboards."""
 
     server: Server
     address: str
-    """Where people find it."""
+    """URL without path."""
     token: str
     tracking_server: str | None
     """Address of the MLflow that shows its runs itself, without password; None where ours does."""
@@ -91,7 +91,7 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
             port = int(listener.getsockname()[1])
             server = _server(wanted, uri, token, listener)
         ends.callback(server.end)
-        # While it imports what it needs, which takes seconds: what is wrong with the storage is best told from here.
+        # Its imports take seconds. In the meantime this process reports what is wrong with the storage.
         close_storage(open_existing(wanted.storage, wanted.home))
         server.wait_until_ready(stop)
         tracking_server = without_passwords(uri.rstrip("/"), uri) if is_server(uri) else None
@@ -144,8 +144,8 @@ def _refuse_strangers(wanted: Wanted) -> None:
     if _is_loopback(wanted.host) or wanted.allow_anyone:
         return
     raise UsageError(
-        f"{wanted.host} can be reached from other machines, and nothing is encrypted: whoever can read the network can "
-        "read the token, and with it all studies. Leave out --host and put a proxy with TLS before it (see "
+        f"{wanted.host} can be reached from other machines, and nothing is encrypted: those who can read the network "
+        "can read the token, and with it all studies. Leave out --host and put a proxy with TLS before it (see "
         "docs/dashboards.md), or say --allow-anyone"
     )
 
