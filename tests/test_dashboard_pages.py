@@ -114,7 +114,7 @@ class TestMLflow:
         study.get_by_role("button").first.click()  # its trials unfold
         for number in range(6):
             page.get_by_text(re.compile(rf"^trial-{number:04d} ")).first.wait_for()
-        assert page.get_by_text("Assistant").count() == 0
+        assert page.get_by_text("Assistant").filter(visible=True).count() == 0
         assert page.get_by_text("is not served").count() == 0
         assert page.elsewhere == []
 
@@ -150,7 +150,8 @@ class TestMLflow:
 
     def test_it_shows_the_registry(self, ui, page):
         page.goto(f"{ui.base}/mlflow/#/models")
-        page.get_by_role("link", name="tiny-model").first.click()
+        page.get_by_role("link", name="tiny-model").first.wait_for()
+        page.goto(f"{ui.base}/mlflow/#/models/tiny-model")
         page.get_by_text("The best of a tiny study").first.wait_for()
         page.goto(f"{ui.base}/mlflow/#/models/tiny-model/versions/1")
         page.get_by_text("Version 1").first.wait_for()
