@@ -1,4 +1,4 @@
-"""What follows a search: test scores, confirmation over seeds, and the winner without each of its ingredients."""
+"""What follows a search: test scores, confirmation over seeds, and training without each ingredient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from search.ablation import Ablation
-from search.confirm import Confirming, best_weights, due_tests
+from search.confirm import Confirming, best_weights, due_tests, winner_weights
 from search.confirmation import NO_PICKS, Confirm, Confirmed, Repeats, pick
 from search.crew import Crew
 from search.errors import TrainerError
@@ -23,6 +23,7 @@ from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.study import Study
 from search.trainers import Trainer, TrainerLost, TrainerStopped
+from search.verdict import winner
 from search.weights import WeightStore
 
 _ATTEMPTS = 3
@@ -91,23 +92,37 @@ class Aftermath:
             return True
         return False
 
-    def ablate(self, seeds: int) -> bool:
-        """Train the winner without each of its ingredients; return whether all of it was done. Raises TrainerError."""
-        study, summary = self._study, self._study.summary()
-        winner = summary.best if summary.confirmed is None else summary.confirmed.best
-        if winner is None:
+    def keep_winner(self, weights: WeightStore) -> bool:
+        """See to it that the winner's weights are there; return whether they are. Raises TrainerError."""
+        best = winner(self._study.summary())
+        if best is None:
             return True
-        number = winner.trial if isinstance(winner, Confirmed) else winner.number
-        ablation, known = Ablation.of(number, winner.params), summary.ablation
+        record = next(record for record in self._study.records() if record.number == best.trial)
+        with _trainers_needed("the best configuration could not be trained"), suppress(TrainerStopped):
+            self._ask_a_trainer(partial(winner_weights, winner=best, record=record, weights=weights))
+            return True
+        return False
+
+    def ablate(self, seeds: int) -> bool:
+        """Train the best regularized configuration without each of its ingredients; return whether all was done.
+
+        Raises TrainerError.
+        """
+        study, summary = self._study, self._study.summary()
+        regularized = summary.regularized if summary.confirmed is None else summary.confirmed.regularized
+        if regularized is None:
+            return True
+        number = regularized.trial if isinstance(regularized, Confirmed) else regularized.number
+        ablation, known = Ablation.of(number, regularized.params), summary.ablation
         if known is not None and (known.trial, known.names) == (number, ablation.names):
             ablation = known
 
         def keep(repeats: Repeats) -> None:
             study.keep_ablation(replace(ablation, runs=tuple(repeats.runs), diverged=tuple(repeats.diverged)))
 
-        confirming = Confirming(self._spec, ablation.repeats(), ablation.variants(winner.params), folder=None)
+        confirming = Confirming(self._spec, ablation.repeats(), ablation.variants(regularized.params), folder=None)
         many = f"{len(ablation.names)} ingredients, {seeds} seeds each"
-        with _trainers_needed("the winner's ingredients could not be weighed"):
+        with _trainers_needed("the ingredients could not be weighed"):
             title = f"Training trial {number} without each of {many}"
             return self._train(confirming, seeds, title, ablation.labels(), keep)
 

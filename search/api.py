@@ -83,8 +83,9 @@ class Found:
 
     @property
     def params(self) -> Params:
-        """The winner's configuration: the confirmed one, or else that of the search's best trial. May raise
-        ExportError, when no trial is complete.
+        """The winner's configuration: the confirmed one, or else that of the search's best trial.
+
+        Where no regularization does best, it is the baseline's. Raises ExportError when no trial is complete.
         """
         from search.export import choose
 
@@ -117,7 +118,7 @@ class Found:
             return finished(own.model, choice.params, weights, own.noise)
 
     def explain(self, seeds: int = 5) -> str:
-        """Train the winner without each of its ingredients, and return what `regsearch explain` prints."""
+        """Train the best regularized configuration without each ingredient; return what `regsearch explain` prints."""
         from search.printing import print_explanation
         from search.study import StoredStudy
         from search.study.storage import open_existing

@@ -33,6 +33,7 @@ from search.runner import Runner
 from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.trainers import Trainer
+from search.verdict import Winner
 from search.weights import WeightStore
 
 # Seeds of repeats lie above those of trials, which are their numbers.
@@ -65,6 +66,21 @@ def best_weights(trainer: Trainer, record: TrialRecord, weights: WeightStore) ->
         assignment = Assignment(record.number, first, record.params, val_losses=record.val_losses)
         kept = trainer.retrain(assignment, record.best.epoch)
         weights.save(record.number, kept)
+    return kept
+
+
+def winner_weights(trainer: Trainer, winner: Winner, record: TrialRecord, weights: WeightStore) -> bytes:
+    """Return the winner's weights; `record` is of the trial that it is, or of the baseline at another learning rate.
+
+    The latter is no trial of the search: it is trained for as long as it was best in the confirmation.
+    """
+    if winner.rate_of is None:
+        return best_weights(trainer, record, weights)
+    kept = weights.load(winner.trial, winner.rate_of)
+    if kept is None:
+        assignment = Assignment(winner.trial, FIRST_SEED, winner.params, val_losses=winner.val_losses)
+        kept = trainer.retrain(assignment, winner.epochs)
+        weights.save(winner.trial, kept, winner.rate_of)
     return kept
 
 
@@ -119,15 +135,15 @@ class Confirming:
         return [self._assignment(*each) for each in wanted if each not in done]
 
     def second_baseline(self) -> int | None:
-        """Return the winner if its learning rate is not the baseline's, and from now on pick its `plain` self, too."""
+        """Return the best regularized trial if its learning rate is not the baseline's, and pick its `plain` self, too."""
         confirmation, baseline = self.conclusion(), self.repeats.picks.baseline
         if confirmation is None or baseline is None:
             return None
-        winner = confirmation.best
-        if winner.params.get("learning_rate") == self._params[baseline].get("learning_rate"):
+        regularized = confirmation.regularized
+        if regularized.params.get("learning_rate") == self._params[baseline].get("learning_rate"):
             return None
-        self.repeats = replace(self.repeats, picks=replace(self.repeats.picks, plain=winner.trial))
-        return winner.trial
+        self.repeats = replace(self.repeats, picks=replace(self.repeats.picks, plain=regularized.trial))
+        return regularized.trial
 
     def finish(self, save: Callable[[Repeats], None]) -> None:
         """Conclude from these picks from now on: all that they need is trained."""
@@ -157,15 +173,15 @@ class Confirming:
         Runner(agenda, crew, NoPruner(), self._weights, watcher, stop).run()
 
     def score(self, trainer: Trainer, save: Callable[[Repeats], None]) -> None:
-        """Read the test data for the winner, the one-standard-error pick and the baseline, once for each repeat."""
+        """Read the test data for the best regularized trial, the pick and the baseline, once for each repeat."""
         confirmation = self.conclusion()
         if confirmation is None:
             return
-        winner, pick = confirmation.best.trial, self.repeats.picks.one_standard_error
+        regularized, pick = confirmation.regularized.trial, self.repeats.picks.one_standard_error
         finalists = [
-            *self.repeats.of(winner),
+            *self.repeats.of(regularized),
             *([] if pick is None else self.repeats.of(pick)),
-            *self.repeats.of_baseline(winner),
+            *self.repeats.of_baseline(regularized),
         ]
         scored = [
             self._scored(trainer, run) if run in finalists and run.test_loss is None else run

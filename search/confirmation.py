@@ -22,6 +22,7 @@ from search.records import Params, Role, TrialRecord
 MOST_SEEDS = 1000
 METRICS = ("val_loss", "test_accuracy", "test_loss", "ece", "gap", "sparsity", "epochs")
 """What is told of a configuration, in this order."""
+BASELINE_WINS = "The baseline has the lowest validation loss, so the best is no regularization."
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Repeat:
     sparsity: float
     test_accuracy: float | None = None
     test_loss: float | None = None
-    """Negative log-likelihood in nats."""
+    """Mean of the loss that was trained: negative log-likelihood in nats, unless the study names another."""
     ece: float | None = None
-    """Expected calibration error on the test data (Guo et al. 2017)."""
+    """Expected calibration error on the test data (Guo et al. 2017), where outputs are trained to be probabilities."""
     plain: bool = False
     """Whether without that configuration's regularization, and with its learning rate alone: see `Picks.plain`."""
 
@@ -78,6 +79,9 @@ class Confirmed:
     """With how many more it had none, since no trainer survived it."""
     val_losses: Sequence[float] = ()
     """Of the trial in the search, epoch by epoch."""
+    rate_of: int | None = None
+    """The trial whose learning rate it was trained with instead of its own, see `Picks.plain`: then it is no trial of
+    the search, although it has the baseline's number."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +89,45 @@ class Confirmation:
     """All that was confirmed."""
 
     ranking: Sequence[Confirmed]
-    """The search's best configurations and the one-standard-error pick, by mean validation loss."""
+    """The search's best configurations and the one-standard-error pick, by mean validation loss; the baseline is not
+    among them."""
     one_standard_error: Confirmed | None
     """The most regularized one that the search could not tell from its best."""
     baseline: Confirmed | None
     difference: Difference | None
-    """The winner's test accuracy minus the baseline's."""
+    """The test accuracy of the best regularized configuration minus the baseline's."""
     loss_difference: Difference | None = None
-    """The baseline's validation loss minus the winner's, so that more is better here, too; None without a baseline.
+    """The baseline's validation loss minus that of the best regularized one, so that more is better here, too; None
+    without a baseline.
 
-    The winner was chosen by these losses, and its interval allows for that; test accuracies have chosen nobody.
+    That one was chosen by these losses, and the interval allows for that; test data have chosen nobody.
     """
     usual_rate: float | None = None
-    """The learning rate that the baseline did worse with, where it is told at the winner's; see `Picks.plain`."""
+    """The learning rate that the baseline did worse with, where it has another one's; see `Picks.plain`."""
+    test_loss_difference: Difference | None = None
+    """The baseline's test loss minus that of the best regularized one."""
     noise: str | None = None
     """A remark on noise that the baseline has, too: see `ModelNoise`."""
 
     @property
-    def best(self) -> Confirmed:
-        """The winner: the lowest mean validation loss of those that never diverged."""
+    def regularized(self) -> Confirmed:
+        """The best regularized configuration: the lowest mean validation loss of those that never diverged."""
         return self.ranking[0]
+
+    @property
+    def best(self) -> Confirmed:
+        """The winner: the best regularized configuration, or the baseline where that does better by the same rule."""
+        return self.by_rank[0]
+
+    @property
+    def baseline_wins(self) -> bool:
+        """Whether the winner is the baseline, so that the answer is to do without regularization."""
+        return self.best is self.baseline
+
+    @property
+    def by_rank(self) -> list[Confirmed]:
+        """All of them, the baseline among them, the best first; of equals the regularized one."""
+        return sorted([*self.ranking, *([] if self.baseline is None else [self.baseline])], key=_rank)
 
     @property
     def answer_by_loss(self) -> Answer | None:
@@ -115,18 +138,22 @@ class Confirmation:
     def remarks(self) -> list[str]:
         """What one has to know of these numbers, in sentences."""
         told = [] if self.noise is None else [self.noise]
+        if self.baseline_wins:
+            told.append(BASELINE_WINS)
         if self.usual_rate is not None and self.baseline is not None:
-            rate = self.baseline.params["learning_rate"]
+            rate, whose = self.baseline.params["learning_rate"], "the winner's"
+            if self.baseline_wins:
+                whose = f"trial {self.regularized.trial}'s"
             told.append(
-                f"The baseline has the winner's learning rate, {rate:.3g}: it does better with it than with "
+                f"The baseline has {whose} learning rate, {rate:.3g}: it does better with it than with "
                 f"{self.usual_rate:.3g}."
             )
         if self.difference is None and self.loss_difference is not None and len(self.ranking) > 1:
             told.append(
-                f"The winner is chosen among {len(self.ranking)} by the losses that it is compared by: the interval is "
-                "wide enough for all of them."
+                f"Trial {self.regularized.trial} is chosen among {len(self.ranking)} by the losses that it is compared "
+                "by: the interval is wide enough for all of them."
             )
-        for each in {each.trial: each for each in (*self.chosen.values(), *self.ranking)}.values():
+        for each in self.by_rank:
             seeds = each.diverged + each.killed + each.estimates["val_loss"].n
             if each.diverged:
                 told.append(f"Trial {each.trial} diverged with {each.diverged} of {seeds} seeds.")
@@ -136,8 +163,16 @@ class Confirmation:
 
     @property
     def chosen(self) -> dict[str, Confirmed]:
-        """What there is of winner, pick and baseline, by name: those that test data is read for."""
-        named = {"best": self.best, "one_standard_error": self.one_standard_error, "baseline": self.baseline}
+        """What there is of winner, pick and baseline, by name; where that is the winner, of the best regularized one.
+
+        Test data is read for these.
+        """
+        named = {
+            "best": self.best,
+            "regularized": self.regularized if self.baseline_wins else None,
+            "one_standard_error": self.one_standard_error,
+            "baseline": self.baseline,
+        }
         return {name: confirmed for name, confirmed in named.items() if confirmed is not None}
 
 
@@ -149,8 +184,9 @@ class Picks:
     one_standard_error: int | None
     baseline: int | None
     plain: int | None = None
-    """The winner, where its learning rate is not the baseline's: with that rate and without regularization it is a
-    second baseline, and the better of the two counts. Else regularization would be credited with what the rate does."""
+    """The best regularized one, where its learning rate is not the baseline's: with that rate and without
+    regularization it is a second baseline, and the better of the two counts. Else regularization would be credited with
+    what the rate does."""
 
     @property
     def trials(self) -> list[int]:
@@ -205,16 +241,21 @@ class Repeats:
         runs = [run for run in self.runs if run.seed in seeds]
         return Repeats(self.picks, runs, [each for each in self.diverged if each.seed in seeds])
 
-    def of_baseline(self, winner: int) -> list[Repeat]:
+    def of_baseline(self, regularized: int) -> list[Repeat]:
         """Return the repeats of the baseline to compare with: the better of two, where there are two.
 
         The second one counts once it has a result with every seed that the first one has.
         """
         usual = [] if self.picks.baseline is None else self.of(self.picks.baseline)
-        plain = self.of(winner, plain=True) if self.picks.plain == winner else []
+        plain = self.of(regularized, plain=True) if self.picks.plain == regularized else []
         if not usual or not {run.seed for run in usual} <= {run.seed for run in plain}:
             return usual
-        return min(usual, plain, key=lambda runs: fmean(run.val_loss for run in runs))
+        return min(usual, plain, key=lambda runs: (len(self.without_result(runs)), fmean(r.val_loss for r in runs)))
+
+    def without_result(self, runs: Sequence[Repeat]) -> list[Diverged]:
+        """Return the repeats of the same configurations that came to no result."""
+        which = {(run.trial, run.plain) for run in runs}
+        return [each for each in self.diverged if (each.trial, each.plain) in which]
 
 
 def pick(records: Sequence[TrialRecord], top: int, objectives: Sequence[str]) -> Picks:
@@ -272,25 +313,23 @@ def conclude(
     """
     picks, repeats = repeats.picks, repeats.of_equal_seeds()
     told = {
-        trial: confirmed
+        trial: replace(confirmed, val_losses=(val_losses or {}).get(trial, ()))
         for trial in picks.trials
         if (confirmed := _confirmed(trial, params[trial], repeats, repeats.of(trial)))
     }
-    if val_losses is not None:
-        told = {trial: replace(each, val_losses=val_losses.get(trial, ())) for trial, each in told.items()}
     ranking = sorted((each for trial, each in told.items() if trial != picks.baseline), key=_rank)
     if not ranking:
         return None
     pick = None if picks.one_standard_error is None else told.get(picks.one_standard_error)
     if picks.baseline is None or picks.baseline not in told:
         return Confirmation(ranking, pick, None, None)
-    winner = ranking[0].trial
-    baseline, ours, theirs = told[picks.baseline], repeats.of(winner), repeats.of_baseline(winner)
-    usual_rate = None
+    regularized, usual_rate = ranking[0].trial, None
+    baseline, ours, theirs = told[picks.baseline], repeats.of(regularized), repeats.of_baseline(regularized)
     if theirs[0].plain:
         usual_rate = params[picks.baseline]["learning_rate"]
-        at_its_rate = without_regularization(params[picks.baseline], params[winner])
-        baseline = _confirmed(picks.baseline, at_its_rate, repeats, theirs) or baseline
+        at_its_rate = without_regularization(params[picks.baseline], params[regularized])
+        plain = _confirmed(picks.baseline, at_its_rate, repeats, theirs) or baseline
+        baseline = replace(plain, val_losses=baseline.val_losses, rate_of=regularized)
     return Confirmation(
         ranking,
         pick,
@@ -298,6 +337,7 @@ def conclude(
         _difference(ours, theirs, attrgetter("test_accuracy")),
         _difference(theirs, ours, attrgetter("val_loss"), among=len(ranking)),
         usual_rate,
+        _difference(theirs, ours, attrgetter("test_loss")),
     )
 
 
@@ -312,8 +352,7 @@ def _confirmed(trial: int, params: Params, repeats: Repeats, runs: Sequence[Repe
     columns = {name: [getattr(run, name) for run in runs] for name in METRICS}
     known = {name: [value for value in column if value is not None] for name, column in columns.items()}
     estimates = {name: estimate(column) for name, column in known.items() if column}
-    which = {(run.trial, run.plain) for run in runs}
-    none = [each for each in repeats.diverged if (each.trial, each.plain) in which]
+    none = repeats.without_result(runs)
     killed = sum(each.killed for each in none)
     return Confirmed(trial, params, estimates, len(none) - killed, killed)
 

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from search.confirm import FIRST_SEED
-from search.confirmation import METRICS, Confirmation
+from search.confirmation import METRICS
 from search.crew import Crew
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
-from search.records import Assignment, Params, Summary, TrialRecord
+from search.records import Assignment, Params, Summary
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
 from search.trainers import NOTHING_OWN, LocalTrainer, Own
+from search.verdict import Winner, comparison, confirmed_winner, headline, hurts, searched_winner, warnings, winner
 from search.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Choice:
     """For how long it is trained: the mean of its confirmed numbers, or that of the search."""
     val_losses: Sequence[float]
     """What it reached in the search, epoch by epoch: a schedule that goes by that goes by it again."""
+    name: str
+    """What to call it, as `trial 5` or `no regularization (the baseline, trial 0)`."""
+    rate_of: int | None = None
+    """As `Confirmed.rate_of`."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +58,25 @@ class Exported:
     choice: Choice
     accuracy: float
     loss: float
-    ece: float
+    ece: float | None
     model: nn.Module
     example: Tensor
 
 
 def choose(summary: Summary, pick: Pick = "best") -> Choice:
     """Return what was confirmed as `pick`, or else what the search found. Raises ExportError when there is none."""
-    if summary.confirmed is not None:
-        confirmed = getattr(summary.confirmed, pick)
-        if confirmed is not None:
-            epochs = max(1, round(confirmed.estimates["epochs"].mean))
-            return Choice(confirmed.trial, confirmed.params, epochs, confirmed.val_losses)
-    record: TrialRecord | None = getattr(summary, pick)
-    if record is None or record.best is None:
+    chosen = winner(summary) if pick == "best" else _simplest(summary)
+    if chosen is None:
         raise ExportError(f'study "{summary.study}" has no complete trial yet; search first: regsearch start')
-    return Choice(record.number, record.params, record.best.epoch, record.val_losses)
+    return Choice(chosen.trial, chosen.params, chosen.epochs, chosen.val_losses, chosen.name, chosen.rate_of)
+
+
+def _simplest(summary: Summary) -> Winner | None:
+    """Return the one-standard-error pick in the place of the winner."""
+    if summary.confirmed is not None and summary.confirmed.one_standard_error is not None:
+        return confirmed_winner(summary.confirmed.one_standard_error)
+    record = summary.one_standard_error
+    return None if record is None else searched_winner(record)
 
 
 def export(
@@ -117,7 +125,8 @@ def register(exported: Exported, study: str, uri: str) -> str:
     """Add the model to MLflow's registry; return how to load it, or why that could not be done: the files are there."""
     from search.tracking.registry import add_version
 
-    metrics = {"test_accuracy": exported.accuracy, "test_loss": exported.loss, "ece": exported.ece}
+    metrics = {"test_accuracy": exported.accuracy, "test_loss": exported.loss}
+    metrics |= {} if exported.ece is None else {"ece": exported.ece}
     try:
         version = add_version(uri, study, exported.model, exported.example, exported.choice.params, metrics)
     except Exception as error:  # MLflow's, its databases' and its servers'
@@ -161,17 +170,19 @@ def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
         "",
         spec.description,
         "",
-        f"Trial {choice.trial} of study `{summary.study}`, found by regsearch, trained anew on training and validation "
-        f"data together for {choice.epochs} epochs.",
+        *_said_first(summary),
+        f"{choice.name[0].upper()}{choice.name[1:]} of study `{summary.study}`, found by regsearch, trained anew on "
+        f"training and validation data together for {choice.epochs} epochs.",
         "",
         "| regularization | |",
         "| --- | --: |",
         *(f"| {name} | {value:.4g} |" for name, value in choice.params.items()),
         "",
-        f"On the test data this very model has accuracy {exported.accuracy:.2%}, loss {exported.loss:.4f}, "
-        f"calibration error {exported.ece:.2%}.",
+        f"On the test data this very model has accuracy {exported.accuracy:.2%}, loss {exported.loss:.4f}"
+        + ("." if exported.ece is None else f", calibration error {exported.ece:.2%}."),
         "",
-        *_confirmed(summary.confirmed, choice.trial),
+        *(line for warning in warnings(summary) for line in (warning, "")),
+        *_confirmed(summary, choice),
         "## Use",
         "",
         f"Only PyTorch is needed. {_inputs(spec)}; the program returns a logit for each class. "
@@ -196,13 +207,19 @@ def _inputs(spec: StudySpec) -> str:
     return f"Inputs: {SOURCES[spec.data.name].preparation}"
 
 
-def _confirmed(confirmation: Confirmation | None, trial: int) -> list[str]:
+def _said_first(summary: Summary) -> list[str]:
+    """Return a verdict against regularization: nobody is to use a regularized model without having read it."""
+    told = headline(summary)
+    return [f"**{told[0].upper()}{told[1:]}.**", ""] if told is not None and hurts(summary) else []
+
+
+def _confirmed(summary: Summary, choice: Choice) -> list[str]:
     """Return what is known of the configuration, trained on the training data alone."""
+    confirmation = summary.confirmed
     if confirmation is None:
         return ["It was not confirmed over seeds.", ""]
-    everyone = (*confirmation.ranking, confirmation.one_standard_error)
-    this = next((each for each in everyone if each is not None and each.trial == trial), None)
-    columns = {"this": this, "no regularization": confirmation.baseline}
+    this = next((c for c in confirmation.by_rank if (c.trial, c.rate_of) == (choice.trial, choice.rate_of)), None)
+    columns = {"this": this, "no regularization": None if this is confirmation.baseline else confirmation.baseline}
     there = {name: column.estimates for name, column in columns.items() if column is not None}
     names = [name for name in METRICS if all(name in estimates for estimates in there.values())]
     seeds = confirmation.best.estimates["val_loss"].n
@@ -214,9 +231,9 @@ def _confirmed(confirmation: Confirmation | None, trial: int) -> list[str]:
         *(f"| {name} | {' | '.join(_told(estimates[name]) for estimates in there.values())} |" for name in names),
         "",
     ]
-    if confirmation.difference is not None and trial == confirmation.best.trial:
-        low, high = confirmation.difference.low, confirmation.difference.high
-        lines += [f"Test accuracy against no regularization: 95 % interval {low:+.2%} to {high:+.2%}.", ""]
+    compared = comparison(summary)
+    if compared is not None and choice.trial == confirmation.regularized.trial:
+        lines += [f"Against no regularization: {compared.label} {compared.amount}.", ""]
     return [*lines, *(line for remark in confirmation.remarks for line in (remark, ""))]
 
 

@@ -18,6 +18,7 @@ from search.results import best_toml, confirmation_json
 from search.tracked import closing
 from search.tracking import Closing
 from search.tracking.messages import without_passwords
+from search.verdict import winner
 
 if TYPE_CHECKING:
     from search.study import StoredStudy
@@ -48,15 +49,21 @@ class Findings:
         """Write the best configuration and its weights under names that stay."""
         if (notice := weights.take_notice()) is not None:
             self._say(notice)
-        if summary.best is None:
+        best = winner(summary)
+        if best is None:
             return
+        toml, safetensors = self.artifacts / "best.toml", self.artifacts / "best.safetensors"
         try:
-            write_whole(self.artifacts / "best.toml", best_toml(summary).encode())
+            # Weights of a former winner never lie beside the configuration of this one, whenever the program dies.
+            kept = weights.load(best.trial, best.rate_of)
+            if safetensors.exists() and safetensors.read_bytes() != kept:
+                safetensors.unlink()
+            write_whole(toml, best_toml(summary, best).encode())
+            if kept is not None:
+                write_whole(safetensors, kept)
             if summary.confirmed is not None:
                 confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
                 write_whole(self.artifacts / "confirmed.json", confirmed.encode())
-            if (kept := weights.load(summary.best.number)) is not None:
-                write_whole(self.artifacts / "best.safetensors", kept)
         except OSError as error:
             self._say(
                 f"What was found could not be written to {self.artifacts} ({error.strerror or error}); "

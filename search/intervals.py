@@ -81,6 +81,15 @@ class Difference:
         mean, low, high = (f"{100 * value:+.2f}" for value in (self.mean, self.low, self.high))
         return f"{mean} points" + (f", 95 % interval {low} to {high}" if self.n >= _FEWEST_SEEDS else "")
 
+    @property
+    def losses(self) -> str:
+        """The difference of losses as one says it, less being better: `-0.0123, 95 % interval -0.0200 to -0.0046`.
+
+        This is the loss without regularization minus that with it, and what is said is the other way round.
+        """
+        mean, low, high = (f"{0.0 - value:+.4f}" for value in (self.mean, self.high, self.low))
+        return mean + (f", 95 % interval {low} to {high}" if self.n >= _FEWEST_SEEDS else "")
+
 
 def estimate(values: Iterable[float]) -> Estimate:
     """Return mean and sample standard deviation of at least one value."""

@@ -49,9 +49,8 @@ def _places(session: Session, ending: Ending) -> list[tuple[str, str]]:
     if ending.report is not None:
         places.append(("Read this first", _short(ending.report)))
     if ending.summary.best is not None:
-        places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')} and best.safetensors"))
-        if (confirmed := ending.summary.confirmed) is not None and confirmed.best.trial != ending.summary.best.number:
-            places[-1] = ("Best in search", places[-1][1])
+        weights = " and best.safetensors" if (session.artifacts / "best.safetensors").exists() else ""
+        places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')}{weights}"))
     return [*places, ("Look into it", _ui(session))]
 
 
@@ -121,7 +120,7 @@ def _states(summary: Summary) -> str:
 
 
 def print_explanation(summary: Summary, importances: Mapping[str, float], console: Console) -> None:
-    """Print which parameters mattered, what each of the winner's ingredients is worth, and what the curves say."""
+    """Print which parameters mattered, what each ingredient is worth, and what the curves say."""
     if importances:
         goal = "Pareto front" if summary.pareto else "loss"
         console.print(f"[bold]Importance[/bold] of each parameter for the {goal}, in all trials")
@@ -136,7 +135,11 @@ def print_explanation(summary: Summary, importances: Mapping[str, float], consol
         for remark in summary.ablation.remarks:
             console.print(f"  {remark}", highlight=False)
     console.print("\n[bold]What the curves say[/bold]")
-    picked = {"best": summary.best, "one std. error": summary.one_standard_error, "baseline": summary.baseline}
+    picked = {
+        "best in the search": summary.best,
+        "one std. error": summary.one_standard_error,
+        "baseline": summary.baseline,
+    }
     for label, record in picked.items():
         diagnosis = None if record is None else diagnose(record, (summary.best, summary.baseline))
         if record is not None and diagnosis is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from math import nan
+from math import nan, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -221,6 +221,22 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Majority:
+    """The most frequent class of some examples: an answer that is always the same has its share as accuracy."""
+
+    share: float
+    examples: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share <= 1 and self.examples >= 1):
+            raise ValueError(f"a share of {self.share} of {self.examples} examples")
+
+    def is_clearly_beaten_by(self, accuracy: float) -> bool:
+        """Return whether an accuracy on these examples exceeds the share by two standard errors of such a share."""
+        return accuracy > self.share + 2 * sqrt(self.share * (1 - self.share) / self.examples)
+
+
+@dataclass(frozen=True)
 class Summary:
     """A study at a glance, from its storage alone: what `show`, the end of `start` and MLflow's parent run print."""
 
@@ -231,15 +247,17 @@ class Summary:
     best: TrialRecord | None
     baseline: TrialRecord | None
     test: Mapping[str, Score] = field(default_factory=dict)
-    """By `best` and `baseline`; empty until the search has ended."""
+    """By `best` and `baseline`; without those that are of another trial, such as of the best before it."""
     trial_epochs: int = 0
     wall_seconds: float = 0.0
     time: TimeSpent | None = None
     """Of the last run that trained anything."""
+    regularized: TrialRecord | None = None
+    """The best of the trials that are not the baseline."""
     one_standard_error: TrialRecord | None = None
     """The most regularized trial that cannot be told from the best."""
     ablation: Ablation | None = None
-    """What each of the winner's ingredients is worth; None as long as nobody has asked."""
+    """What each ingredient of a configuration is worth; None as long as nobody has asked."""
     confirmed: Confirmation | None = None
     """What the best configurations reach with other seeds; None as long as nobody has tried."""
     objectives: Sequence[str] = ("val_loss",)
@@ -253,3 +271,7 @@ class Summary:
     """Trials that wait in the queue and are not run, since the budget has no room for them."""
     enough_trials: int = 0
     """The least budget that has room for all trials there are."""
+    loss: str = "cross_entropy"
+    """Name of the loss that was trained."""
+    majorities: Mapping[str, Majority] = field(default_factory=dict)
+    """Of `validation` and `test` examples, where they are the user's own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -11,6 +11,7 @@ from search.ablation import Ablation
 from search.confirmation import Confirmation, Confirmed
 from search.records import Params, Summary, TrialRecord
 from search.spec import parameter_of
+from search.verdict import Winner, comparison, headline, hurts, test_score, warnings, winner
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -23,6 +24,10 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "trials": dict(summary.trials),
         "reasons": dict(summary.reasons),
         "best": _record_json(summary.best),
+        "winner": _winner_json(summary),
+        "verdict": _verdict_json(summary),
+        "warnings": warnings(summary),
+        "regularized": _record_json(summary.regularized),
         "baseline": _record_json(summary.baseline),
         "test": {which: {"accuracy": score.accuracy, "loss": score.loss} for which, score in summary.test.items()},
         "trial_epochs": summary.trial_epochs,
@@ -78,15 +83,40 @@ def _record_json(record: TrialRecord | None) -> dict[str, Any] | None:
     }
 
 
+def _winner_json(summary: Summary) -> dict[str, Any] | None:
+    best = winner(summary)
+    if best is None:
+        return None
+    params = dict(best.params)
+    told = {"trial": best.trial, "name": best.name, "params": params, "cocktail": cocktail(params)}
+    return {
+        **told,
+        "epochs": best.epochs,
+        "is_baseline": best.is_baseline,
+        "learning_rate_of": best.rate_of,
+        "confirmed": best.confirmed is not None,
+    }
+
+
+def _verdict_json(summary: Summary) -> dict[str, Any] | None:
+    told = comparison(summary)
+    if told is None:
+        return None
+    return {"answer": str(told.answer), "by": told.metric, "difference": asdict(told.difference)}
+
+
 def confirmation_json(confirmation: Confirmation) -> dict[str, Any]:
     """Return what was confirmed: configurations with mean, standard deviation and number of seeds of each metric."""
+    test_loss = confirmation.test_loss_difference
     return {
         **dict.fromkeys(("one_standard_error", "baseline")),
         **{which: _confirmed_json(confirmed) for which, confirmed in confirmation.chosen.items()},
+        "regularized": _confirmed_json(confirmation.regularized),
         "difference": None if confirmation.difference is None else asdict(confirmation.difference),
         "loss_difference": None if confirmation.loss_difference is None else asdict(confirmation.loss_difference),
+        "test_loss_difference": None if test_loss is None else asdict(test_loss),
         "remarks": confirmation.remarks,
-        "ranking": [_confirmed_json(confirmed) for confirmed in confirmation.ranking],
+        "ranking": [_confirmed_json(confirmed) for confirmed in confirmation.by_rank],
     }
 
 
@@ -100,22 +130,40 @@ def _confirmed_json(confirmed: Confirmed) -> dict[str, Any]:
     metrics = {name: asdict(estimate) for name, estimate in confirmed.estimates.items()}
     params = dict(confirmed.params)
     told = {"trial": confirmed.trial, "params": params, "cocktail": cocktail(params)}
+    told |= {"learning_rate_of": confirmed.rate_of}
     return {**told, **metrics, "diverged": confirmed.diverged, "killed": confirmed.killed}
 
 
-def best_toml(summary: Summary) -> str:
-    """Return the best configuration as TOML, with what it reached in comments. Needs a best trial."""
-    record = summary.best
-    assert record is not None
-    assert record.best is not None
-    lines = [
-        f"# Best configuration of study {summary.study!r}: trial {record.number}",
-        f"# validation loss {record.best.val_loss:.5f}, accuracy {record.best.val_accuracy:.4f}, "
-        f"best epoch {record.best.epoch} of {len(record.epochs)}",
-    ]
-    if "best" in summary.test:
-        lines.append(f"# test loss {summary.test['best'].loss:.5f}, accuracy {summary.test['best'].accuracy:.4f}")
-    return "\n".join([*lines, "", "[params]", *(f"{name} = {value!r}" for name, value in record.params.items()), ""])
+def best_toml(summary: Summary, best: Winner) -> str:
+    """Return the winner's configuration as TOML, with what it reached in comments."""
+    told = [f"Best configuration of study {summary.study!r}: {best.name}", *_reached(summary, best)]
+    if (verdict := headline(summary)) is not None:
+        told.insert(0 if hurts(summary) else 1, f"{verdict[0].upper()}{verdict[1:]}")
+    lines = [f"# {line}" for line in (*told, *warnings(summary))]
+    return "\n".join([*lines, "", "[params]", *(f"{name} = {value!r}" for name, value in best.params.items()), ""])
+
+
+def _reached(summary: Summary, best: Winner) -> Iterator[str]:
+    """Give what the winner reached, and no other trial."""
+    if best.confirmed is not None:
+        told = {
+            "validation loss": ("val_loss", ".5f"),
+            "test loss": ("test_loss", ".5f"),
+            "accuracy": ("test_accuracy", ".4f"),
+        }
+        known = {name: (best.confirmed.estimates.get(metric), style) for name, (metric, style) in told.items()}
+        means = ", ".join(f"{name} {value.mean:{style}}" for name, (value, style) in known.items() if value is not None)
+        yield f"over {best.confirmed.estimates['val_loss'].n} seeds: {means}"
+    record = next((each for each in (summary.best, summary.baseline) if best.is_trial(each)), None)
+    if record is None or record.best is None:
+        return
+    row, score = record.best, test_score(summary, record)
+    yield (
+        f"in the search: validation loss {row.val_loss:.5f}, accuracy {row.val_accuracy:.4f}, "
+        f"best epoch {row.epoch} of {len(record.epochs)}"
+    )
+    if score is not None:
+        yield f"in the search: test loss {score.loss:.5f}, accuracy {score.accuracy:.4f}"
 
 
 def headline_metrics(summary: Summary) -> dict[str, float]:
@@ -149,4 +197,6 @@ def _confirmed_metrics(confirmation: Confirmation) -> dict[str, float]:
     }
     if confirmation.difference is not None:
         metrics["confirmed_difference"] = confirmation.difference.mean
+    if confirmation.test_loss_difference is not None:
+        metrics["confirmed_test_loss_difference"] = confirmation.test_loss_difference.mean
     return metrics

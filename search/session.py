@@ -51,7 +51,7 @@ class Options:
     confirm: Confirm | None = None
     """How to confirm what was found; None for not at all."""
     ablate: int | None = None
-    """With how many seeds to train the winner without each of its ingredients; None for not at all."""
+    """With how many seeds to train the best regularized one without each of its ingredients; None for not at all."""
     search: bool = True
     """Whether to search, or only to confirm and ablate what was found."""
     own: Own = NOTHING_OWN
@@ -222,6 +222,8 @@ class Session:
         study.add_wall_seconds(time.monotonic() - start)
         if options.confirm is not None and not cut_short:
             cut_short = not after.confirm(options.confirm)
+        if not cut_short:
+            cut_short = not after.keep_winner(weights)
         if options.ablate is not None and not cut_short:
             cut_short = not after.ablate(options.ablate)
         return cut_short
@@ -287,6 +289,8 @@ class Session:
                 f'the test data is not what study "{self._study.name}" was started with, and is scored by; '
                 "use the same, or give the study a new name"
             )
+        for examples, majority in ({} if own is None else own.majorities).items():
+            self._study.keep_majority(examples, majority)
 
     def _weights(self, before: Summary) -> WeightStore:
         from search.weights import WeightStore

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirmation
 from search.confirmation import Confirmed as OverSeeds
+from search.intervals import Answer
 from search.markdown import code, without_html
 from search.printable import printable
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json, confirmed_means, headline_metrics
 from search.spec import OWN, StudySpec
 from search.tracking import Closing, Confirmed, Findings, TrackedData, TrackedStudy
+from search.verdict import headline, hurts, warnings, winner
 from search.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -91,10 +93,10 @@ def closing(study: StoredStudy, folder: Path) -> Closing:
         ended=ended or _last(study.records()),
         findings=Findings(
             headline=_headline(summary),
-            description="\n\n".join([_subject(study.spec), *_told(study.name, summary)]),
+            description="\n\n".join([*_verdict(summary), _subject(study.spec), *_told(study.name, summary)]),
             tags=_machine(study) | _best(summary),
             metrics=headline_metrics(summary),
-            artifacts=_artifacts(summary, folder),
+            artifacts=_artifacts(summary, folder, study.identity),
             compared=_compared(summary),
             confirmed={} if summary.confirmed is None else _confirmed(summary.confirmed),
         ),
@@ -138,10 +140,9 @@ def _params(spec: StudySpec) -> dict[str, str]:
 
 
 def _best(summary: Summary) -> dict[str, str]:
-    """Return which trial does best: over seeds, as soon as that is known."""
-    if summary.confirmed is not None:
-        return {"regsearch.best_trial": str(summary.confirmed.best.trial)}
-    return {} if summary.best is None else {"regsearch.best_trial": str(summary.best.number)}
+    """Return which trial is the winner, by number and in words."""
+    best = winner(summary)
+    return {} if best is None else {"regsearch.best_trial": str(best.trial), "regsearch.winner": best.name}
 
 
 def _compared(summary: Summary) -> list[int]:
@@ -155,21 +156,27 @@ def _compared(summary: Summary) -> list[int]:
 
 
 def _confirmed(confirmation: Confirmation) -> dict[int, Confirmed]:
-    """Return the confirmed trials; one may be several things at once."""
+    """Return the confirmed trials; one may be several things at once.
+
+    The baseline at another trial's learning rate is none of the search's trials, whose runs say nothing of it.
+    """
+    trials = {role: confirmed for role, confirmed in confirmation.chosen.items() if confirmed.rate_of is None}
     roles: dict[int, list[str]] = {}
-    for role, confirmed in confirmation.chosen.items():
+    for role, confirmed in trials.items():
         roles.setdefault(confirmed.trial, []).append(role)
-    means = {confirmed.trial: confirmed_means(confirmed) for confirmed in confirmation.chosen.values()}
+    means = {confirmed.trial: confirmed_means(confirmed) for confirmed in trials.values()}
     return {trial: Confirmed(", ".join(names), means[trial]) for trial, names in roles.items()}
 
 
-def _artifacts(summary: Summary, folder: Path) -> dict[str, bytes | Path]:
+def _artifacts(summary: Summary, folder: Path, identity: str) -> dict[str, bytes | Path]:
     """Return the files that go with a study. Two are told by its storage, the others were written by a search."""
     told: dict[str, bytes | Path] = {}
     kept = {"report.html": folder / "report.html"}
-    if summary.best is not None:
-        told["best.toml"] = best_toml(summary).encode()
-        kept["best.safetensors"] = WeightStore(folder).path(summary.best.number)
+    if (best := winner(summary)) is not None:
+        told["best.toml"] = best_toml(summary, best).encode()
+        weights = WeightStore(folder, study=identity)
+        if weights.load(best.trial, best.rate_of) is not None:  # and not those of a study that was deleted
+            kept["best.safetensors"] = weights.path(best.trial, best.rate_of)
     if summary.confirmed is not None:
         told["confirmed.json"] = json.dumps(confirmation_json(summary.confirmed), indent=2).encode()
     return told | {name: path for name, path in kept.items() if path.exists()}
@@ -185,9 +192,11 @@ def _subject(spec: StudySpec) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    """Return how good it is, for the first column of MLflow's table."""
+    """Return how good it is, for the first column of MLflow's table; what speaks against it first."""
     if summary.confirmed is not None:
-        return f"confirmed {summary.confirmed.best.estimates['val_loss'].mean:.4f}"
+        against = f"{Answer.HURTS}, " if hurts(summary) else ""
+        without = " without regularization" if summary.confirmed.baseline_wins else ""
+        return f"{against}confirmed {summary.confirmed.best.estimates['val_loss'].mean:.4f}{without}"
     best = summary.best.best if summary.best is not None else None
     return "" if best is None else f"best {best.val_loss:.4f}"
 
@@ -201,24 +210,31 @@ def _told(study: str, summary: Summary) -> Iterator[str]:
         baseline = summary.baseline.best if summary.baseline is not None else None
         beside = "" if baseline is None else f"; without regularization {baseline.val_loss:.4f}"
         yield f"**Best in the search**: trial {summary.best.number}, loss {summary.best.best.val_loss:.4f}{beside}."
-        yield "Not confirmed over seeds." if summary.confirmed is None else _verdict(summary.confirmed)
-        if summary.confirmed is None and summary.noise is not None and summary.noise.remark is not None:
-            yield summary.noise.remark
+        if summary.confirmed is None:
+            yield "Not confirmed over seeds."
+            if summary.noise is not None and summary.noise.remark is not None:
+                yield summary.noise.remark
     command = code(f"regsearch show --study {shlex.quote(study)}")
     yield f"{command} prints it all; the command that began the search goes on with it."
 
 
-def _verdict(confirmation: Confirmation) -> str:
-    best, baseline = confirmation.best, confirmation.baseline
-    beside = "" if baseline is None else f"; without regularization {_scores(baseline)}"
-    difference = confirmation.difference
-    by_loss = confirmation.answer_by_loss
-    apart = "" if by_loss is None else f" By validation loss: {by_loss}."
-    if difference is not None:
-        apart = f" Test accuracy {difference.points}: {difference.answer}."
-    seeds = best.estimates["val_loss"].n
-    told = f"**Confirmed** over {seeds} seeds: trial {best.trial}, {_scores(best)}{beside}.{apart}"
-    return " ".join([told, *confirmation.remarks])
+def _verdict(summary: Summary) -> Iterator[str]:
+    """Give what was confirmed, and what to beware of."""
+    confirmation = summary.confirmed
+    if confirmation is not None:
+        verdict = headline(summary)
+        said = "" if verdict is None else f"**{verdict[0].upper()}{verdict[1:]}.** "
+        best, best_confirmed, baseline = winner(summary), confirmation.best, confirmation.baseline
+        assert best is not None, "something is confirmed"
+        beside = "" if baseline is None else f"; without regularization {_scores(baseline)}"
+        if confirmation.baseline_wins:
+            regularized = confirmation.regularized
+            beside = f"; with regularization, trial {regularized.trial}, {_scores(regularized)}"
+        seeds = best_confirmed.estimates["val_loss"].n
+        told = f"{said}**Confirmed** over {seeds} seeds: {best.name}, {_scores(best_confirmed)}{beside}."
+        yield " ".join([told, *confirmation.remarks])
+    if told_warnings := warnings(summary):
+        yield " ".join(told_warnings)
 
 
 def _scores(confirmed: OverSeeds) -> str:

@@ -1,4 +1,4 @@
-"""The weights worth keeping: those of the study's best trial so far and of the baseline, as safetensors files.
+"""The weights worth keeping: of the study's best trial so far, of its winner and of the baseline, as safetensors files.
 
 One file a trial, written before the trial's end is told to the storage and removed only after a better one has
 been told: so whenever the program dies, the weights of the trial that the storage calls best are there. A disk that is
@@ -16,6 +16,7 @@ from typing import Any
 
 from search.places import write_whole
 from search.records import Assignment, Role, Summary
+from search.verdict import winner
 
 
 class WeightStore:
@@ -35,14 +36,15 @@ class WeightStore:
         self._best_loss = min(val_loss, self._best_loss)
         return better or assignment.role is Role.BASELINE
 
-    def path(self, trial: int) -> Path:
-        """Return where a trial's weights are, or would be."""
-        return self._folder / f"trial-{trial:05d}.safetensors"
+    def path(self, trial: int, rate_of: int | None = None) -> Path:
+        """Return where a trial's weights are, or would be; `rate_of` is as in `Confirmed`."""
+        rate = "" if rate_of is None else f"-rate-of-{rate_of:05d}"
+        return self._folder / f"trial-{trial:05d}{rate}.safetensors"
 
-    def save(self, trial: int, weights: bytes) -> None:
+    def save(self, trial: int, weights: bytes, rate_of: int | None = None) -> None:
         """Write a trial's weights; the file is whole or not there. What goes wrong is for `take_notice`."""
         try:
-            write_whole(self.path(trial), weights if self._study is None else _signed(weights, self._study))
+            write_whole(self.path(trial, rate_of), weights if self._study is None else _signed(weights, self._study))
         except OSError as error:  # no search is to end for want of what can be trained again
             self._take_note(error)
 
@@ -50,12 +52,12 @@ class WeightStore:
         """Return what the user should know and has not been told yet; may be called from another thread."""
         return self._notices.popleft() if self._notices else None
 
-    def load(self, trial: int) -> bytes | None:
+    def load(self, trial: int, rate_of: int | None = None) -> bytes | None:
         """Return a trial's weights, or None when they are not here, damaged, or another study's."""
         from safetensors import SafetensorError, deserialize
 
         try:
-            content = self.path(trial).read_bytes()
+            content = self.path(trial, rate_of).read_bytes()
             deserialize(content)  # type: ignore[no-untyped-call]
         except (OSError, SafetensorError):
             return None
@@ -64,6 +66,8 @@ class WeightStore:
     def tidy(self, summary: Summary) -> None:
         """Remove the files of trials that are no longer the best."""
         wanted = {self.path(record.number) for record in (summary.best, summary.baseline) if record is not None}
+        if (best := winner(summary)) is not None:
+            wanted.add(self.path(best.trial, best.rate_of))
         for path in self._folder.glob("trial-*.*"):
             if path not in wanted:
                 with suppress(OSError):

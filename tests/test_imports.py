@@ -32,6 +32,7 @@ LAYERS = [
         "detached",
         "intervals",
         "confirmation",
+        "verdict",
         "ablation",
         "diagnosis",
         "machine",

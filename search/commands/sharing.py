@@ -37,6 +37,7 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     from search.study import StoredStudy
     from search.study.storage import open_existing
     from search.tracking import default_tracking_uri
+    from search.verdict import headline, hurts
     from search.wishes import Wishes
 
     stored = StoredStudy.load(study, open_existing(storage, home))
@@ -45,7 +46,10 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     choice = choose(summary, "best" if pick == "best" else "one_standard_error")
     exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint", str), wishes, out)
     told = f"test accuracy {exported.accuracy:.2%}, test loss {exported.loss:.4f}"
-    tell(f"Trial {exported.choice.trial}, trained for {exported.choice.epochs} epochs: {told}")
+    if (verdict := headline(summary)) is not None and hurts(summary):
+        say(f"{verdict[0].upper()}{verdict[1:]}")
+    name = exported.choice.name
+    tell(f"{name[0].upper()}{name[1:]}, trained for {exported.choice.epochs} epochs: {told}")
     tell(f"It is in {out}: README.md tells how to use it")
     if given["register"]:
         uri = given["tracking_uri"] or default_tracking_uri(home)

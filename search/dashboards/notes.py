@@ -28,13 +28,15 @@ def study_note(study: str, spec: StudySpec, best: TrialRecord | None, done: int)
 
 def verdict_note(material: Material, pictures: Sequence[str] = ()) -> str:
     """Return the verdict and what was searched, for a study that has been; `pictures` are paths in the dashboard."""
-    verdict, summary, winner = words.verdict(material), material.summary, material.winner
+    verdict, summary = words.verdict(material), material.summary
     told = f"**{verdict.headline}** {verdict.detail}" + (f" {code(verdict.command)}" if verdict.command else "")
+    best = "" if material.answer is None else f"Best configuration: {material.answer.name}."
     ended = f"{words.count(len(material.counted), 'trial')}, {words.count(summary.trial_epochs, 'trial-epoch')} in "
     return _paragraphs(
         told,
+        best,
         *(f"![learning curves]({picture})" for picture in pictures),
-        _searched(material.spec, None if winner is None else winner.params),
+        _searched(material.spec, None if material.answer is None else material.answer.params),
         ended + f"{words.duration(summary.wall_seconds)}. {code(words.command(material, 'show'))} prints all of it.",
         _links(summary.study),
     )
@@ -55,7 +57,8 @@ def trial_note(record: TrialRecord, names: Sequence[str], material: Material, pi
 
 def _confirmed(material: Material, which: str) -> Confirmed | None:
     confirmed = material.summary.confirmed
-    return None if confirmed is None else confirmed.chosen.get(which)
+    found = None if confirmed is None else confirmed.chosen.get(which)
+    return None if found is None or found.rate_of is not None else found
 
 
 def _reached(record: TrialRecord) -> str:

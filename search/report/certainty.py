@@ -11,6 +11,7 @@ from search.confirmation import Confirmation, Confirmed
 from search.intervals import Difference
 from search.report.figure import MARKS, Figure, Trace
 from search.report.material import NAMES, Material
+from search.verdict import comparison
 
 _ROW_PIXELS = 34
 _NEAR = 0.2
@@ -29,12 +30,11 @@ class Row:
 
 
 def difference_figure(material: Material) -> Figure | None:
-    """Return the difference in test accuracy with its interval beside zero, None where it is not known."""
-    confirmed = material.summary.confirmed
-    difference = None if confirmed is None else confirmed.difference
-    if difference is None or not math.isfinite(difference.low):
+    """Return the difference in test accuracy with its interval beside zero, None where the verdict is not by that."""
+    compared = comparison(material.summary)
+    if compared is None or compared.metric != "test_accuracy" or not math.isfinite(compared.difference.low):
         return None
-    row = _difference_row("", difference, 100.0, "@best", "circle")
+    row = _difference_row("", compared.difference, 100.0, "@best", "circle")
     return _intervals(
         [row],
         name="difference",
@@ -52,10 +52,18 @@ def confirmation_figures(material: Material) -> list[Figure]:
     if confirmed is None:
         return []
     figures = [
-        _metric(confirmed, "test_accuracy", "Test accuracy", 100.0, {"ticksuffix": " %"}),
+        _metric(confirmed, *_tested(material)),
         _metric(confirmed, "val_loss", "Validation loss", 1.0, {"tickformat": ".4~g"}),
     ]
     return [figure for figure in figures if figure is not None]
+
+
+def _tested(material: Material) -> tuple[str, str, float, dict[str, Any]]:
+    """Return the metric of the test data that the verdict goes by."""
+    compared = comparison(material.summary)
+    if compared is not None and compared.metric == "test_loss":
+        return "test_loss", "Test loss", 1.0, {"tickformat": ".4~g"}
+    return "test_accuracy", "Test accuracy", 100.0, {"ticksuffix": " %"}
 
 
 def _metric(confirmed: Confirmation, metric: str, title: str, factor: float, axis: dict[str, Any]) -> Figure | None:
@@ -81,7 +89,7 @@ def _labelled(confirmed: Confirmation) -> Iterable[tuple[str, Confirmed, tuple[s
     names: dict[int, list[str]] = {}
     for which, configuration in confirmed.chosen.items():
         names.setdefault(configuration.trial, []).append(which)
-    there = {configuration.trial: configuration for configuration in (*confirmed.ranking, *confirmed.chosen.values())}
+    there = {configuration.trial: configuration for configuration in confirmed.by_rank}
     for trial, configuration in there.items():
         called = names.get(trial, [])
         label = f"{', '.join(map(_short, called))} ({trial})" if called else f"trial {trial}"

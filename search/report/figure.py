@@ -16,6 +16,7 @@ _LOG_FROM = 8
 _MARGIN = 0.06
 MARKS = {
     "best": ("@best", "star"),
+    "regularized": ("@pick", "diamond"),
     "one_standard_error": ("@pick", "star-diamond"),
     "baseline": ("@baseline", "square"),
 }

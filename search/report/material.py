@@ -10,13 +10,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirmed
-from search.records import Summary, TrialRecord
+from search.records import Params, Summary, TrialRecord
 from search.spec import Range, StudySpec
+from search.verdict import Winner, winner
 
 if TYPE_CHECKING:
     from search.study import StoredStudy
 
-NAMES = {"best": "best", "one_standard_error": "one-standard-error pick", "baseline": "baseline"}
+NAMES = {
+    "best": "best",
+    "regularized": "best with regularization",
+    "one_standard_error": "one-standard-error pick",
+    "baseline": "baseline",
+}
 """What is compared, by its name in `show --json`."""
 STRONGEST = 3
 """So many parameters are looked at in pairs."""
@@ -56,22 +62,42 @@ class Material:
         return {name: setting for name, setting in settings.items() if isinstance(setting, Range)}
 
     @cached_property
+    def answer(self) -> Winner | None:
+        """The configuration to use."""
+        return winner(self.summary)
+
+    @cached_property
     def winner(self) -> TrialRecord | None:
-        """The best trial: by its mean over seeds where that is known, as the search had it otherwise."""
-        confirmed = self.summary.confirmed
-        by_number = {record.number: record for record in self.records}
-        return self.summary.best if confirmed is None else by_number.get(confirmed.best.trial, self.summary.best)
+        """The trial of the search that has this configuration, None where none has."""
+        best = self.answer
+        return None if best is None else next((record for record in self.records if best.is_trial(record)), None)
 
     @cached_property
     def chosen(self) -> dict[str, TrialRecord]:
-        """Winner, one-standard-error pick and baseline, as far as they are there, under the names of `show --json`."""
-        confirmed = {} if self.summary.confirmed is None else self.summary.confirmed.chosen
-        named = {
-            "best": self.winner,
-            "one_standard_error": self._trial(confirmed.get("one_standard_error"), self.summary.one_standard_error),
-            "baseline": self._trial(confirmed.get("baseline"), self.summary.baseline),
+        """Winner, one-standard-error pick and baseline, as far as they are there, under the names of `show --json`.
+
+        Where the baseline wins, the best regularized trial is beside it.
+        """
+        summary, confirmed = self.summary, {} if self.summary.confirmed is None else self.summary.confirmed.chosen
+        named = {"best": self.winner}
+        if self.answer is not None and self.answer.is_baseline:
+            named["regularized"] = self._trial(confirmed.get("regularized"), summary.regularized)
+        named |= {
+            "one_standard_error": self._trial(confirmed.get("one_standard_error"), summary.one_standard_error),
+            "baseline": self._trial(confirmed.get("baseline"), summary.baseline),
         }
         return {name: record for name, record in named.items() if record is not None}
+
+    @cached_property
+    def configurations(self) -> dict[str, tuple[str, Params]]:
+        """What these are called and trained with: the baseline may be confirmed with another trial's learning rate."""
+        told = {which: (str(record.number), record.params) for which, record in self.chosen.items()}
+        confirmed = {} if self.summary.confirmed is None else self.summary.confirmed.chosen
+        return {
+            which: (str(each.trial), each.params) if (each := confirmed.get(which)) is not None else told[which]
+            for which in NAMES
+            if which in told or which in confirmed
+        }
 
     @property
     def names(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search.confirmation import Confirmed
 from search.intervals import Estimate
-from search.records import Score, TrialRecord
+from search.records import Params, Score, TrialRecord
 from search.report import words
 from search.report.figure import shown
 from search.report.material import NAMES, Material
@@ -39,28 +39,33 @@ def numbers(material: Material) -> Table | None:
     """Return what best, pick and baseline reached: over seeds where that is known, and in the search."""
     if material.summary.best is None:
         return None
-    confirmed = material.summary.confirmed
+    confirmed, columns = material.summary.confirmed, _columns(material)
     groups: list[tuple[str, list[Row]]] = []
     if confirmed is not None:
         seeds = words.count(confirmed.best.estimates["val_loss"].n, "seed")
         rows: list[Row] = [
-            (label, [_estimate(confirmed.chosen.get(which), which, metric, style) for which in NAMES])
+            (label, [_estimate(confirmed.chosen.get(which), which, metric, style) for which in columns])
             for metric, (label, style) in _told(confirmed.chosen.values()).items()
         ]
         groups.append((f"Confirmed, mean ± deviation over {seeds}", rows))
-    groups.append(("In the search, one run of each", _in_the_search(material)))
-    return Table("Best, pick and baseline", [_title(which) for which in NAMES], groups)
+    groups.append(("In the search, one run of each", _in_the_search(material, columns)))
+    return Table("Best, pick and baseline", [_title(which) for which in columns], groups)
 
 
-def _in_the_search(material: Material) -> list[Row]:
+def _columns(material: Material) -> list[str]:
+    """Return what stands side by side: the best regularized one is the best, unless the baseline is."""
+    answer = material.answer
+    return [which for which in NAMES if which != "regularized" or (answer is not None and answer.is_baseline)]
+
+
+def _in_the_search(material: Material, columns: Sequence[str]) -> list[Row]:
     summary = material.summary
-    records = (summary.best, summary.one_standard_error, summary.baseline)
     rows: list[Row] = [
-        (label, [_searched(record, which, key, style) for which, record in zip(NAMES, records, strict=True)])
+        (label, [_searched(getattr(summary, which), which, key, style) for which in columns])
         for key, (label, style) in _SEARCHED.items()
     ]
     tested = _TESTED.items() if summary.test else ()
-    return rows + [(t, [_test(summary.test.get(which), which, key, s) for which in NAMES]) for key, (t, s) in tested]
+    return rows + [(t, [_test(summary.test.get(which), which, key, s) for which in columns]) for key, (t, s) in tested]
 
 
 def _told(confirmed: Iterable[Confirmed]) -> dict[str, tuple[str, str]]:
@@ -128,19 +133,20 @@ def _says_something(confirmed: Confirmed, metric: str, style: str) -> bool:
 
 def configurations(material: Material) -> Table | None:
     """Return the parameters of best, pick and baseline, None as long as there are none."""
-    if not material.chosen:
+    told = material.configurations
+    if not told:
         return None
-    names = list(dict.fromkeys(name for record in material.chosen.values() for name in record.params))
+    names = list(dict.fromkeys(name for _, params in told.values() for name in params))
     noise = material.summary.noise
     layers = {} if noise is None else noise.layers
     labels = {name: f"{name} = {layers[name]}" if name in layers else name for name in names}
-    rows = [(labels[name], [Cell(_param(record, name)) for record in material.chosen.values()]) for name in names]
-    trials = ("trial", [Cell(str(record.number)) for record in material.chosen.values()])
-    return Table("Configurations", [_title(which) for which in material.chosen], [("", [trials, *rows])])
+    rows = [(labels[name], [Cell(_param(params, name)) for _, params in told.values()]) for name in names]
+    trials = ("trial", [Cell(trial) for trial, _ in told.values()])
+    return Table("Configurations", [_title(which) for which in told], [("", [trials, *rows])])
 
 
-def _param(record: TrialRecord, name: str) -> str:
-    return shown([record.params[name]])[0] if name in record.params else "-"
+def _param(params: Params, name: str) -> str:
+    return shown([params[name]])[0] if name in params else "-"
 
 
 def best_trials(material: Material) -> Table:
@@ -156,7 +162,7 @@ def best_trials(material: Material) -> Table:
                 Cell(f"{record.best.val_loss:.4f}" if record.best else "-"),
                 Cell(f"{record.best.gap:+.4f}" if record.best else "-"),
                 Cell(str(len(record.epochs))),
-                *(Cell(_param(record, name)) for name in names),
+                *(Cell(_param(record.params, name)) for name in names),
             ],
         )
         for record in ranked[:_MOST_ROWS]
@@ -168,7 +174,7 @@ def ranking(material: Material) -> Table:
     """Return all that was confirmed, the winner first. Needs a confirmation."""
     confirmed = material.summary.confirmed
     assert confirmed is not None
-    there = {configuration.trial: configuration for configuration in (*confirmed.ranking, *confirmed.chosen.values())}
+    there = {configuration.trial: configuration for configuration in confirmed.by_rank}
     metrics = _told(there.values())
     del metrics[_TRIAL]
     rows = [

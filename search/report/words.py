@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from search.confirmation import Confirmation
-from search.intervals import Answer, Difference
+from search.confirmation import BASELINE_WINS
+from search.intervals import Answer
 from search.report.material import Material
 from search.report.writing import typed
+from search.verdict import Comparison, comparison, warnings
 
 _KINDS = {Answer.HELPS: "good", Answer.HURTS: "bad"}
 
@@ -31,70 +31,56 @@ def verdict(material: Material) -> Verdict:
     if summary.best is None:
         return _nothing(material)
     if summary.confirmed is None:
-        return _unconfirmed(material, command(material, "confirm"))
-    difference = summary.confirmed.difference
-    told = _without_test(summary.confirmed) if difference is None else _confirmed(summary.confirmed, difference)
-    return replace(told, detail=f"{told.detail} {_remark(material)}".rstrip())
+        told = _unconfirmed(material, command(material, "confirm"))
+    else:
+        compared = comparison(summary)
+        told = _no_baseline() if compared is None else _compared(compared)
+        if summary.confirmed.baseline_wins:
+            told = replace(told, detail=f"{told.detail} {BASELINE_WINS}")
+        told = replace(told, detail=f"{told.detail} {_remark(material)}".rstrip())
+    return replace(told, detail=" ".join([*warnings(summary), told.detail]))
 
 
-def _confirmed(confirmation: Confirmation, difference: Difference) -> Verdict:
-    mean, answer = f"{100 * difference.mean:+.2f}", difference.answer
-    scores, interval = (
-        _accuracies(confirmation),
-        f"The difference is {difference.points}, over {difference.n} seeds in pairs",
-    )
-    match answer:
-        case Answer.UNKNOWN:
-            detail = f"{scores} That is one seed, which tells nothing of chance: confirm with more (--seeds 5)."
-            return Verdict(f"Test accuracy {mean} points against no regularization, by one seed.", detail, "open")
-        case Answer.UNCLEAR:
-            detail = f"{scores} {interval}: it includes zero, so chance alone could explain it."
-            return Verdict(f"{answer.capitalize()}.", detail, "open")
-        case _:
-            headline = f"{answer.capitalize()}: {mean} points of test accuracy."
-            return Verdict(
-                headline, f"{scores} {interval}: it excludes zero.", "good" if difference.mean > 0 else "bad"
-            )
+def _no_baseline() -> Verdict:
+    return Verdict("There is no baseline to compare with.", "No unregularized trial was confirmed.", "open")
 
 
-def _accuracies(confirmation: Confirmation) -> str:
-    best = confirmation.best.estimates.get("test_accuracy")
-    baseline = None if confirmation.baseline is None else confirmation.baseline.estimates.get("test_accuracy")
-    if best is None or baseline is None:
-        return ""
-    return (
-        f"With regularization (trial {confirmation.best.trial}) the network gets {best.mean:.2%} of the test data "
-        f"right, without {baseline.mean:.2%}."
-    )
+def _compared(compared: Comparison) -> Verdict:
+    answer = compared.answer
+    includes = "it includes zero, so chance alone could explain it" if answer is Answer.UNCLEAR else "it excludes zero"
+    detail = f"{_means(compared)} {_interval(compared)}{includes}."
+    headline = f"{answer.capitalize()}."
+    if answer is Answer.UNKNOWN:
+        detail = f"{_means(compared)} That is one seed, which tells nothing of chance: confirm with more (--seeds 5)."
+        if compared.metric == "test_accuracy":
+            mean = f"{100 * compared.difference.mean:+.2f}"
+            headline = f"Test accuracy {mean} points against no regularization, by one seed."
+    elif answer is not Answer.UNCLEAR:
+        headline = f"{answer.capitalize()}, by {compared.label}."
+        if compared.metric == "test_accuracy":
+            headline = f"{answer.capitalize()}: {100 * compared.difference.mean:+.2f} points of test accuracy."
+    unread = " Test data was not read." if compared.metric == "val_loss" else ""
+    return Verdict(headline, detail + unread, _KINDS.get(answer, "open"))
 
 
-def _losses(confirmation: Confirmation) -> str:
-    difference = confirmation.loss_difference
-    assert difference is not None, "there is a baseline"
-    if not math.isfinite(difference.low):
-        return ""
+def _means(compared: Comparison) -> str:
+    ours, theirs = (each.estimates[compared.metric] for each in (compared.regularized, compared.baseline))
+    trial = compared.regularized.trial
+    if compared.metric == "test_accuracy":
+        return (
+            f"With regularization (trial {trial}) the network gets {ours.mean:.2%} of the test data right, without "
+            f"{theirs.mean:.2%}."
+        )
+    label = f"Mean {compared.label} over {count(ours.n, 'seed')}"
+    return f"{label}: {ours.mean:.4f} with regularization (trial {trial}), {theirs.mean:.4f} without."
+
+
+def _interval(compared: Comparison) -> str:
+    if compared.metric == "test_accuracy":
+        return f"The difference is {compared.amount}, over {compared.difference.n} seeds in pairs: "
+    difference = compared.difference
     low, high = f"{difference.low:+.4f}", f"{difference.high:+.4f}"
-    return f". In pairs it is {difference.mean:+.4f} higher without, 95 % interval {low} to {high}"
-
-
-def _without_test(confirmation: Confirmation) -> Verdict:
-    best, baseline, answer = confirmation.best, confirmation.baseline, confirmation.answer_by_loss
-    if baseline is None or answer is None:
-        return Verdict("There is no baseline to compare with.", "No unregularized trial was confirmed.", "open")
-    one, other = best.estimates["val_loss"], baseline.estimates["val_loss"]
-    losses = (
-        f"Mean validation loss over {count(one.n, 'seed')}: {one.mean:.4f} with regularization (trial {best.trial}), "
-        f"{other.mean:.4f} without{_losses(confirmation)}"
-    )
-    match answer:
-        case Answer.UNKNOWN:
-            return Verdict(f"{answer.capitalize()}.", f"{losses}. Test data was not read.", "open")
-        case Answer.UNCLEAR:
-            detail = f"{losses}: it includes zero. Test data was not read."
-            return Verdict(f"{answer.capitalize()}.", detail, "open")
-        case _:
-            detail = f"{losses}: it excludes zero. Test data was not read."
-            return Verdict(f"{answer.capitalize()}, by validation loss.", detail, _KINDS[answer])
+    return f"In pairs it is {difference.mean:+.4f} higher without, 95 % interval {low} to {high}: "
 
 
 def _unconfirmed(material: Material, confirm: str) -> Verdict:

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 
 from search.ablation import Ablation
 from search.confirmation import Repeats
-from search.records import ModelNoise, Score, Summary, TimeSpent
+from search.records import Majority, ModelNoise, Score, Summary, TimeSpent
 from search.spec import StudySpec
 from search.study.commits import exclusive
 from search.study.foreign import Sieve
@@ -29,6 +29,8 @@ MACHINE = "machine"
 """Name of the fact that tells what the last run ran on."""
 NOISE = "noise"
 """Name of the fact that tells which dropout and other noise a model from Python has."""
+MAJORITY = "majority_"
+"""Beginning of the names of the facts that tell the most frequent class's share of `validation` and `test` examples."""
 _WALL_SECONDS = "wall_seconds"
 _TEST = "test_"
 _FACT = "fact_"
@@ -73,6 +75,7 @@ def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summa
     scores = {which: attributes[_TEST + which] for which in ("best", "baseline") if _TEST + which in attributes}
     ablation, time = fact(study, ABLATION, Ablation), fact(study, TIME_SPENT, TimeSpent)
     noise = read_noise(fact(study, NOISE, ModelNoise))
+    majorities = {examples: fact(study, MAJORITY + examples, Majority) for examples in ("validation", "test")}
     summary = summarize(
         study.study_name,
         study.get_trials(deepcopy=False),
@@ -91,6 +94,8 @@ def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summa
         noise=noise,
         ablation=None if ablation is None else _known(ablation, spec),
         time=None if time is None else _finite(time),
+        loss=spec.training.loss,
+        majorities={examples: majority for examples, majority in majorities.items() if majority is not None},
     )
 
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ablation import Ablation
 from search.confirmation import Repeats
-from search.records import ModelNoise, Score, Summary, TrialRecord
+from search.records import Majority, ModelNoise, Score, Summary, TrialRecord
 from search.spec import StudySpec
 from search.study import facts
 from search.study.annotations import Annotations
@@ -124,6 +124,10 @@ class StoredStudy:
     def record_test(self, which: Literal["best", "baseline"], score: Score) -> None:
         """Keep a test score; read once, after the search."""
         facts.set_test_score(self._study, which, score)
+
+    def keep_majority(self, examples: str, majority: Majority) -> None:
+        """Keep the share of the most frequent class of `validation` or `test` examples."""
+        self.set_fact(facts.MAJORITY + examples, asdict(majority))
 
     def keep_repeats(self, repeats: Repeats) -> None:
         """Keep what is confirmed, and all that was trained for it."""

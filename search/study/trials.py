@@ -274,17 +274,23 @@ def summarize(
     """Count and choose: the study at a glance, from all its trials."""
     shown, records, objectives = sieve.sift(trials), sieve.records(trials), spec.search.objectives
     complete = [record for record in records if record.state == "complete"]
+    regularized = [record for record in complete if record.role is not Role.BASELINE]
+    best, baseline = (
+        min(complete, key=_best_loss, default=None),
+        next((r for r in complete if r.role is Role.BASELINE), None),
+    )
     states = Counter(_STATE_NAMES[trial.state] for trial in shown)
     beyond, enough = beyond_budget([trial for trial in trials if sieve.counts(trial)], spec.search.trials)
     return Summary(
         study=study,
         trials={name: states[name] for name in _STATE_NAMES.values()},
         reasons=dict(Counter(record.reason.value for record in records)),
-        best=min(complete, key=_best_loss, default=None),
-        baseline=next((record for record in complete if record.role is Role.BASELINE), None),
-        test=test,
+        best=best,
+        baseline=baseline,
+        test=_of_these(test, {"best": best, "baseline": baseline}),
         trial_epochs=sum(_epochs_run(trial, sieve) for trial in shown if trial.state.is_finished()),
         wall_seconds=wall_seconds,
+        regularized=min(regularized, key=_best_loss, default=None),
         one_standard_error=one_standard_error(records),
         confirmed=None if repeats is None else _conclude(repeats, records),
         objectives=tuple(objectives),
@@ -293,6 +299,12 @@ def summarize(
         beyond_budget=beyond,
         enough_trials=enough,
     )
+
+
+def _of_these(test: Mapping[str, Score], records: Mapping[str, TrialRecord | None]) -> dict[str, Score]:
+    """Return the test scores that are of these trials: one that was read before a better trial ended is not its."""
+    numbers = {which: record.number for which, record in records.items() if record is not None}
+    return {which: score for which, score in test.items() if numbers.get(which) == score.trial}
 
 
 def _conclude(repeats: Repeats, records: Sequence[TrialRecord]) -> Confirmation | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from rich.console import Console
@@ -16,20 +16,22 @@ from rich.table import Table
 
 from search.confirmation import Confirmation, Confirmed
 from search.intervals import Estimate
-from search.records import EpochResult, Params, Reason, Score, Summary, TrialRecord
+from search.records import EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
 from search.results import cocktail
 from search.terminal.sparkline import sparklines
+from search.verdict import Winner, comparison, test_score, warnings, winner
 
 _WIDTH = 80
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the verdict, the best configuration, what it and the baseline reach, and how the trials ended."""
-    if summary.best is None:
+    best = winner(summary)
+    if best is None:
         console.print("No trial is complete, so there is no best configuration.")
     else:
         _print_verdict(summary, console)
-        _print_winner(summary, summary.best, console)
+        _print_winner(summary, best, console)
         console.print()
         console.print(_table(summary))
         _print_curves(summary, console)
@@ -43,54 +45,55 @@ def _print_verdict(summary: Summary, console: Console) -> None:
     console.print(f"[bold]{escape(headline)}[/bold]")
     for line in details:
         console.print(line, markup=False)
+    for warning in warnings(summary):
+        console.print("\n".join(textwrap.wrap(f"Note: {warning}", _WIDTH)), markup=False, highlight=False)
 
 
 def _verdict_lines(summary: Summary) -> list[str]:
-    confirmation, best, baseline = summary.confirmed, summary.best, summary.baseline
+    confirmation = summary.confirmed
     if confirmation is None:
-        told = [f"{summary.study}: not confirmed with further seeds"]
-        if best is not None and best.best is not None and baseline is not None and baseline.best is not None:
-            told.append(
-                f"In the search: validation loss {best.best.val_loss:.4f}, {baseline.best.val_loss:.4f} without "
-                "regularization"
-            )
+        told = [f"{summary.study}: not confirmed with further seeds", *_in_the_search(summary)]
         if summary.noise is not None and summary.noise.remark is not None:
             told += textwrap.wrap(summary.noise.remark, _WIDTH)
         return told
     seeds = confirmation.best.estimates["val_loss"].n
     confirmed = f"Confirmed with {seeds} seed{'s' * (seeds > 1)}"
-    difference = confirmation.difference
-    if difference is None:
-        answer = confirmation.answer_by_loss
-        if answer is None:
-            return [f"{summary.study}: no baseline to tell whether regularization helps", confirmed]
-        told = [f"{summary.study}: {answer}", f"{confirmed}, by validation loss: test data was not read"]
+    compared = comparison(summary)
+    if compared is None:
+        return [f"{summary.study}: no baseline to tell whether regularization helps", confirmed]
+    told = [f"{summary.study}: {compared.answer}"]
+    if compared.metric == "val_loss":
+        told.append(f"{confirmed}, by validation loss: test data was not read")
     else:
-        told = [
-            f"{summary.study}: {difference.answer}",
-            f"{confirmed}: test accuracy {_accuracies(confirmation)},",
-            difference.points.replace(" points", " points against the baseline"),
-        ]
+        told += [f"{confirmed}: {compared.scores},", _against_the_baseline(compared.amount)]
     return [*told, *(line for remark in confirmation.remarks for line in textwrap.wrap(remark, _WIDTH))]
 
 
-def _accuracies(confirmation: Confirmation) -> str:
-    with_it, without = confirmation.best, confirmation.baseline
-    assert without is not None, "a difference has two sides"
-    ours, theirs = (confirmed.estimates["test_accuracy"].mean for confirmed in (with_it, without))
-    return f"{ours:.2%}, without regularization {theirs:.2%}"
+def _in_the_search(summary: Summary) -> Iterator[str]:
+    """Give a line on the search alone, with one run of each."""
+    regularized, baseline = summary.regularized or summary.best, summary.baseline
+    if regularized is not None and regularized.best is not None and baseline is not None and baseline.best is not None:
+        loss = regularized.best.val_loss
+        yield f"In the search: validation loss {loss:.4f}, {baseline.best.val_loss:.4f} without regularization"
 
 
-def _print_winner(summary: Summary, best: TrialRecord, console: Console) -> None:
-    """Print the configuration to use: the best over seeds, or as long as nothing is confirmed the search's best."""
-    number, params = best.number, best.params
-    if summary.confirmed is not None:
-        number, params = summary.confirmed.best.trial, summary.confirmed.best.params
-    other = "" if number == best.number else f" (by the search alone: {best.number})"
-    console.print(f"\n[bold]Best configuration[/bold] of study {escape(summary.study)}: trial {number}{other}")
-    _print_params(params, console)
+def _against_the_baseline(amount: str) -> str:
+    mean, *interval = amount.split(", ", 1)
+    return ", ".join([f"{mean} against the baseline", *interval])
+
+
+def _print_winner(summary: Summary, best: Winner, console: Console) -> None:
+    """Print the configuration to use."""
+    searched = summary.best
+    other = "" if searched is None or searched.number == best.trial else f" (by the search alone: {searched.number})"
+    lines = textwrap.wrap(f"of study {summary.study}: {best.name}{other}", _WIDTH, initial_indent=" " * _BEST)
+    console.print(f"\n[bold]Best configuration[/bold] {escape(chr(10).join(lines).strip())}")
+    _print_params(best.params, console)
     if summary.noise is not None:
         _print_layers(summary.noise.layers, console)
+
+
+_BEST = len("Best configuration ")
 
 
 def _print_params(params: Params, console: Console) -> None:
@@ -138,22 +141,26 @@ def _confirmed_columns(confirmation: Confirmation | None) -> list[_Column]:
     if confirmation is None:
         return []
     return [
-        _Column(f"{_HEADINGS[name]}\nover seeds", confirmed.trial, _confirmed_cells(confirmed), name == "best")
-        for name, confirmed in confirmation.chosen.items()
+        _Column(f"{_HEADINGS[name]}\nover seeds", each.trial, _confirmed_cells(each), each is confirmation.best)
+        for name, each in confirmation.chosen.items()
+        if not (name == "best" and confirmation.baseline_wins)
     ]
 
 
 def _search_columns(summary: Summary) -> list[_Column]:
     apart = "\nin search" if summary.confirmed is not None else ""
-    records = {"best": summary.best, "baseline": summary.baseline}
+    best = summary.best
+    records = {"best": best, "baseline": summary.baseline}
+    if best is not None and best.role is Role.BASELINE:
+        records = {"regularized": summary.regularized, "baseline": best}
     return [
-        _Column(f"{_HEADINGS[name]}{apart}", record.number, _cells(record, summary.test.get(name)), name == "best")
+        _Column(f"{_HEADINGS[name]}{apart}", record.number, _cells(record, test_score(summary, record)), record is best)
         for name, record in records.items()
         if record is not None
     ]
 
 
-_HEADINGS = {"best": "best", "one_standard_error": "1 std. error", "baseline": "baseline"}
+_HEADINGS = {"best": "best", "regularized": "regularized", "one_standard_error": "1 std. error", "baseline": "baseline"}
 _LABELS = (
     "val. loss",
     "val. accuracy",
@@ -205,8 +212,11 @@ def _row_cells(row: EpochResult, epochs: int) -> dict[str, str]:
 
 def _print_curves(summary: Summary, console: Console) -> None:
     """Print how the validation losses of the search's best trial and its baseline went, on one scale."""
-    records = {"best": summary.best, "baseline": summary.baseline}
-    there = {name: record for name, record in records.items() if record is not None and record.best is not None}
+    records = [summary.best, summary.baseline]
+    if summary.best is not None and summary.best.role is Role.BASELINE:
+        records = [summary.regularized, summary.best]
+    named = {_name(record): record for record in records if record is not None}
+    there = {name: record for name, record in named.items() if record.best is not None}
     epochs = max(len(record.epochs) for record in there.values())
     width = min(epochs, _WIDTH - _BESIDE_CURVE)
     curves = sparklines([[row.val_loss for row in record.epochs] for record in there.values()], epochs, width)
@@ -218,6 +228,11 @@ def _print_curves(summary: Summary, console: Console) -> None:
 
 
 _BESIDE_CURVE = 40
+
+
+def _name(record: TrialRecord) -> str:
+    """Return a trial's name: the best over seeds may be another one than the best of the search."""
+    return "baseline" if record.role is Role.BASELINE else f"trial {record.number}"
 
 
 def _print_front(summary: Summary, console: Console) -> None:

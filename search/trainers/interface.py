@@ -6,12 +6,12 @@ the bytes of a safetensors file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search.records import Assignment, EpochResult
+from search.records import Assignment, EpochResult, Majority
 from search.spec import DataSpec, ModelSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class DataSource(Protocol):
         """Checksum of the test data; None where there is none, or none but what the data set's name says."""
         ...
 
+    @property
+    def majorities(self) -> Mapping[str, Majority]:
+        """The most frequent class of `validation` and `test` examples; none of the data sets that have a name."""
+        ...
+
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
         ...
@@ -70,6 +75,10 @@ class StudyData:
     @property
     def test_fingerprint(self) -> str | None:
         return None
+
+    @property
+    def majorities(self) -> Mapping[str, Majority]:
+        return {}
 
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
@@ -210,10 +219,11 @@ class Trainer(Protocol):
         """
         ...
 
-    def test(self, weights: bytes) -> tuple[float, float, float]:
-        """Return accuracy, mean loss (nats) and calibration error of these weights on the test data.
+    def test(self, weights: bytes) -> tuple[float, float, float | None]:
+        """Return accuracy, mean loss (the one that is trained) and calibration error of these weights on the test data.
 
-        Raises TrainerLost, TrainerStopped, and DataError.
+        There is no calibration error where the loss is not cross-entropy, so that outputs are no probabilities. Raises TrainerLost,
+        TrainerStopped, and DataError.
         """
         ...
 

@@ -171,7 +171,7 @@ class LocalTrainer:
         model.load_state_dict(load(weights))
         return model.eval(), self._data.train.x[:4]
 
-    def test(self, weights: bytes) -> tuple[float, float, float]:
+    def test(self, weights: bytes) -> tuple[float, float, float | None]:
         from safetensors.torch import load
 
         from search.training.evaluation import score

@@ -60,9 +60,9 @@ class RemoteTrainer(ABC):
     def checkpoint(self, free: Sequence[int]) -> None:
         self._ask("checkpoint", list(free), timeout=_ANSWER_SECONDS)
 
-    def test(self, weights: bytes) -> tuple[float, float, float]:
+    def test(self, weights: bytes) -> tuple[float, float, float | None]:
         accuracy, loss, ece = self._ask_until_stopped("test", weights)
-        return float(accuracy), float(loss), float(ece)
+        return float(accuracy), float(loss), None if ece is None else float(ece)
 
     @abstractmethod
     def _send(self, *message: object) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search.errors import DataError
+from search.records import Majority
 from search.spec import DATASET_SHAPES, DataSpec
 from search.training.files import prepare_files
 from search.training.seeds import derive_seed
@@ -171,6 +172,11 @@ def _check(part: Split, name: str) -> None:
 
 def _prepared(source: Source, split: Split) -> Split:
     return Split(source.inputs(split.x), split.y)
+
+
+def majority(split: Split) -> Majority:
+    """Return the share of the most frequent class."""
+    return Majority(int(split.y.bincount().max()) / len(split), len(split))
 
 
 def fingerprint(split: Split) -> str:

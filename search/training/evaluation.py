@@ -80,12 +80,19 @@ def widest_activation(model: nn.Module, examples: Tensor) -> int:
 @torch.no_grad()
 def score(
     model: nn.Module, weights: dict[str, Tensor], split: Split, loss: Loss = CROSS_ENTROPY
-) -> tuple[float, float, float]:
-    """Return accuracy, mean loss and calibration error of one model with the given state on a split."""
+) -> tuple[float, float, float | None]:
+    """Return accuracy, mean loss and calibration error of one model with the given state on a split.
+
+    There is no calibration error of other losses than cross-entropy: their outputs are not trained to be the classes'
+    probabilities. Margins are none, and a weighted, focal or smoothed loss has its minimum elsewhere.
+    """
     model.load_state_dict(weights)
     model.eval()
     widest = widest_activation(model, split.x[:8])
     logits = torch.cat([model(part.x) for part in parts(split, 1, widest)])
     total, _, hits = (each.item() for each in score_logits(loss, logits[None], split.y))
-    confidence, answer = logits.softmax(1).max(1)
-    return hits / len(split), total / len(split), calibration_error(confidence, answer == split.y)
+    error = None
+    if loss is CROSS_ENTROPY:
+        confidence, answer = logits.softmax(1).max(1)
+        error = calibration_error(confidence, answer == split.y)
+    return hits / len(split), total / len(split), error

@@ -19,9 +19,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset as TorchDataset
 
 from search.errors import DataError, ModelError, UsageError, did_you_mean
-from search.records import Params
+from search.records import Majority, Params
 from search.spec import DATASET_SHAPES, OWN, DataSpec, StudySpec, parameter_of
-from search.training.data import Dataset, Split, divide, fingerprint
+from search.training.data import Dataset, Split, divide, fingerprint, majority
 from search.training.kernels import compiled
 from search.training.losses import Loss, on_device
 from search.training.models import ModelFactory
@@ -122,6 +122,12 @@ class OwnData:
     @property
     def test_fingerprint(self) -> str | None:
         return None if self.test is None else fingerprint(self.test)
+
+    @property
+    def majorities(self) -> dict[str, Majority]:
+        """The most frequent class's share; of what is held out for validation it is that of all it is taken from."""
+        known = {"validation": self.known if self.val is None else self.val, "test": self.test}
+        return {name: majority(split) for name, split in known.items() if split is not None}
 
     def load(self) -> Dataset:
         """Return training and validation data. Raises DataError."""
