@@ -135,7 +135,7 @@ class Confirming:
         return [self._assignment(*each) for each in wanted if each not in done]
 
     def second_baseline(self) -> int | None:
-        """Return the best regularized trial if its learning rate is not the baseline's, and pick its `plain` self, too."""
+        """Return the best regularized trial if its learning rate is not the baseline's; pick its `plain` self, too."""
         confirmation, baseline = self.conclusion(), self.repeats.picks.baseline
         if confirmation is None or baseline is None:
             return None

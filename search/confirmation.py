@@ -149,9 +149,10 @@ class Confirmation:
                 f"{self.usual_rate:.3g}."
             )
         if self.difference is None and self.loss_difference is not None and len(self.ranking) > 1:
+            whose = f"Trial {self.regularized.trial}" if self.baseline_wins else "The winner"
             told.append(
-                f"Trial {self.regularized.trial} is chosen among {len(self.ranking)} by the losses that it is compared "
-                "by: the interval is wide enough for all of them."
+                f"{whose} is chosen among {len(self.ranking)} by the losses that it is compared by: the interval is "
+                "wide enough for all of them."
             )
         for each in self.by_rank:
             seeds = each.diverged + each.killed + each.estimates["val_loss"].n
@@ -330,14 +331,14 @@ def conclude(
         at_its_rate = without_regularization(params[picks.baseline], params[regularized])
         plain = _confirmed(picks.baseline, at_its_rate, repeats, theirs) or baseline
         baseline = replace(plain, val_losses=baseline.val_losses, rate_of=regularized)
-    return Confirmation(
-        ranking,
-        pick,
-        baseline,
-        _difference(ours, theirs, attrgetter("test_accuracy")),
-        _difference(theirs, ours, attrgetter("val_loss"), among=len(ranking)),
-        usual_rate,
-        _difference(theirs, ours, attrgetter("test_loss")),
+    by_val_loss = _difference(theirs, ours, attrgetter("val_loss"), among=len(ranking))
+    confirmation = Confirmation(ranking, pick, baseline, None, by_val_loss, usual_rate)
+    if "test_loss" not in baseline.estimates or "test_loss" not in ranking[0].estimates:
+        return confirmation
+    return replace(
+        confirmation,
+        difference=_difference(ours, theirs, attrgetter("test_accuracy")),
+        test_loss_difference=_difference(theirs, ours, attrgetter("test_loss")),
     )
 
 
@@ -350,8 +351,9 @@ def _confirmed(trial: int, params: Params, repeats: Repeats, runs: Sequence[Repe
     if not runs:
         return None
     columns = {name: [getattr(run, name) for run in runs] for name in METRICS}
+    # Test scores of some seeds alone, others being trained since, are no mean of these seeds.
     known = {name: [value for value in column if value is not None] for name, column in columns.items()}
-    estimates = {name: estimate(column) for name, column in known.items() if column}
+    estimates = {name: estimate(column) for name, column in known.items() if len(column) == len(runs)}
     none = repeats.without_result(runs)
     killed = sum(each.killed for each in none)
     return Confirmed(trial, params, estimates, len(none) - killed, killed)

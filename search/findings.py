@@ -58,7 +58,7 @@ class Findings:
             kept = weights.load(best.trial, best.rate_of)
             if safetensors.exists() and safetensors.read_bytes() != kept:
                 safetensors.unlink()
-            write_whole(toml, best_toml(summary, best).encode())
+            write_whole(toml, best_toml(summary).encode())
             if kept is not None:
                 write_whole(safetensors, kept)
             if summary.confirmed is not None:

@@ -134,8 +134,10 @@ def _confirmed_json(confirmed: Confirmed) -> dict[str, Any]:
     return {**told, **metrics, "diverged": confirmed.diverged, "killed": confirmed.killed}
 
 
-def best_toml(summary: Summary, best: Winner) -> str:
-    """Return the winner's configuration as TOML, with what it reached in comments."""
+def best_toml(summary: Summary) -> str:
+    """Return the winner's configuration as TOML, with what it reached in comments. Needs a complete trial."""
+    best = winner(summary)
+    assert best is not None
     told = [f"Best configuration of study {summary.study!r}: {best.name}", *_reached(summary, best)]
     if (verdict := headline(summary)) is not None:
         told.insert(0 if hurts(summary) else 1, f"{verdict[0].upper()}{verdict[1:]}")

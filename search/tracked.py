@@ -173,7 +173,7 @@ def _artifacts(summary: Summary, folder: Path, identity: str) -> dict[str, bytes
     told: dict[str, bytes | Path] = {}
     kept = {"report.html": folder / "report.html"}
     if (best := winner(summary)) is not None:
-        told["best.toml"] = best_toml(summary, best).encode()
+        told["best.toml"] = best_toml(summary).encode()
         weights = WeightStore(folder, study=identity)
         if weights.load(best.trial, best.rate_of) is not None:  # and not those of a study that was deleted
             kept["best.safetensors"] = weights.path(best.trial, best.rate_of)

@@ -193,7 +193,8 @@ def test_the_one_standard_error_pick_may_win():
     runs = [repeat(trial, seed, loss) for trial, loss in ((7, 0.3), (4, 0.2), (0, 0.1)) for seed in range(2)]
     told = conclude(Repeats(Picks([7], 4, 0), runs), {0: {}, 4: {}, 7: {}})
     assert [each.trial for each in told.ranking] == [4, 7]
-    assert told.one_standard_error == told.best
+    assert told.one_standard_error == told.regularized
+    assert (told.best, told.baseline_wins) == (told.baseline, True)
 
 
 def test_who_diverges_with_some_seeds_does_not_win_by_the_others():

@@ -55,7 +55,7 @@ def test_a_study_is_explained(searched):
     assert "What the curves say" in told
     assert all(len(line) <= 80 for line in told[told.index("Importance") :].splitlines())
     shown = json.loads(regsearch("show", "--study", "tiny", "--home", home, "--json"))
-    winner = shown["confirmed"]["best"]
+    winner = shown["confirmed"]["regularized"]
     assert shown["ablation"]["trial"] == winner["trial"]
     strengths = {
         name for name, value in winner["params"].items() if value and name not in ("patience", "learning_rate")

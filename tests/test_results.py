@@ -76,8 +76,8 @@ def test_json_has_the_promised_keys(summary):
     given = results.as_json(summary)
     assert set(given) == {
         "study", "trials", "reasons", "best", "baseline", "test", "trial_epochs", "wall_seconds", "time",
-        "one_standard_error", "confirmed", "ablation", "objectives", "pareto", "noise",
-        "left_out", "beyond_budget",
+        "winner", "verdict", "warnings", "regularized", "one_standard_error", "confirmed",
+        "ablation", "objectives", "pareto", "noise", "left_out", "beyond_budget",
     }  # fmt: skip
     assert set(given["best"]) == {
         "trial", "params", "cocktail", "val_loss", "val_accuracy", "epochs", "best_epoch", "gap", "sparsity"

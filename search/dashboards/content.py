@@ -42,8 +42,8 @@ def annotate(study: StoredStudy, material: Material, home: Path) -> None:
         names.setdefault(record.number, []).append(which)
     pictures = {}
     for record in {record.number: record for record in material.chosen.values()}.values():
-        title = f"{' and '.join(material.names[which] for which in names[record.number])}: trial {record.number}"
-        drawn = curves_svg(record, title[0].upper() + title[1:])
+        # By its number alone: the picture stays with the trial, and what the trial is called may change.
+        drawn = curves_svg(record, f"Trial {record.number}")
         path = annotations.artifact(folder, "curves.svg", drawn, record.number)
         pictures[record.number] = path
         annotations.note(trial_note(record, names[record.number], material, path), record.number)

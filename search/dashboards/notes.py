@@ -13,12 +13,13 @@ from search.records import Params, TrialRecord
 from search.report import Material, words
 from search.results import cocktail
 from search.spec import Range, StudySpec
+from search.verdict import searched_winner
 
 
 def study_note(study: str, spec: StudySpec, best: TrialRecord | None, done: int) -> str:
     """Return what is searched and the best so far, for a study that is being searched."""
     found = (
-        f"Best so far: trial {best.number}, validation loss {best.best.val_loss:.4f}"
+        f"Best so far: {searched_winner(best).name}, validation loss {best.best.val_loss:.4f}"
         if best is not None and best.best is not None
         else "No trial is complete yet"
     )

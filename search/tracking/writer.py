@@ -10,6 +10,7 @@ else is given.
 """
 
 import getpass
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 import mlflow.store.db.utils
 from mlflow.entities import Experiment, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from search.records import TrialRecord
@@ -38,6 +40,10 @@ _NOTE = "mlflow.note.content"
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 """Without it MLflow's UI guesses, and may show an experiment as one about language models."""
 _CONFIRMED = "regsearch.confirmed"
+_WINNER = "regsearch.winner"
+_WEIGHTS = "best.safetensors"
+_OF_TRIALS = ("best_", "baseline_", "confirmed_")
+"""How the names of metrics begin that the study's run has of some trial."""
 
 
 @dataclass
@@ -107,32 +113,50 @@ class MlflowWriter:
             return None
         timestamp = milliseconds(closing.ended)
         artifacts: dict[str, bytes | Path] = {"spec.json": self._study.spec_json.encode()}
+        problem = None
         if closing.findings is not None:
             self._mark(closing.findings.confirmed, timestamp)
             self._alive()
-            self._tell(closing.findings, timestamp)
+            before = self._client.get_run(self._study_run_id)
+            problem = self._drop_weights(closing.findings, before)
+            self._tell(closing.findings, before, timestamp)
             artifacts |= closing.findings.artifacts
         self._alive()
-        problem = self._store_artifacts(artifacts)
+        problem = self._store_artifacts(artifacts) or problem
         status = "KILLED" if closing.interrupted else "FINISHED"
         self._client.set_terminated(self._study_run_id, status, timestamp)
         return problem
 
-    def _tell(self, findings: Findings, timestamp: int) -> None:
+    def _tell(self, findings: Findings, before: Run, timestamp: int) -> None:
         """Write to the study's run what was found, and the link that compares it."""
         tags = {**findings.tags, _NOTE: findings.description or self._study.description}
         compared = [self._children[number].run_id for number in findings.compared if number in self._children]
         if len(compared) > 1:
             tags[COMPARE] = compare_route(compared, self._experiment_id)
             tags[_NOTE] += f"\n\n[Compare best, one-standard-error pick and baseline]({tags[COMPARE]})"
+        # A run keeps its metrics for good: those of a former winner that this one has not become nan.
+        had = {name for name, value in before.data.metrics.items() if name.startswith(_OF_TRIALS) and value == value}
+        none = dict.fromkeys(had - findings.metrics.keys(), math.nan)
         self._client.log_batch(
             self._study_run_id,
-            metrics=list(entities.metrics(findings.metrics, timestamp)),
+            metrics=list(entities.metrics({**findings.metrics, **none}, timestamp)),
             tags=[RunTag(key, value) for key, value in entities.tags(tags).items()],
             synchronous=True,
         )
         name = f"{self._study.name}: {findings.headline}" if findings.headline else self._study.name
         self._client.update_run(self._study_run_id, name=name)
+
+    def _drop_weights(self, findings: Findings, before: Run) -> str | None:
+        """Delete a former winner's weights where this one's are not at hand; return what is wrong with that."""
+        if _WEIGHTS in findings.artifacts or before.data.tags.get(_WINNER) in (None, findings.tags.get(_WINNER)):
+            return None
+        try:
+            if any(file.path == _WEIGHTS for file in self._client.list_artifacts(self._study_run_id)):
+                get_artifact_repository(before.info.artifact_uri, tracking_uri=self._uri).delete_artifacts(_WEIGHTS)
+        except Exception as error:  # each store has errors of its own
+            told = f"{_WEIGHTS} of another trial could not be deleted ({_first_line(error)})"
+            return without_passwords(told, self._uri)
+        return None
 
     def _mark(self, confirmed: Mapping[int, Confirmed], timestamp: int) -> None:
         """Let the confirmed trials say what they were confirmed as, and all others no longer."""

@@ -222,8 +222,8 @@ class Trainer(Protocol):
     def test(self, weights: bytes) -> tuple[float, float, float | None]:
         """Return accuracy, mean loss (the one that is trained) and calibration error of these weights on the test data.
 
-        There is no calibration error where the loss is not cross-entropy, so that outputs are no probabilities. Raises TrainerLost,
-        TrainerStopped, and DataError.
+        There is no calibration error where the loss is not cross-entropy: outputs are no probabilities then. Raises
+        TrainerLost, TrainerStopped, and DataError.
         """
         ...
 
