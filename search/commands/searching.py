@@ -92,7 +92,7 @@ def confirm(study: str, top: int, seeds: int, home: Path, storage: str | None, *
 @of_trainers
 @place
 def explain(study: str, seeds: int, home: Path, storage: str | None, **given: Any) -> None:
-    """Tell which regularizer mattered: train the winner without each of its ingredients, and read the curves.
+    """Tell which regularizer mattered: train the best without each of its ingredients, and read the curves.
 
     \b
       regsearch explain --study digits

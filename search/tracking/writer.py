@@ -152,7 +152,8 @@ class MlflowWriter:
             return None
         try:
             if any(file.path == _WEIGHTS for file in self._client.list_artifacts(self._study_run_id)):
-                get_artifact_repository(before.info.artifact_uri, tracking_uri=self._uri).delete_artifacts(_WEIGHTS)
+                store = get_artifact_repository(before.info.artifact_uri, tracking_uri=self._uri)
+                store.delete_artifacts(_WEIGHTS)  # type: ignore[no-untyped-call]
         except Exception as error:  # each store has errors of its own
             told = f"{_WEIGHTS} of another trial could not be deleted ({_first_line(error)})"
             return without_passwords(told, self._uri)
