@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from search.errors import UsageError
-from search.intervals import Answer, Difference, Estimate, estimate, paired_difference
+from search.intervals import Difference, Estimate, estimate, paired_difference
 from search.pareto import pareto_front
 from search.records import Params, Role, TrialRecord
 
@@ -128,11 +128,6 @@ class Confirmation:
     def by_rank(self) -> list[Confirmed]:
         """All of them, the baseline among them, the best first; of equals the regularized one."""
         return sorted([*self.ranking, *([] if self.baseline is None else [self.baseline])], key=_rank)
-
-    @property
-    def answer_by_loss(self) -> Answer | None:
-        """What the validation losses say, for want of test data; None without a baseline."""
-        return None if self.loss_difference is None else self.loss_difference.answer
 
     @property
     def remarks(self) -> list[str]:

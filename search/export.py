@@ -7,10 +7,7 @@ trained by, `README.md` tells what it is and what it is worth.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from search.records import Assignment, Summary
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +17,7 @@ from search.confirmation import METRICS
 from search.crew import Crew
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
-from search.records import Assignment, Params, Summary
+from search.records import Assignment, Summary
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
 from search.trainers import NOTHING_OWN, LocalTrainer, Own
@@ -36,26 +33,10 @@ Pick = Literal["best", "one_standard_error"]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is exported."""
-
-    trial: int
-    params: Params
-    epochs: int
-    """For how long it is trained: the mean of its confirmed numbers, or that of the search."""
-    val_losses: Sequence[float]
-    """What it reached in the search, epoch by epoch: a schedule that goes by that goes by it again."""
-    name: str
-    """What to call it, as `trial 5` or `no regularization (the baseline, trial 0)`."""
-    rate_of: int | None = None
-    """As `Confirmed.rate_of`."""
-
-
-@dataclass(frozen=True)
 class Exported:
     """What was exported, and how well this very model does on the test data."""
 
-    choice: Choice
+    choice: Winner
     accuracy: float
     loss: float
     ece: float | None
@@ -63,12 +44,12 @@ class Exported:
     example: Tensor
 
 
-def choose(summary: Summary, pick: Pick = "best") -> Choice:
+def choose(summary: Summary, pick: Pick = "best") -> Winner:
     """Return what was confirmed as `pick`, or else what the search found. Raises ExportError when there is none."""
     chosen = winner(summary) if pick == "best" else _simplest(summary)
     if chosen is None:
         raise ExportError(f'study "{summary.study}" has no complete trial yet; search first: regsearch start')
-    return Choice(chosen.trial, chosen.params, chosen.epochs, chosen.val_losses, chosen.name, chosen.rate_of)
+    return chosen
 
 
 def _simplest(summary: Summary) -> Winner | None:
@@ -80,7 +61,7 @@ def _simplest(summary: Summary) -> Winner | None:
 
 
 def export(
-    spec: StudySpec, summary: Summary, choice: Choice, fingerprint: str | None, wishes: Wishes, out: Path
+    spec: StudySpec, summary: Summary, choice: Winner, fingerprint: str | None, wishes: Wishes, out: Path
 ) -> Exported:
     """Refit what was chosen and write it to a new or empty folder.
 
@@ -106,7 +87,7 @@ def export(
 
 
 def refit(
-    spec: StudySpec, choice: Choice, fingerprint: str | None, wishes: Wishes, own: Own = NOTHING_OWN
+    spec: StudySpec, choice: Winner, fingerprint: str | None, wishes: Wishes, own: Own = NOTHING_OWN
 ) -> tuple[LocalTrainer, bytes]:
     """Train what was chosen on training and validation data together; return a trainer that knows the model, and the
     weights. `fingerprint` is that of the study's data, None where nobody can have changed it. Raises DataError.
@@ -158,7 +139,7 @@ def _check_place(out: Path) -> None:
         raise ExportError(f"{out} cannot be used ({error.strerror}); name a new folder with --out") from error
 
 
-def _spec_json(spec: StudySpec, choice: Choice) -> str:
+def _spec_json(spec: StudySpec, choice: Winner) -> str:
     content = json.loads(spec.to_json())
     return json.dumps({"study": content, "params": dict(choice.params), "epochs": choice.epochs}, indent=2) + "\n"
 
@@ -213,7 +194,7 @@ def _said_first(summary: Summary) -> list[str]:
     return [f"**{told[0].upper()}{told[1:]}.**", ""] if told is not None and hurts(summary) else []
 
 
-def _confirmed(summary: Summary, choice: Choice) -> list[str]:
+def _confirmed(summary: Summary, choice: Winner) -> list[str]:
     """Return what is known of the configuration, trained on the training data alone."""
     confirmation = summary.confirmed
     if confirmation is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from search.ablation import Ablation
 from search.confirmation import Picks, Repeat, Repeats
-from search.records import EpochResult, Reason, Score, TimeSpent
+from search.records import EpochResult, Majority, Reason, Score, TimeSpent
 from search.spec import StudySpec
 from search.study import Study, open_storage
 from search.tracked import begin, end, tracked_study
@@ -42,6 +42,7 @@ def as_if_searched(home: Path, url: str | None = None) -> Study:
         Ablation(1, ("l1",), tuple(Repeat(t, s, 3, 0.2 + t, 0.1, 0.9, 0.1) for t in range(2) for s in range(2)))
     )
     study.record_test("best", Score(1, 0.9, 0.3, 0.02))
+    study.keep_majority("test", Majority(0.5, 100))
     study.add_wall_seconds(2.0)
     begin(study)
     end(study, finished=True)

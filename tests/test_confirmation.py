@@ -211,7 +211,7 @@ def test_without_test_data_losses_are_compared_in_pairs():
     runs += [repeat(0, seed, 0.55 + each + seed / 1000) for seed, each in enumerate(scatter)]
     told = conclude(Repeats(Picks([5], None, 0), runs), {0: {}, 5: {}})
     assert told.loss_difference.mean == pytest.approx(0.0515)
-    assert told.answer_by_loss is Answer.HELPS
+    assert told.loss_difference.answer is Answer.HELPS
     assert (told.difference, told.remarks) == (None, [])
     more = conclude(Repeats(Picks([5, 6], None, 0), [*runs, *(repeat(6, seed, 0.9) for seed in range(4))]), PARAMS)
     assert len(more.remarks) == 1
