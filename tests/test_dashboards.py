@@ -12,6 +12,8 @@ import urllib.error
 import urllib.request
 import urllib.response
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -361,7 +363,13 @@ class TestContent:
         study.report({number: epoch})
         study.finish(number, Reason.COMPLETED, [epoch])
         NoticeBoard(study)
-        assert f"Best so far: trial {number}, validation loss 0.6000, after 1 of 6 trials" in note_of(study)
+        name = f"no regularization (the baseline, trial {number})"
+        assert f"Best so far: {name}, validation loss 0.6000, after 1 of 6 trials" in note_of(study)
+        number = study.ask().number
+        study.report({number: replace(epoch, val_loss=0.5)})
+        study.finish(number, Reason.COMPLETED, [replace(epoch, val_loss=0.5)])
+        NoticeBoard(study)
+        assert f"Best so far: trial {number}, validation loss 0.5000, after 2 of 6 trials" in note_of(study)
 
     @pytest.mark.parametrize("losses", [[1.0], [2.0, 1.0], [float("nan")], [100.0, float("inf"), 0.1], []])
     def test_curves_are_drawn_whatever_they_are(self, losses):

@@ -52,8 +52,9 @@ def test_scores_on_other_test_data_are_not_those_of_the_study(tmp_path):
 
 def test_rates_that_are_not_searched_stay_as_the_model_has_them(tmp_path):
     found = find(tmp_path, space={"dropout_1": Range(low=0.0, high=0.3), "l1": {"low": 1e-6, "high": 1e-3}})
-    assert found.params["dropout_0"] == 0.5
-    assert found.params["dropout_1"] <= 0.3
+    regularized = found.summary.confirmed.regularized.params
+    assert regularized["dropout_0"] == 0.5
+    assert regularized["dropout_1"] <= 0.3
 
 
 def test_a_torch_data_set_given_validation_data_and_no_test_data(tmp_path):
