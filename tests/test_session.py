@@ -106,7 +106,7 @@ def test_what_was_found_when_time_was_up_is_scored_all_the_same(session, monkeyp
     session.prepare()
     stop = StopRequest()
 
-    def lost(weights, number):
+    def lost(weights, number, rate_of=None):
         assert not stop.timed_out
 
     def time_is_up(watcher, record):
