@@ -7,7 +7,10 @@ trained by, `README.md` tells what it is and what it is worth.
 from __future__ import annotations
 
 import json
-from search.records import Assignment, Summary
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
