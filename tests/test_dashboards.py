@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 import urllib.response
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
