@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from library_models import hugging_face_models, timm_models
 from noise_models import (
     BLOCKS,
     NOISELESS,
@@ -13,8 +14,6 @@ from noise_models import (
     Between,
     DropPath,
     between,
-    hugging_face_models,
-    timm_models,
 )
 from torch import nn
 
