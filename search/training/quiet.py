@@ -54,7 +54,7 @@ class Quiet(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         call = Call(args, kwargs or {})
-        name: str = _NAMES.get(func) or getattr(func, "__name__", "")
+        name = str(_NAMES.get(func) or getattr(func, "__name__", ""))
         rule = _RULES.get(name) or (_MEANS.get(name) if self._means else None)
         if rule is None:
             return func(*args, **call.kwargs)
