@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -121,11 +122,11 @@ class Found:
         """Train the best regularized configuration without each ingredient; return what `regsearch explain` prints."""
         from search.printing import print_explanation
         from search.study import StoredStudy
-        from search.study.storage import open_existing
+        from search.study.storage import open_to_read
 
         options = replace(self._options, search=False, confirm=None, ablate=seeds)
         ending = _run(Session(self._spec, options), None, quiet=True)
-        stored = StoredStudy.load(options.name, open_existing(options.storage, options.home))
+        stored = StoredStudy.load(options.name, open_to_read(options.storage, options.home))
         return _text(lambda console: print_explanation(ending.summary, stored.importances(), console))
 
 
@@ -205,10 +206,12 @@ def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
     """Run a session and leave everything as it was. Raises KeyboardInterrupt when it was interrupted."""
     from rich.console import Console
 
+    from search.streams import SteadyText
     from search.terminal.live import make_progress
     from search.training.own import torch_left_alone
 
-    console = Console(stderr=True, quiet=quiet, highlight=False)
+    stream: Any = SteadyText(sys.stderr)
+    console = Console(file=stream, quiet=quiet, highlight=False)
     stop = StopRequest(timeout)
     with ExitStack() as stack:
         stack.enter_context(torch_left_alone())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from typing import Any
 
@@ -14,11 +15,20 @@ from search.commands.running import logs, status, stop
 from search.commands.searching import GIVEN, confirm, explain, start
 from search.commands.sharing import export, sync, ui
 from search.detached import take_over
-from search.errors import RegsearchError
+from search.errors import OutputError, RegsearchError
+from search.streams import steady_streams
 
 
 class _Group(click.Group):
     """Tells what a user can mend in one line, without a traceback."""
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        with steady_streams():
+            try:
+                return super().main(*arguments, **settings)
+            except OutputError as error:  # of `--help`; a command's own are met by `invoke`
+                _print(error)
+                sys.exit(error.exit_code)
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **settings: Any) -> click.Context:
         given = list(args)
@@ -32,10 +42,15 @@ class _Group(click.Group):
         except RegsearchError as error:
             if os.environ.get("REGSEARCH_DEBUG"):
                 traceback.print_exc()
-            click.echo(f"Error: {error}", err=True)
+            _print(error)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(130)
+
+
+def _print(error: RegsearchError) -> None:
+    if not (isinstance(error, OutputError) and error.broken_pipe):
+        click.echo(f"Error: {error}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

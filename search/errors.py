@@ -5,6 +5,7 @@ A message says what was wrong (file, key, value) and the way out.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 from search.printable import printable
@@ -24,6 +25,10 @@ class UsageError(RegsearchError):
     """The command line itself is wrong: an unknown study, a number out of range."""
 
     exit_code = 2
+
+
+class NoStudiesError(UsageError):
+    """Nothing is stored yet where studies are looked for."""
 
 
 class SpecError(RegsearchError):
@@ -87,6 +92,27 @@ class TrainerError(RegsearchError):
 
 class ExportError(RegsearchError):
     """There is nothing to export, or no place for it."""
+
+
+class OutputError(RegsearchError):
+    """Results cannot be printed to standard output."""
+
+    broken_pipe = False
+    """Whether their reader, such as `head`, has left: it has what it wanted, and no message is due."""
+
+    @classmethod
+    def of(cls, error: OSError) -> "OutputError":
+        """Return what a failed write means."""
+        output_error = cls(f"standard output cannot be written ({error.strerror or error})")
+        if isinstance(error, BrokenPipeError):
+            output_error.broken_pipe, output_error.exit_code = True, 128 + signal.SIGPIPE
+        return output_error
+
+    def with_advice(self, advice: str) -> "OutputError":
+        """Return the same error with the way to see the results all the same, which is due in any case."""
+        advised = OutputError(f"{self}; {advice}")
+        advised.exit_code = self.exit_code
+        return advised
 
 
 class ReportError(RegsearchError):

@@ -51,7 +51,41 @@ def write_whole(path: Path, content: bytes) -> None:
 def module_path() -> str:
     """Return where a process of the program's own finds modules: where this one does, wherever that was started."""
     package_root = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join(os.path.abspath(entry) for entry in [*sys.path, package_root])
+    here = working_directory()
+    entries = (os.path.abspath(entry) for entry in [*sys.path, package_root] if here or os.path.isabs(entry))
+    return os.pathsep.join(entries)
+
+
+def working_directory() -> Path | None:
+    """Return the working directory; None when it has been deleted, as may happen while a search runs."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
+def short_path(path: Path) -> str:
+    """Return a path as seen from the working directory, when it lies in it."""
+    here = working_directory()
+    return str(path.relative_to(here)) if here is not None and path.is_relative_to(here) else str(path)
+
+
+@contextmanager
+def in_an_existing_folder() -> Iterator[None]:
+    """Go to the root folder within the block if the working directory has been deleted: no Python starts in such a one.
+
+    Relative paths lead nowhere then in any case.
+    """
+    if working_directory() is not None:
+        yield
+        return
+    deleted = os.open(".", os.O_RDONLY)
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(deleted)
+        os.close(deleted)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from search.diagnosis import diagnose
 from search.intervals import Difference
+from search.places import short_path
 from search.printable import mask_password, printable
 from search.records import Reason, Summary
 from search.report import where_is
@@ -45,12 +46,12 @@ def print_ending(ending: Ending, session: Session, console: Console) -> None:
 
 
 def _places(session: Session, ending: Ending) -> list[tuple[str, str]]:
-    places = [("Everything is in", _short(session.options.home))]
+    places = [("Everything is in", short_path(session.options.home))]
     if ending.report is not None:
-        places.append(("Read this first", _short(ending.report)))
+        places.append(("Read this first", short_path(ending.report)))
     if ending.summary.best is not None:
         weights = " and best.safetensors" if (session.artifacts / "best.safetensors").exists() else ""
-        places.append(("The best of it", f"{_short(session.artifacts / 'best.toml')}{weights}"))
+        places.append(("The best of it", f"{short_path(session.artifacts / 'best.toml')}{weights}"))
     return [*places, ("Look into it", _ui(session))]
 
 
@@ -80,15 +81,10 @@ def print_next_steps(summary: Summary, place: str, console: Console) -> None:
         console.print(f"{label:<17}{command}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _short(path: Path) -> str:
-    """Return a path as seen from the working directory, when it lies in it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
 def _program(name: str) -> str:
     """Return how to call a program that was installed beside this one, also where its folder is not on the PATH."""
     beside = Path(sys.executable).parent / name
-    return name if shutil.which(name) or not beside.exists() else shlex.quote(_short(beside))
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(short_path(beside))
 
 
 def print_studies(shipped: Mapping[str, str], stored: Sequence[Summary], console: Console) -> None:

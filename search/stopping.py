@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Self
 
@@ -26,6 +27,22 @@ def seconds_of(time: float | str) -> float:
     if seconds <= 0:
         raise ValueError(f"{time!r} is not a time above zero; write seconds, or 15m, or 2h")
     return seconds
+
+
+@contextmanager
+def terminal_outlived() -> Iterator[None]:
+    """Have this process, and those that it starts within the block, survive the closing of their terminal.
+
+    That sends SIGHUP, which ends a program that does not ignore it. Other threads than the main one change no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Interruptible:
@@ -106,7 +123,8 @@ class StopRequest:
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if self.interrupted:
-            sys.stderr.flush()
+            with suppress(Exception):  # it may fail, or be amid a write
+                sys.stderr.flush()
             os._exit(128 + number)
         self.signal = number
         self._on_signal()

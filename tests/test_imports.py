@@ -38,7 +38,7 @@ LAYERS = [
         "machine",
         "pareto",
     },
-    {"places", "logs"},
+    {"places", "logs", "streams", "sqlite_files"},
     {"records"},
     {"errors", "printable", "markdown"},
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import ReportError
-from search.places import artifact_folder, write_whole
+from search.places import artifact_folder, short_path, write_whole
 
 if TYPE_CHECKING:
     from search.report.material import Material
@@ -23,9 +23,8 @@ def where_is(home: Path, storage: str | None) -> dict[str, str]:
     """Return the options by which a study is found, as far as they are not the default; no passwords."""
     from search.printable import mask_password
 
-    here = Path.cwd()
-    short = str(home.relative_to(here)) if home.is_relative_to(here) else str(home)
-    options = {} if short == "runs" else {"home": short}
+    folder = short_path(home)
+    options = {} if folder == "runs" else {"home": folder}
     return options if storage is None else {**options, "storage": mask_password(storage)}
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
-from search.places import module_path
+from search.places import in_an_existing_folder, module_path
 from search.records import TrialRecord
 from search.tracking.messages import (
     Closing,
@@ -137,16 +137,17 @@ class Tracker:
 
     def _start(self) -> "subprocess.Popen[bytes] | None":
         try:
-            process = subprocess.Popen(
-                [sys.executable, *_COMMAND],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-                # Ctrl-C in the terminal is for the search alone. Not a session of its own: Linux shares the processor
-                # between sessions first, and only within one by niceness.
-                process_group=0,
-            )
+            with in_an_existing_folder():
+                process = subprocess.Popen(
+                    [sys.executable, *_COMMAND],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                    # Ctrl-C in the terminal is for the search alone. Not a session of its own: Linux shares the
+                    # processor between sessions first, and only within one by niceness.
+                    process_group=0,
+                )
         except OSError as error:
             self._lost(f"its process could not be started: {error}")
             return None

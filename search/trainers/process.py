@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from search.errors import RegsearchError
+from search.places import in_an_existing_folder
+from search.streams import steady_streams
 from search.trainers.interface import TrainerLost, TrainerSetup
 from search.trainers.local import LocalTrainer, brief
 from search.trainers.remote import RemoteTrainer, answer
@@ -45,7 +47,7 @@ class ProcessTrainer(RemoteTrainer):
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="regsearch trainer", daemon=True)
         try:
-            with _interrupts_blocked():
+            with _interrupts_blocked(), in_an_existing_folder():
                 self.process.start()
         except OSError as error:
             self.connection.close()
@@ -137,6 +139,11 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _serve(connection: Connection) -> None:
     """Run a trainer process: setup first, then messages until the pipe closes."""
+    with steady_streams(results=False):  # a user's model may print, and the reader of that may have gone
+        _answer_messages(connection)
+
+
+def _answer_messages(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
