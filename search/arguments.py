@@ -15,6 +15,8 @@ from search.stopping import seconds_of
 from search.wishes import CHOICES, Wishes
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
     from search.trainers import RayWishes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -48,6 +50,15 @@ def place(command: _Command) -> _Command:
     return in_home(storage(command))
 
 
+def open_place(storage: str | None, home: Path) -> BaseStorage:
+    """Return the storage that `place` names, to read from until the command has ended."""
+    from search.study.storage import close_storage, open_to_read
+
+    opened = open_to_read(storage, home)
+    click.get_current_context().call_on_close(lambda: close_storage(opened))
+    return opened
+
+
 def place_as_given(*names: str) -> str:
     """Return these options, or those named, as the command line had them, for the commands that may come next."""
     context = click.get_current_context()
@@ -64,7 +75,9 @@ def _shown(value: Path | str) -> str:
         from search.printable import mask_password
 
         return mask_password(value)
-    return str(value.relative_to(Path.cwd()) if value.is_relative_to(Path.cwd()) else value)
+    from search.places import short_path
+
+    return short_path(value)
 
 
 class Folder(click.ParamType[Path]):
@@ -73,11 +86,17 @@ class Folder(click.ParamType[Path]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the absolute path; refuse `~name` when there is no such user."""
+        """Return the absolute path; refuse `~name` when there is no such user, and what is relative to nothing."""
         try:
             return Path(value).expanduser().absolute()
         except RuntimeError:
             self.fail(f"{value}: there is no such user", param, ctx)
+        except FileNotFoundError:
+            self.fail(
+                f"{value}: the working directory has been deleted; go to another one, or give an absolute path",
+                param,
+                ctx,
+            )
 
 
 class Duration(click.ParamType[float]):

@@ -114,7 +114,7 @@ def register(exported: Exported, study: str, uri: str) -> str:
     try:
         version = add_version(uri, study, exported.model, exported.example, exported.choice.params, metrics)
     except Exception as error:  # MLflow's, its databases' and its servers'
-        return f"It is not in MLflow's model registry: {without_passwords(str(error), uri)}"
+        return f"It is not in MLflow's model registry: {without_passwords(_root_of(error), uri)}"
     return f'Load it from MLflow by mlflow.pytorch.load_model("{version}")'
 
 
@@ -130,6 +130,13 @@ def _workshop(out: Path) -> Iterator[Path]:
             os.replace(file, out / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _root_of(error: BaseException) -> str:
+    """Return what lies below an error, in a line: the outermost message may be a page long."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _check_place(out: Path) -> None:

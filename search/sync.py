@@ -22,20 +22,23 @@ def write_study(name: str, storage: str | None, home: Path, tracking_uri: str | 
     Raises UsageError when there is no such study, StudyBusyError when it is being run, StorageError, and TrackingError
     when not all of it could be written.
     """
-    from search.study import Study
-    from search.study.storage import open_existing
+    from search.study import Study, close_storage, open_existing
 
-    study = Study.load(name, open_existing(storage, home))
+    opened = open_existing(storage, home)
     try:
-        study.hold(home)
-    except StudyBusyError:
-        raise StudyBusyError(
-            f'study "{name}" is being run right now, which writes MLflow too; once that has ended, sync it'
-        ) from None
-    try:
-        return _write(study, home, tracking_uri or default_tracking_uri(home))
+        study = Study.load(name, opened)
+        try:
+            study.hold(home)
+        except StudyBusyError:
+            raise StudyBusyError(
+                f'study "{name}" is being run right now, which writes MLflow too; once that has ended, sync it'
+            ) from None
+        try:
+            return _write(study, home, tracking_uri or default_tracking_uri(home))
+        finally:
+            study.close()
     finally:
-        study.close()
+        close_storage(opened)
 
 
 def _write(study: Study, home: Path, uri: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from search.arguments import Duration, Folder, option, place, place_as_given
+from search.arguments import Duration, Folder, open_place, option, place, place_as_given
 from search.commands.output import stdout, tell
+from search.errors import NoStudiesError
 
 
 @click.command(short_help="Show a study's results.")
@@ -25,10 +26,9 @@ def show(study: str, as_json: bool, home: Path, storage: str | None) -> None:
     """
     from search import printing, results
     from search.study import StoredStudy
-    from search.study.storage import open_existing
     from search.terminal.page import print_summary
 
-    summary = StoredStudy.load(study, open_existing(storage, home)).summary()
+    summary = StoredStudy.load(study, open_place(storage, home)).summary()
     if as_json:
         click.echo(json.dumps(results.as_json(summary), indent=2, allow_nan=False))
     else:
@@ -48,11 +48,10 @@ def watch(study: str, interval: float, home: Path, storage: str | None) -> None:
       regsearch watch --study mnist --storage postgresql://me@host/db --interval 10s
     """
     from search.study import StoredStudy
-    from search.study.storage import open_existing
     from search.terminal.watching import watch
 
     console = stdout()
-    watch(StoredStudy.load(study, open_existing(storage, home)), console, interval)
+    watch(StoredStudy.load(study, open_place(storage, home)), console, interval)
     tell(f"What was found: regsearch show --study {shlex.quote(study)}{place_as_given()}")
 
 
@@ -76,14 +75,14 @@ def report(study: str, out: Path | None, plots: Path | None, home: Path, storage
     """
     from search.report import gather, page_path, where_is, write_page, write_plots
     from search.study import StoredStudy
-    from search.study.storage import open_existing
 
-    material = gather(StoredStudy.load(study, open_existing(storage, home)), where_is(home, storage))
+    material = gather(StoredStudy.load(study, open_place(storage, home)), where_is(home, storage))
     path = out or page_path(home, study)
     write_page(material, path)
+    written = [] if plots is None else write_plots(material, plots)
     tell(f"The report is {path}")
     if plots is not None:
-        tell(f"Its {len(write_plots(material, plots))} plots are in {plots}")
+        tell(f"Its {len(written)} plots are in {plots}")
 
 
 @click.command(short_help="List the shipped and the stored studies.")
@@ -99,10 +98,12 @@ def studies(as_json: bool, home: Path, storage: str | None) -> None:
     from search import printing, results
     from search.spec import load_spec, shipped_studies
     from search.study import list_studies
-    from search.study.storage import is_there, open_existing
 
     shipped = {name: load_spec(name).description for name in shipped_studies()}
-    stored = list_studies(open_existing(storage, home)) if is_there(storage, home) else []
+    try:
+        stored = list_studies(open_place(storage, home))
+    except NoStudiesError:
+        stored = []
     if as_json:
         click.echo(json.dumps({"shipped": shipped, "stored": [results.as_json(s) for s in stored]}, indent=2))
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from search.arguments import in_home, option, place, place_as_given
+from search.arguments import in_home, open_place, option, place, place_as_given
 from search.commands.output import say, stdout
 from search.printable import printable
 
@@ -26,10 +26,9 @@ def status(study: str | None, as_json: bool, home: Path, storage: str | None) ->
       regsearch status --study digits --json
     """
     from search.study.roster import all_running, standing
-    from search.study.storage import open_existing
     from search.terminal import standings
 
-    opened = open_existing(storage, home)
+    opened = open_place(storage, home)
     told = all_running(opened) if study is None else [standing(study, opened)]
     if as_json:
         click.echo(json.dumps(standings.as_json(told), indent=2))

@@ -6,14 +6,19 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.arguments import Duration, of_spec, of_trainers, option, place, place_as_given, wishes_of
+from search.arguments import Duration, of_spec, of_trainers, open_place, option, place, place_as_given, wishes_of
 from search.commands.output import say, stdout, tell
 from search.detached import Order, launch
+from search.errors import OutputError
+from search.stopping import terminal_outlived
+from search.streams import progress_only
 
 if TYPE_CHECKING:
     from search.session import Ending, Options, Session
@@ -60,6 +65,7 @@ def start(context: click.Context, /, timeout: float | None, detach: bool, **give
     if detach and order is None:
         _detach(context.find_root().meta[GIVEN], options)
         return
+    context.with_resource(terminal_outlived())
     session = Session(spec, options, _STARTED)
     session.prepare()
     say(session.choices)
@@ -99,11 +105,16 @@ def explain(study: str, seeds: int, home: Path, storage: str | None, **given: An
     """
     from search import printing
     from search.study import StoredStudy
-    from search.study.storage import open_existing
+    from search.study.storage import is_writable
 
-    ending = _run(_stored(study, home, storage, given, ablate=seeds), None)
-    importances = StoredStudy.load(study, open_existing(storage, home)).importances()
-    printing.print_explanation(ending.summary, importances, stdout())
+    ending = None
+    if is_writable(storage, home):
+        ending = _run(_stored(study, home, storage, given, ablate=seeds), None)
+    else:
+        say(f"Study {study} cannot be written to: nothing is trained, and only what is known already is printed")
+    stored = StoredStudy.load(study, open_place(storage, home))
+    with _all_recorded(ending, "explain", study):
+        printing.print_explanation(stored.summary(), stored.importances(), stdout())
     _leave(ending)
 
 
@@ -138,9 +149,9 @@ def _stored(study: str, home: Path, storage: str | None, given: dict[str, Any], 
     """Return a stored study ready for what is wanted of it beside a search."""
     from search.session import Options, Session
     from search.study import StoredStudy
-    from search.study.storage import open_existing
 
-    spec = StoredStudy.load(study, open_existing(storage, home)).spec
+    spec = StoredStudy.load(study, open_place(storage, home)).spec
+    click.get_current_context().with_resource(terminal_outlived())
     tracking_uri = given.pop("tracking_uri")
     session = Session(
         spec, Options(study, home, wishes_of(given), storage, tracking_uri, search=False, **wanted), _STARTED
@@ -155,7 +166,8 @@ def _search(session: Session, timeout: float | None) -> None:
     from search import printing
 
     ending = _run(session, timeout)
-    printing.print_ending(ending, session, stdout())
+    with _all_recorded(ending, "show", session.options.name):
+        printing.print_ending(ending, session, stdout())
     _leave(ending)
 
 
@@ -166,18 +178,31 @@ def _run(session: Session, timeout: float | None) -> Ending:
     console = stdout()
     answers_itself = redraws(console)
     with (
+        progress_only(),
         StopRequest(timeout, lambda: None if answers_itself else _stopping()) as stop,
         make_progress(console, session, stop) as progress,
     ):
         return session.run(progress, stop)
 
 
-def _leave(ending: Ending) -> None:
+@contextmanager
+def _all_recorded(ending: Ending | None, verb: str, study: str) -> Iterator[None]:
+    """Add to the error of an answer that could not be printed the command that prints it. Raises OutputError."""
+    try:
+        yield
+    except OutputError as error:
+        _leave(ending)
+        command = f"regsearch {verb} --study {shlex.quote(study)}{place_as_given()}"
+        raise error.with_advice(f"everything is recorded, and `{command}` prints it") from error
+
+
+def _leave(ending: Ending | None) -> None:
     """Leave as a program does that was interrupted, if it was."""
-    if ending.interrupted_by is not None:
+    if ending is not None and ending.interrupted_by is not None:
         sys.exit(128 + ending.interrupted_by)
 
 
 def _stopping() -> None:
     """Answer Ctrl-C past all file objects, since it may have come amid a write. The live view answers by itself."""
-    os.write(2, b"Stopping: running trials go back to the queue. Ctrl-C again leaves at once.\n")
+    with suppress(OSError):  # nobody may be left to read it
+        os.write(2, b"Stopping: running trials go back to the queue. Ctrl-C again leaves at once.\n")

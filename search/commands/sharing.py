@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from search.arguments import Folder, for_tracking, option, place, port, where_to_train
+from search.arguments import Folder, for_tracking, open_place, option, place, port, where_to_train
 from search.commands.output import say, tell
+from search.streams import progress_only
 
 _POLL_SECONDS = 0.2
 
@@ -35,25 +36,26 @@ def export(study: str, out: Path, pick: str, home: Path, storage: str | None, **
     from search.export import choose, export, register
     from search.places import default_data_dir
     from search.study import StoredStudy
-    from search.study.storage import open_existing
     from search.tracking import default_tracking_uri
     from search.verdict import headline, hurts
     from search.wishes import Wishes
 
-    stored = StoredStudy.load(study, open_existing(storage, home))
+    stored = StoredStudy.load(study, open_place(storage, home))
     wishes = Wishes(given["data_dir"] or default_data_dir(), given["device"])
     summary = stored.summary()
     choice = choose(summary, "best" if pick == "best" else "one_standard_error")
     exported = export(stored.spec, summary, choice, stored.fact("data_fingerprint", str), wishes, out)
+    registered = None
+    if given["register"]:
+        registered = register(exported, study, given["tracking_uri"] or default_tracking_uri(home))
     told = f"test accuracy {exported.accuracy:.2%}, test loss {exported.loss:.4f}"
     if (verdict := headline(summary)) is not None and hurts(summary):
         say(f"{verdict[0].upper()}{verdict[1:]}")
     name = exported.choice.name
     tell(f"{name[0].upper()}{name[1:]}, trained for {exported.choice.epochs} epochs: {told}")
     tell(f"It is in {out}: README.md tells how to use it")
-    if given["register"]:
-        uri = given["tracking_uri"] or default_tracking_uri(home)
-        tell(register(exported, study, uri))
+    if registered is not None:
+        tell(registered)
 
 
 @click.command(short_help="Write to MLflow what it misses of a study.")
@@ -108,7 +110,10 @@ def ui(open_browser: bool, allowed_host: tuple[str, ...], **given: Any) -> None:
     say("Starting optuna-dashboard and MLflow's UI ...")
     with StopRequest() as stop, dashboards(Wanted(**given, allowed_hosts=allowed_host), stop) as running:
         if not stop():
-            tell(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
+            with progress_only():
+                tell(f"optuna-dashboard   {running.optuna}\nMLflow             {running.mlflow}")
+            if running.copied:
+                say("MLflow shows a copy of its database as it is now, since that cannot be written to here")
             say("Ctrl-C ends both")
         with openable(running.optuna, running.mlflow) as files:
             if open_browser and not stop():

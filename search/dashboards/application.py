@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from search.dashboards.guard import Access, Reply, RequestGuard
+from search.dashboards.read_only import open_as_allowed
 from search.dashboards.routes import (
     COMPARE_LINK,
     MLFLOW,
@@ -28,7 +29,7 @@ from search.dashboards.routes import (
 from search.places import artifact_folder
 from search.report import page_path
 from search.spec import check_study_name
-from search.study import StoredStudy, open_storage
+from search.study import StoredStudy
 from search.study.annotations import artifact_store
 from search.tracking import comparison_link, is_server, runs_link
 from search.tracking.server import mlflow_application
@@ -94,7 +95,7 @@ def application(config: ServerConfig) -> WSGIApplication:
     from optuna_dashboard import wsgi
 
     home = Path(config.home)
-    storage = open_storage(config.storage, home)
+    storage = open_as_allowed(config.storage, home)
     optuna_dashboard = wsgi(storage, artifact_store(artifact_folder(home, "optuna")))
     mlflow = None
     if not is_server(config.tracking_uri):

@@ -17,11 +17,12 @@ from pathlib import Path
 from urllib.request import Request
 
 from search.dashboards.application import EXPERIMENTS, ServerConfig
+from search.dashboards.read_only import readable_store
 from search.dashboards.routes import MLFLOW_ROOT
 from search.dashboards.servers import Server, listen
 from search.errors import UsageError
 from search.study import close_storage
-from search.study.storage import open_existing, require_there
+from search.study.storage import open_to_read, require_there
 from search.tracking import default_tracking_uri, is_server
 from search.tracking.messages import without_passwords
 from search.tracking.server import SETTINGS
@@ -59,6 +60,8 @@ class Dashboards:
     token: str
     tracking_server: str | None
     """Address of the MLflow that shows its runs itself, without password; None where ours does."""
+    copied: bool = False
+    """Whether MLflow's UI shows a copy of its database, which its user may not write to."""
 
     @property
     def optuna(self) -> str:
@@ -87,15 +90,19 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
     token = secrets.token_urlsafe(_TOKEN_BYTES) if wanted.token_file is None else read_token(wanted.token_file)
     uri = wanted.tracking_uri or default_tracking_uri(wanted.home)
     with ExitStack() as ends:
+        store = uri
+        if not is_server(uri):
+            folder = ends.enter_context(tempfile.TemporaryDirectory(prefix="regsearch-", ignore_cleanup_errors=True))
+            store = readable_store(uri, Path(folder))
         with listen(wanted.host, wanted.port, _USUAL_PORT) as listener:
             port = int(listener.getsockname()[1])
-            server = _server(wanted, uri, token, listener)
+            server = _server(wanted, store, token, listener)
         ends.callback(server.end)
         # Its imports take seconds. In the meantime this process reports what is wrong with the storage.
-        close_storage(open_existing(wanted.storage, wanted.home))
+        close_storage(open_to_read(wanted.storage, wanted.home))
         server.wait_until_ready(stop)
         tracking_server = without_passwords(uri.rstrip("/"), uri) if is_server(uri) else None
-        yield Dashboards(server, _address(wanted.host, port), token, tracking_server)
+        yield Dashboards(server, _address(wanted.host, port), token, tracking_server, store != uri)
 
 
 def _server(wanted: Wanted, uri: str, token: str, listener: socket.socket) -> Server:

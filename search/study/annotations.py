@@ -10,6 +10,7 @@ import json
 import mimetypes
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ _WRITTEN = "regsearch:note:"
 
 
 def artifact_store(folder: Path) -> FileSystemArtifactStore:
-    """Return the store in which the dashboard finds pictures; makes the folder. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Return the store in which the dashboard finds pictures; makes the folder, where that may be written to."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
     return FileSystemArtifactStore(folder)
 
 

@@ -11,7 +11,6 @@ The lock stands in `<journal>.flock`, not `.lock`: that name is Optuna's own, an
 """
 
 import fcntl
-import io
 import json
 import logging
 import os
@@ -29,11 +28,11 @@ from optuna.storages.journal import JournalFileBackend
 from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
 from search.study.gone import WatchedFile
+from search.study.journal_format import check_beginning, damaged, is_good, lines_of, not_a_journal
 from search.study.reading import MISREAD
 
 _log = logging.getLogger(__name__)
 
-_FIRST_BYTES = b'{"op_code":'
 _BLOCK = 64 * 1024
 _FOREIGN_WRITER_SECONDS = 0.05
 _LONG_FOR_AN_APPEND = 0.5
@@ -100,7 +99,7 @@ def open_journal(path: Path) -> Journal:
     except OSError as error:
         raise StorageError(f"{path}: the journal cannot be opened: {error.strerror or error}") from error
     except MISREAD as error:
-        raise _not_a_journal(path) from error  # JSON lines of which Optuna's replay can make nothing
+        raise not_a_journal(path) from error  # JSON lines of which Optuna's replay can make nothing
 
 
 class JournalLock:
@@ -191,7 +190,7 @@ class JournalBackend(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        _check_beginning(path)  # before the lock, which would put a file of ours beside one that is not
+        check_beginning(path)  # before the lock, which would put a file of ours beside one that is not
         self._journal_lock = JournalLock(path.with_name(path.name + ".flock"))
         super().__init__(str(path))
         self._group = threading.local()
@@ -206,7 +205,7 @@ class JournalBackend(JournalFileBackend):
         try:
             yield from super().read_logs(log_number_from)
         except ValueError:  # not JSON, or not even text
-            raise _damaged(self._path) from None
+            raise damaged(self._path) from None
         except OSError as error:
             text = f"{self._path}: the journal cannot be read: {error.strerror or error}"
             raise StorageUnavailableError(text) from error
@@ -315,11 +314,11 @@ def _sound_end(file: int) -> int:
     size, block = os.fstat(file).st_size, _BLOCK
     while True:
         start = max(0, size - block)
-        lines = _lines(os.pread(file, size - start, start))
+        lines = lines_of(os.pread(file, size - start, start))
         whole = lines if start == 0 else lines[1:]  # the first one begins amid the file
         end = size
         for line in reversed(whole):
-            if _is_good(line):
+            if is_good(line):
                 return end
             end -= len(line)
         if start == 0:
@@ -333,19 +332,6 @@ def _wait_for_foreign_writer(file: int) -> None:
     while size != os.fstat(file).st_size:
         size = os.fstat(file).st_size
         time.sleep(_FOREIGN_WRITER_SECONDS)
-
-
-def _lines(data: bytes) -> list[bytes]:
-    return io.BytesIO(data).readlines()  # not `splitlines`: only a newline ends a line of the journal
-
-
-def _is_good(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        return "op_code" in json.loads(line)
-    except (ValueError, TypeError):
-        return False
 
 
 def _repair(path: Path, file: int, sound_end: int) -> None:
@@ -366,34 +352,4 @@ def _repair(path: Path, file: int, sound_end: int) -> None:
         path,
         size - sound_end,
         aside.name,
-    )
-
-
-def _check_beginning(path: Path) -> None:
-    """Raise StorageError if there is a file that begins as no journal does: nothing is ever moved out of others."""
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        beginning = file.read(len(_FIRST_BYTES))
-    if beginning.startswith(b"\0"):
-        # Blocks that never reached the disk: a journal only if there is nothing else, or logs behind them.
-        beginning = path.read_bytes().lstrip(b"\0")[: len(_FIRST_BYTES)]
-    if not _FIRST_BYTES.startswith(beginning):
-        raise _not_a_journal(path)
-
-
-def _not_a_journal(path: Path) -> StorageError:
-    with open(path, "rb") as file:
-        is_sqlite = file.read(15) == b"SQLite format 3"
-    hint = f"it is an SQLite file: --storage sqlite:///{path}" if is_sqlite else "choose another file with --storage"
-    return StorageError(f"{path}: is not an Optuna journal; {hint}")
-
-
-def _damaged(path: Path) -> StorageError:
-    lines = _lines(path.read_bytes())
-    number = next((i for i, line in enumerate(lines, 1) if not _is_good(line)), len(lines))
-    return StorageError(
-        f"{path}: line {number} of {len(lines)} is damaged, and good lines follow it, so it is left as it is; "
-        f'make a copy of the file, then remove that line (sed -i {number}d "{path}"), '
-        "or begin a new file with --storage"
     )

@@ -20,11 +20,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._rdb import models
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from search.errors import StorageError, StorageUnavailableError, UsageError, did_you_mean
+from search.errors import NoStudiesError, StorageError, StorageUnavailableError, did_you_mean
 from search.printable import mask_password
 from search.study.gone import watch_file
 from search.study.journal import Journal, open_journal
+from search.study.journal_reader import ReadOnlyJournal, open_journal_to_read
 from search.study.patience import is_restarting, is_transient
+from search.study.read_only import read_only_options, server_takes_writes, sqlite_file
 
 JOURNAL_NAME = "optuna.journal"
 """The default storage's file in the home folder."""
@@ -40,6 +42,8 @@ DRIVERS = {
 
 _OWN_TABLES = frozenset(models.BaseModel.metadata.tables)
 """Names of Optuna's tables."""
+_LAST_TABLES = frozenset({"version_info", "alembic_version"})
+"""Tables without which nobody has finished making the others."""
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
 _SQLITE_BUSY_SECONDS = 60  # optuna-dashboard may be reading
@@ -56,20 +60,23 @@ _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_coun
 """So that a connection to a server that has vanished is given up soon: libpq's own limit is two hours."""
 
 
-def open_storage(url: str | None, home: Path) -> BaseStorage:
+def open_storage(url: str | None, home: Path, to_read: bool = False) -> BaseStorage:
     """Return the storage for `url`: None for the journal in `home`, a path or `journal:///path` for another journal,
     `sqlite:///path` or `postgresql://user:password@host/database` for a database.
+
+    To read it, no right to write is needed; then it has to be there already, and writing to it fails.
 
     Raises StorageError for what cannot be reached or understood, is not Optuna's, or is refused.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # It warns of connections lost as it reads trials, and of nothing else: that is told by whoever waits for them.
     logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+    open_file = open_journal_to_read if to_read else open_journal
     if url is None:
-        return open_journal(home / JOURNAL_NAME)
+        return open_file(home / JOURNAL_NAME)
     scheme, separator, _ = url.partition("://")
     if not separator or scheme == "journal":
-        return open_journal(_journal_path(url))
+        return open_file(_journal_path(url))
     database = scheme.partition("+")[0]
     if "redis" in scheme:
         raise StorageError(
@@ -80,12 +87,12 @@ def open_storage(url: str | None, home: Path) -> BaseStorage:
         near = did_you_mean(database, (*_DATABASES, "journal"))
         known = ", ".join(f"{name}://" for name in ("journal", *_DATABASES))
         raise StorageError(f"{mask_password(url)}: {scheme}:// is not a storage{near} (known: {known}, or a path)")
-    return _open_database(url, database)
+    return _open_database(url, database, to_read)
 
 
 def storage_folder(storage: BaseStorage) -> Path | None:
     """Return the folder of the storage's file, without symbolic links; None for a server."""
-    if isinstance(storage, Journal):
+    if isinstance(storage, Journal | ReadOnlyJournal):
         return storage.path.resolve().parent
     if isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite" and storage.engine.url.database:
         return Path(storage.engine.url.database).resolve().parent
@@ -136,18 +143,20 @@ def _journal_path(url: str) -> Path:
     return Path(rest)
 
 
-def _open_database(url: str, database: str) -> BaseStorage:
+def _open_database(url: str, database: str, to_read: bool) -> BaseStorage:
     if database == "sqlite" and re.fullmatch(r"sqlite(\+\w+)?://(/|/:memory:)?(\?.*)?", url):
         raise StorageError(f"{url}: this database lives in memory and would be lost; give a file: sqlite:///PATH")
     options = _engine_options(database)
     try:
+        if to_read:
+            return _with_tables_there(url, database, options)
         with _alone_in_folder(_storage_file(url, Path())):
             _refuse_foreign_tables(url, database, options)
             storage = _with_tables(url, options)
         if (file := _storage_file(url, Path())) is not None:
             watch_file(storage.engine, file)
         return storage
-    except StorageError:
+    except (StorageError, NoStudiesError):
         raise
     except Exception as error:  # a driver may raise anything
         # Without the cause: its traceback would show the password.
@@ -170,10 +179,24 @@ def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
             if engine.dialect.name == "postgresql" and not sqlalchemy.inspect(connection).has_table("alembic_version"):
                 for statement in _ONE_AFTER_THE_OTHER:
                     connection.exec_driver_sql(statement)
-            # Optuna fills in {SCHEMA_VERSION}; other braces belong to the user.
-            return RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+            return _rdb_storage(url, options)
     finally:
         engine.dispose()
+
+
+def _with_tables_there(url: str, database: str, options: dict[str, Any]) -> RDBStorage:
+    """Return the storage to read from, on which nothing is changed. Raises NoStudiesError when it holds nothing yet."""
+    options = options | read_only_options(url, database, options)
+    tables = _refuse_foreign_tables(url, database, options)
+    if not tables >= _LAST_TABLES:
+        raise _no_studies(url)
+    return _rdb_storage(url, options, skip_table_creation=True)
+
+
+def _rdb_storage(url: str, options: dict[str, Any], skip_table_creation: bool = False) -> RDBStorage:
+    # Optuna fills in {SCHEMA_VERSION}; other braces belong to the user.
+    template = url.replace("{", "{{").replace("}", "}}")
+    return RDBStorage(template, engine_kwargs=options, skip_table_creation=skip_table_creation)
 
 
 @contextmanager
@@ -203,8 +226,8 @@ def _engine_options(database: str) -> dict[str, Any]:
     return options
 
 
-def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> None:
-    """Raise StorageError where Optuna would put its tables into another program's database.
+def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> set[str]:
+    """Return the tables; raise StorageError where Optuna would put its own into another program's database.
 
     A server's database may be shared, but not with another program that uses Alembic, such as MLflow: Optuna would
     take its version for its own.
@@ -221,6 +244,7 @@ def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> 
             f"{mask_password(url)}: this database is not Optuna's (it has the tables {', '.join(sorted(clashes)[:5])})"
             "; give a database of its own"
         )
+    return tables
 
 
 def _explanation(error: Exception, url: str) -> str:
@@ -260,22 +284,50 @@ def _passwords(url: str) -> set[str]:
 
 
 def is_there(url: str | None, home: Path) -> bool:
-    """Return whether there can be studies: a storage in a file has its file. A server is asked on opening."""
+    """Return whether there can be studies: a storage in a file has its file. A server is asked on opening.
+
+    Raises StorageError where this user may not even look.
+    """
     file = _storage_file(url, home)
-    return file is None or os.path.exists(file)
+    try:
+        return file is None or bool(os.stat(file))
+    except PermissionError as error:
+        raise StorageError(f"{file} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError):  # no file has a NUL in its name
+        return False
 
 
 def open_existing(url: str | None, home: Path) -> BaseStorage:
-    """Return the storage to read from, as `open_storage`; creates nothing. Raises UsageError when there is none."""
+    """Return the storage to write to, as `open_storage`; creates nothing. Raises NoStudiesError when there is none."""
     require_there(url, home)
     return open_storage(url, home)
 
 
+def open_to_read(url: str | None, home: Path) -> BaseStorage:
+    """Return the storage to read from; needs no right to write. Raises NoStudiesError when there is none."""
+    require_there(url, home)
+    return open_storage(url, home, to_read=True)
+
+
+def is_writable(url: str | None, home: Path) -> bool:
+    """Return whether this user may write to a storage that is there; True for a server that does not tell."""
+    file = _storage_file(url, home)
+    if file is not None:  # something is made beside it, too
+        return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+    return url is None or server_takes_writes(url)
+
+
 def require_there(url: str | None, home: Path) -> None:
-    """Raise UsageError when there can be no studies, see `is_there`."""
+    """Raise NoStudiesError when there can be no studies, see `is_there`."""
     if not is_there(url, home):
-        where, way_out = (home, "--home names another folder") if url is None else (url, "--storage names another one")
-        raise UsageError(f"{where} holds no studies yet; `regsearch start --study digits` makes one, {way_out}")
+        raise _no_studies(url, home)
+
+
+def _no_studies(url: str | None, home: Path = Path()) -> NoStudiesError:
+    where, way_out = (home, "--home names another folder") if url is None else (url, "--storage names another one")
+    return NoStudiesError(
+        f"{mask_password(str(where))} holds no studies yet; `regsearch start --study digits` makes one, {way_out}"
+    )
 
 
 def _storage_file(url: str | None, home: Path) -> Path | None:
@@ -284,5 +336,4 @@ def _storage_file(url: str | None, home: Path) -> Path | None:
         return home / JOURNAL_NAME
     if "://" not in url or url.startswith("journal://"):
         return _journal_path(url)
-    file = re.match(r"sqlite(?:\+\w+)?:///(?!file:)([^?]+)", url)
-    return Path(file[1]) if file else None
+    return sqlite_file(url)

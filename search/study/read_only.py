@@ -1,0 +1,47 @@
+"""Databases opened to be read, by those who may do no more. What is read is the business of others."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.sqlite_files import reader_of
+
+_TAKES_WRITES = "SELECT NOT pg_is_in_recovery() AND has_table_privilege('trials', 'INSERT')"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite database; None for others, and for what is no plain path."""
+    file = re.match(r"sqlite(?:\+\w+)?:///(?!file:)([^?]+)", url)
+    return Path(file[1]) if file else None
+
+
+def read_only_options(url: str, database: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return SQLAlchemy's options for an engine through which nothing can be written, given those for others.
+
+    May raise OSError and sqlite3.Error.
+    """
+    arguments: dict[str, Any] = options.get("connect_args", {})
+    if (file := sqlite_file(url)) is not None and re.match(r"sqlite(\+pysqlite)?:", url):
+        return {"creator": reader_of(file.absolute(), arguments["timeout"])}
+    if database == "postgresql":
+        settings = f"{arguments['options']} -c default_transaction_read_only=on"
+        return {"connect_args": {**arguments, "options": settings}}
+    return {}
+
+
+def server_takes_writes(url: str) -> bool:
+    """Return whether a server lets this user write trials; True where that is not known."""
+    if not url.startswith("postgresql"):
+        return True
+    try:
+        engine = sqlalchemy.create_engine(url)
+        try:
+            with engine.connect() as connection:
+                return bool(connection.exec_driver_sql(_TAKES_WRITES).scalar())
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError):  # told when it is opened
+        return True
