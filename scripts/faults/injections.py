@@ -14,9 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.faults.beginnings import all_killed_at_first, first_starts_at_once, killed_at_a_file
+from scripts.faults.outputs import folder_deleted, log_full, mounted, redirected, terminal_closed
 from scripts.faults.pretend import NAME, POINTS
 from scripts.faults.processes import pretend
 from scripts.faults.proxy import Proxy
+from scripts.faults.reading import anothers_folder, read_only_mount
 from scripts.faults.strangers import deleted, thrown_in
 from scripts.faults.tally import Tally
 from scripts.faults.whole import (
@@ -277,32 +279,26 @@ def torn_tail(kind: str) -> Callable:
 
 def full_disk(dice: random.Random, home: Path, tally: Tally) -> None:
     """The home is a small file system in a mount namespace of the runner's own; somebody fills it, and tidies up."""
-    home.mkdir()
-    script = 'mount -t tmpfs -o size=2m none "$0" && echo mounted && exec sleep 600'
-    keeper = subprocess.Popen(["unshare", "-m", "sh", "-c", script, str(home)], stdout=subprocess.PIPE)
-    keeper.stdout.readline()
-    enter = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt")
-    runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
-    runner.wait_for("training")
-    time.sleep(dice.uniform(0.2, 0.6))
-    fill = f"dd if=/dev/zero of={home}/ballast bs=4k 2>/dev/null; sleep 4; rm {home}/ballast"
-    subprocess.run([*enter, "sh", "-c", fill], check=False)
-    code = runner.end()
-    subprocess.run([*enter, "cp", "-a", f"{home}/.", f"{home}-copy"], check=True)
-    keeper.kill()
-    keeper.wait()
-    keeper.stdout.close()
+    with mounted(home, "2m") as enter:
+        runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
+        runner.wait_for("training")
+        time.sleep(dice.uniform(0.2, 0.6))
+        fill = f"dd if=/dev/zero of={home}/ballast bs=4k 2>/dev/null; sleep 4; rm {home}/ballast"
+        subprocess.run([*enter, "sh", "-c", fill], check=False)
+        code = runner.end()
+        subprocess.run([*enter, "cp", "-a", f"{home}/.", f"{home}-copy"], check=True)
     if code or "The storage is back" not in runner.output:
         tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
     tally.count(home.with_name(home.name + "-copy"), None, TRIALS)
 
 
 def read_only(dice: random.Random, home: Path, tally: Tally) -> None:
-    home.mkdir()
-    script = 'mount -t tmpfs -o size=20m none "$0" && echo mounted && exec sleep 600'
-    keeper = subprocess.Popen(["unshare", "-m", "sh", "-c", script, str(home)], stdout=subprocess.PIPE)
-    keeper.stdout.readline()
-    enter = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt")
+    with mounted(home, "20m") as enter:
+        _remounted(dice, home, tally, enter)
+    tally.count(home.with_name(home.name + "-copy"), None, TRIALS)
+
+
+def _remounted(dice: random.Random, home: Path, tally: Tally, enter: tuple[str, ...]) -> None:
     runner = pretend(home, None, enter, trials=TRIALS, seconds=0.1)
     runner.wait_for("training")
     time.sleep(dice.uniform(0.2, 0.6))
@@ -310,12 +306,8 @@ def read_only(dice: random.Random, home: Path, tally: Tally) -> None:
     subprocess.run([*enter, "sh", "-c", f"{again}; sleep 4; mount -o remount,rw {home}"], check=False)
     code = runner.end()
     subprocess.run([*enter, "cp", "-a", f"{home}/.", f"{home}-copy"], check=True)
-    keeper.kill()
-    keeper.wait()
-    keeper.stdout.close()
     if code or "The storage is back" not in runner.output:
         tally.complaints.append(f"the runner ended with {code}: {runner.output[-500:]}")
-    tally.count(home.with_name(home.name + "-copy"), None, TRIALS)
 
 
 _MOUNTS = ("root", "unshare", "nsenter", "mount")
@@ -348,6 +340,20 @@ FAULTS = (
     ),
     Fault("disk full", "a tmpfs of 2 MB, full for 4 s", full_disk, 5, needs=_MOUNTS),
     Fault("home read-only", "remounted for 4 s", read_only, 5, needs=_MOUNTS),
+    Fault("home read-only", "read by each command, on such a mount", read_only_mount, 10, needs=_MOUNTS),
+    Fault("home read-only", "another user's, read by each command", anothers_folder, 10, 0, needs=("root", "setpriv")),
+    Fault("progress cannot be written", "the log's disk full for 8 s, `start --detach`", log_full, 10, 0, _MOUNTS),
+    *(
+        Fault("progress cannot be written", how, redirected(shell, code), 10, few)
+        for how, shell, code, few in (
+            ("`start` into a pipe that `head -n 1` closes", "| head -n 1", 141, 1),
+            ("`start >/dev/full 2>&1`", ">/dev/full 2>&1", 1, 0),
+            ("`start 2>/dev/full`", "2>/dev/full", 0, 0),
+            ("`start` without standard streams", "<&- >&- 2>&-", 1, 0),
+        )
+    ),
+    Fault("terminal closed", "amid the live view of `start`", terminal_closed, 10),
+    Fault("working directory deleted", "amid `start`, and its trainer killed", folder_deleted, 10),
     Fault("PostgreSQL restarted", "ten times in a row, at once", restarted, 3),
     *(
         Fault("PostgreSQL cut off", f"for {seconds} s, by a TCP proxy", cut_off(seconds), times, few)
