@@ -24,6 +24,13 @@ Results go to standard output, messages and errors to standard error; `--json`, 
 scripts. A terminal shows the search at work. Into a pipe or a file goes one plain line for each trial that ends,
 without colours, for 80 columns. With the environment variable `NO_COLOR` set, a terminal has no colours either.
 
+Progress that cannot be written (a full disk, a closed pipe, a terminal that is gone) does not stop a search. `start`,
+`confirm` and `explain` go on when their terminal is closed; `regsearch stop` ends them. An answer that cannot be
+printed at the end is an error, and `show` prints it again.
+
+`show`, `studies`, `status`, `watch`, `logs`, `report --out`, `export` and `ui` need no right to write: they work on a
+read-only mount, in a colleague's folder, and as a PostgreSQL user who may only select. `explain` then trains nothing.
+
 ## Exit codes
 
 | code | what it means |
@@ -32,6 +39,7 @@ without colours, for 80 columns. With the environment variable `NO_COLOR` set, a
 | 1 | something failed; the message says what, and the way out |
 | 2 | wrong usage: an unknown command, option or study, or an option's value that is not allowed |
 | 130 | interrupted by Ctrl-C, or 143 by SIGTERM; the same command goes on where it was cut off |
+| 141 | the reader of standard output, such as `head`, closed it before the answer was printed |
 
 ## Completion in your shell
 

@@ -32,7 +32,7 @@ def readable_store(uri: str, folder: Path) -> str:
         return uri
     if os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK)):
         return uri
-    # Artifacts stay where they are: beside the copy there is a way to them, should it be taken for a home that was moved.
+    # Artifacts stay where they are. The link leads to them where the copy is taken for that of a moved home.
     copy = folder / f"copy-of-{file.name}"
     try:
         (folder / "artifacts").symlink_to(file.parent / "artifacts")
