@@ -5,6 +5,9 @@ trained is in test_queued.py.
 """
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import datetime
 
 import optuna
@@ -17,15 +20,13 @@ from optuna.trial import TrialState, create_trial
 from scripted import Notes, ScriptedCrew, ScriptedTrainer, falling
 from small_study import as_if_searched
 
+from search.errors import StorageError, StudyGoneError
 from search.pruning import NoPruner
 from search.records import Reason
 from search.runner import Runner
-from search.spec import StudySpec
 from search.stopping import StopRequest
 from search.study import Study, close_storage, list_studies, open_storage
 from search.study.roster import standing
-
-HUGE = 2**70
 
 
 @pytest.fixture
@@ -59,104 +60,6 @@ def results(study) -> list[int]:
 
 def why(study) -> dict[int, str]:
     return {each.number: each.why for each in study.summary().left_out}
-
-
-def refusal(study, **enqueued) -> str:
-    """Queue a trial and search until it is met; return why it is refused."""
-    study._study.enqueue_trial(enqueued)
-    study.ask(), study.ask()
-    assert study.ask().number == 3
-    return why(study)[2].removeprefix("refused: ")
-
-
-@pytest.mark.parametrize(
-    ("enqueued", "reason"),
-    [
-        ({"dropout_0": 3.0}, "dropout_0 = 3.0 is outside its range: 0.0 to 0.5"),
-        ({"dropout_0": -1}, "dropout_0 = -1 is outside its range: 0.0 to 0.5"),
-        ({"l1": 0}, "l1 = 0 is outside its range: 1e-06 to 0.01"),
-        ({"l1": 0.0, "dropout_0": 0.7}, "l1 = 0.0 is outside its range: 1e-06 to 0.01; dropout_0 = 0.7 is outside"),
-        ({"dropout_0": "0.25"}, "dropout_0 = '0.25' is no number"),
-        ({"dropout_0": None}, "dropout_0 = None is no number"),
-        ({"dropout_0": True}, "dropout_0 = True is no number"),
-        ({"dropout_0": [0.1]}, "dropout_0 = [0.1] is no number"),
-        ({"dropout_0": float("nan")}, "dropout_0 = nan is no number"),
-        ({"l1": float("inf")}, "l1 = inf is no number"),
-        ({"patience": HUGE}, f"patience = {HUGE} is outside its range: 2 to 8"),
-        ({"patience": 2.5}, "patience = 2.5 is no whole number"),
-        ({"weight_decay": 1e-3}, "weight_decay = 0.001, and this study has 0.0001"),
-        ({"dropout_1": 0.1}, "'dropout_1' is no parameter of this study; did you mean \"dropout_0\""),
-        ({"colour": "red"}, "'colour' is no parameter of this study"),
-        ({"dropout_0": "\x1b[31m"}, "dropout_0 = '\\x1b[31m' is no number"),
-    ],
-    ids=repr,
-)
-def test_a_queued_trial_that_cannot_be_trained_is_refused_with_the_reason(alone, enqueued, reason):
-    assert refusal(alone, **enqueued).startswith(reason)
-    assert alone._study.trials[2].state == TrialState.FAIL
-
-
-SWITCHED = {
-    "name": "fixed",
-    "data": {"name": "digits"},
-    "model": {"hidden": [8, 8]},
-    "training": {"max_epochs": 9},
-    "space": {
-        "dropout": {"low": 0.0, "high": 0.5, "switch": True},
-        "l1": {"low": 1e-6, "high": 1e-2, "log": True, "switch": True},
-        "batch_norm": {"switch": True},
-    },
-    "search": {"trials": 16, "seed": 7},
-}
-
-
-@pytest.fixture
-def switched(tmp_path):
-    """A study with switches."""
-    opened = Study.open("fixed", StudySpec.model_validate(SWITCHED), open_storage(None, tmp_path), tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.mark.parametrize(
-    ("enqueued", "reason"),
-    [
-        ({"use_l1": "maybe"}, "use_l1 = 'maybe' is neither True nor False"),
-        ({"use_l1": False, "l1": 1e-3}, "l1 has no effect where use_l1 is False"),
-        ({"use_dropout": False, "dropout_1": 0.1}, "dropout_1 has no effect where use_dropout is False"),
-        ({"use_batch_norm": True, "dropout_0": 0.1}, "dropout_0 has no effect where use_batch_norm is True"),
-        ({"l1": 0}, "l1 = 0 is outside its range: 1e-06 to 0.01, and use_l1 = False leaves it off"),
-        ({"batch_norm": 1}, "batch_norm = 1 is chosen by a switch"),
-    ],
-    ids=repr,
-)
-def test_switches_that_contradict_strengths_are_refused_with_the_reason(switched, enqueued, reason):
-    assert refusal(switched, **enqueued).startswith(reason)
-
-
-def test_a_strength_that_is_queued_switches_itself_on(switched):
-    switched.ask(), switched.ask()
-    for _ in range(4):  # lest the sampler happen to say the same
-        switched._study.enqueue_trial({"l1": 1e-3, "dropout_0": 0.25})
-    for _ in range(4):
-        asked = switched.ask()
-        assert asked.params.items() >= {"l1": 1e-3, "dropout_0": 0.25, "batch_norm": 0}.items()
-        assert switched._study.trials[asked.number].params.items() >= {"use_l1": True, "use_dropout": True}.items()
-
-
-def test_a_whole_configuration_can_be_queued_as_best_toml_has_it(switched):
-    roles = [switched.ask(), switched.ask()]
-    sampled = [switched.ask() for _ in range(3)]
-    for asked in (*roles, *sampled):
-        switched._study.enqueue_trial(asked.params)
-    assert [switched.ask().params for _ in range(5)] == [asked.params for asked in (*roles, *sampled)]
-
-
-def test_a_queued_constant_that_is_the_study_s_own_is_no_mistake(alone):
-    alone.ask(), alone.ask()
-    alone._study.enqueue_trial({"weight_decay": 1e-4, "patience": 4.0})
-    asked = alone.ask()
-    assert (asked.number, asked.params["weight_decay"], asked.params["patience"]) == (2, 1e-4, 4)
 
 
 def test_attributes_that_are_copied_from_another_trial_make_no_other_trial_of_a_queued_one(study, other):
@@ -314,14 +217,44 @@ def test_metric_names_and_notes_of_other_programs_change_nothing(alone, tmp_path
     assert len(alone.records()) == 16
 
 
+def test_a_study_whose_directions_were_changed_is_not_searched_the_wrong_way(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    as_if_searched(tmp_path, url)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
+        connection.execute("update study_directions set direction = 'MAXIMIZE'")
+        connection.commit()
+    assert "Best configuration" in regsearch("show", "--study", "tiny", "--storage", url)
+    storage = open_storage(url, tmp_path)
+    with pytest.raises(StorageError, match=r"other directions than it was made with \(maximize\)"):
+        Study.open("tiny", Study.load("tiny", storage).spec, storage, tmp_path)
+    close_storage(storage)
+
+
+def test_a_study_that_is_renamed_goes_on_under_its_new_name(alone, tmp_path):
+    """As optuna-dashboard renames one: it makes a copy, and deletes the other."""
+    for _ in range(5):
+        alone.finish(alone.ask().number, Reason.COMPLETED, curve(0.5))
+    alone.ask()
+    copy = optuna.create_study(study_name="new", storage=alone._storage)
+    copy.add_trials(alone._study.trials)
+    for key, value in alone._study.user_attrs.items():
+        copy.set_user_attr(key, value)
+    optuna.delete_study(study_name="fixed", storage=alone._storage)
+    with pytest.raises(StudyGoneError):
+        alone.ask()
+    alone.close()
+    renamed = Study.open("new", make_spec(), alone._storage, tmp_path)
+    search_on(renamed)
+    assert sorted(results(renamed)) == list(range(16))
+    renamed.close()
+
+
 READING = [["show"], ["show", "--json"], ["studies"], ["report"], ["status"], ["sync"]]
 
 
 @pytest.fixture(scope="module")
 def searched_home(tmp_path_factory, database):
     """A home whose study was searched, with one trial of each kind of other programs' in it."""
-    import shutil
-
     home = tmp_path_factory.mktemp("home")
     shutil.copy(database, home)
     searched = as_if_searched(home)

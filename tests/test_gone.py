@@ -123,6 +123,25 @@ def test_a_home_that_is_made_anew_is_not_written_to_by_a_search_of_the_old_one(f
     os.close(old_file)
 
 
+def test_a_study_that_takes_a_deleted_one_s_place_in_sqlite_is_not_written_to(tmp_path):
+    """SQLite gives its number, and those of its trials, to the next one."""
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path)
+    old = Study.open("fixed", make_spec(), storage, tmp_path)
+    asked = old.ask()
+    old.report({asked.number: curve(0.5)[0]})
+    optuna.delete_study(study_name="fixed", storage=storage)
+    new = Study.open("fixed", make_spec(), storage, tmp_path)
+    begun = new.ask()
+    assert new._study_id == old._study_id
+    for use in (lambda: old.report({asked.number: curve(0.5)[0]}), old.ask, old.news, old.summary):
+        with pytest.raises(StudyGoneError, match=DELETED):
+            use()
+    assert new._study.trials[begun.number].intermediate_values == {}
+    for study in (old, new):
+        study.close()
+    close_storage(storage)
+
+
 def test_a_database_that_is_dropped_ends_whoever_uses_it(postgresql, tmp_path):
     storage = open_storage(postgresql, tmp_path)
     study = Study.open("fixed", make_spec(), storage, tmp_path, patience=20)
