@@ -5,6 +5,8 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from search.study.roster import standing
 from search.tracking import artifact_root, default_tracking_uri
 from search.tracking.database import opened
 from search.tracking.relocation import correct_locations
-from search.tracking.server import run_server
 
 
 def content(home: Path) -> dict[str, str]:
@@ -101,14 +102,12 @@ def test_a_moved_home_is_synced_and_its_registered_model_loads(home: Path, monke
     assert not home.exists()
 
 
-def test_mlflows_ui_looks_for_the_artifacts_of_a_moved_home_where_they_are(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflows_ui_looks_for_the_artifacts_of_a_moved_home_where_they_are(home: Path) -> None:
     moved = home.rename(home.with_name("moved"))
-    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", default_tracking_uri(moved))
-    monkeypatch.setattr("runpy.run_module", lambda *_, **__: None)
-    monkeypatch.setattr("sys.argv", [])
-    run_server(["server"])
+    # In a process of its own, since MLflow's server keeps its database for the rest of its process's life.
+    code = "import sys; from search.tracking.server import mlflow_application; mlflow_application(*sys.argv[1:])"
+    arguments = [default_tracking_uri(moved), (moved / "artifacts" / "mlflow").as_uri()]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
     assert named_places(moved, str(home)) == set()
 
 
