@@ -27,6 +27,7 @@ from search.training.kernels.compiled import suspended
 from search.training.layout import Layout
 from search.training.losses import CROSS_ENTROPY, Loss, loss_gradients
 from search.training.noise import without_functional_noise
+from search.training.recomputation import has_reentrant_checkpoint
 from search.training.stacking import Places, stacked_twin
 
 Buffers = Mapping[str, Tensor]
@@ -66,6 +67,8 @@ class Leaves:
         self.parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
         self.buffers = {name: buffer[slots] for name, buffer in models.buffers.items()}
         self._loss = models.loss
+        self._accumulates: bool | None = None
+        """Whether gradients must be accumulated in the leaves; known from the first step on."""
 
     def refresh(self) -> None:
         """Bring a copy up to date: one pass over the parameters."""
@@ -81,7 +84,16 @@ class Leaves:
         # Slots share nothing, so what flows back from all of them together is each slot's own gradient.
         root = _Root.apply(logits, loss_gradients(self._loss, logits, targets))
         parameters = list(self.parameters.values())
-        found = torch.autograd.grad(root, parameters, allow_unused=True)
+        if self._accumulates is None:
+            self._accumulates = has_reentrant_checkpoint(logits)
+        found: Sequence[Tensor | None]
+        if self._accumulates:
+            root.backward()
+            found = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                parameter.grad = None
+        else:
+            found = torch.autograd.grad(root, parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 

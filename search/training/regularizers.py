@@ -4,7 +4,8 @@ A strength is data, not structure: dropout keeps its rate in a buffer, so that s
 stacks their rates. Decay and L1 act in the optimizer (see `optimizers`), by the formulas that stand here.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from search.training.kernels.compiled import Dropped, compiled_for
 from search.training.quiet import KnownRate
+from search.training.recomputation import KeysOfUses, may_be_recomputed
 from search.training.seeds import derive_seed
 from search.training.turns import Turn
 
@@ -35,8 +37,8 @@ class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) whose rate is a buffer and whose noise is a function of a key.
 
     The mask is a hash of (key, position), with the mixing constants of Wellons' `lowbias32`; each 32-bit word gives the
-    noise of two elements. The key moves on with each step, by a linear congruential generator (Numerical Recipes'
-    constants). So a trial's noise does not depend on the slot it lives in, on its neighbours, on the engine or on the
+    noise of two elements. The key moves on with each use, by a linear congruential generator (Numerical Recipes'
+    constants); a use that is computed again for the backward pass has its first key again (see `recomputation`). So a trial's noise does not depend on the slot it lives in, on its neighbours, on the engine or on the
     device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator, or
     compiled (see `kernels`) a hundredth.
 
@@ -55,6 +57,8 @@ class Dropout(nn.Module):
         self.register_buffer("key", torch.zeros((), dtype=torch.int32), persistent=False)
         self.register_buffer("dropped_below", torch.zeros((), dtype=torch.int16), persistent=False)
         self.register_buffer("scale", torch.zeros(()), persistent=False)
+        self._uses = KeysOfUses()
+        _know_compiler()
         self.configure(0.0, 0)
 
     def configure(self, rate: float, key: int) -> None:
@@ -73,25 +77,51 @@ class Dropout(nn.Module):
         """Return `x` ([batch, ...] or [slots, batch, ...]) with elements dropped and the rest scaled up."""
         if not self.training:
             return x
-        self.key.mul_(_STEP_FACTOR).add_(_STEP_TERM)
+        if torch.compiler.is_compiling() and _eagerly is not None:
+            return _eagerly(self, x)
+        return self._drop(x)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        key = self._key_of_use()
         kernels = compiled_for(x)
         if kernels is not None:
-            result: Tensor = Dropped.apply(x, self.key, self.dropped_below, self.scale.to(x.dtype), kernels)
+            result: Tensor = Dropped.apply(x, key, self.dropped_below, self.scale.to(x.dtype), kernels)
             return result
-        solo = x.shape[self.key.dim() :]
+        solo = x.shape[key.dim() :]
         ones = (1,) * len(solo)
         # -1 where noise is below the bound and 0 elsewhere, from the sign of a difference: comparing takes several
         # times as long on a CPU, and so does multiplying by what comes of it.
-        below = (self._noise(solo.numel()).view(x.shape) - self.dropped_below.view(*self.key.shape, *ones)) >> 15
+        below = (_noise(key, solo.numel()).view(x.shape) - self.dropped_below.view(*key.shape, *ones)) >> 15
         # One factor that is 0 or the scale, so that the backward pass is one multiplication.
-        return x * ((below + 1).to(x.dtype) * self.scale.to(x.dtype).view(*self.key.shape, *ones))
+        return x * ((below + 1).to(x.dtype) * self.scale.to(x.dtype).view(*key.shape, *ones))
 
-    def _noise(self, count: int) -> Tensor:
-        """Return uniform integers in [-2**14, 2**14), int16 [..., count]: differences of such do not overflow."""
-        key = self.key.unsqueeze(-1)
-        word = (_positions((count + 1) // 2, key.device) ^ key) * _MIX_1
-        word = (word ^ (word >> 15)) * _MIX_2
-        return word.view(torch.int16)[..., :count] >> 1
+    def _key_of_use(self) -> Tensor:
+        """Return the key of this use of the layer. Raises RuntimeError for a recomputation that cannot find it."""
+        if not may_be_recomputed():
+            return self._next_key()
+        key = self._uses.key(self._next_key)
+        if key is not None:
+            return key
+        if bool((self.scale == 1).all()):  # nothing is dropped, whatever the key
+            return self.key
+        raise RuntimeError(
+            f"{self.parameter} is computed again in the backward pass, by a checkpoint that has not kept torch's random "
+            "numbers, and would drop other units than in the forward pass: leave out preserve_rng_state=False"
+        )
+
+    def _next_key(self) -> Tensor:
+        return self.key.mul_(_STEP_FACTOR).add_(_STEP_TERM)
+
+
+_eagerly: Callable[[Dropout, Tensor], Tensor] | None = None
+"""Dropout left out of compiled graphs, which compute masks again in the backward pass, from a key that has moved on."""
+
+
+def _know_compiler() -> None:
+    """Prepare for `torch.compile` where it is in use: importing it takes a second, and few models need it."""
+    global _eagerly
+    if _eagerly is None and "torch._dynamo" in sys.modules:
+        _eagerly = torch.compiler.disable(Dropout._drop)
 
 
 class AlphaDropout(Dropout):
@@ -184,6 +214,13 @@ def normalize_batch(layer: Normalization, x: Tensor, momentum: float, eps: float
     if mean.dim() == 1:
         return normal
     return normal.view(len(normal), len(mean), *x.shape[2:]).transpose(0, 1)
+
+
+def _noise(key: Tensor, count: int) -> Tensor:
+    """Return uniform integers in [-2**14, 2**14), int16 [..., count]: differences of such do not overflow."""
+    word = (_positions((count + 1) // 2, key.device) ^ key.unsqueeze(-1)) * _MIX_1
+    word = (word ^ (word >> 15)) * _MIX_2
+    return word.view(torch.int16)[..., :count] >> 1
 
 
 @lru_cache(maxsize=64)

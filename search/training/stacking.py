@@ -20,6 +20,7 @@ from torch.fx import Tracer
 
 from search.training.kernels.compiled import products_for
 from search.training.models import SHIPPED, Patches, Positions
+from search.training.recomputation import without_backward_pass
 from search.training.regularizers import BatchNorm, Dropout, normalize_batch
 from search.training.seeds import own_generators
 
@@ -42,7 +43,8 @@ class _Affine(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients
-        if ctx.kernels is not None:
+        # A gradient that is to be differentiated itself needs torch's own operations.
+        if ctx.kernels is not None and not torch.is_grad_enabled():
             of_x = ctx.kernels.multiply(gradient, weight) if ctx.needs_input_grad[0] else None
             return of_x, ctx.kernels.multiply(gradient, x, a_transposed=True), gradient.sum(1)
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
@@ -194,7 +196,8 @@ def _agree(template: nn.Module, twin: nn.Module, example: Tensor) -> bool:
         Places(trial).bind({name: torch.stack([state[name] for state in states]) for name in states[0]})
         generators = own_generators(example.device)
         before = [generator.get_state() for generator in generators]
-        same = half > 0 and all(_is_same(trial, models, inputs, training) for training in (True, False))
+        with without_backward_pass():
+            same = half > 0 and all(_is_same(trial, models, inputs, training) for training in (True, False))
         # What draws from torch's generators would draw for all slots together.
         return same and all(map(torch.equal, before, (generator.get_state() for generator in generators)))
     except Exception:  # whatever a forward pass that is not made for slots may raise: the twin is not needed

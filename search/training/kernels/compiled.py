@@ -9,7 +9,6 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +198,13 @@ class Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, keys: Tensor, bounds: Tensor, scales: Tensor, kernels: Kernels) -> Tensor:
         # The key moves on with the next step, which may come before this one's gradient is asked for.
-        ctx.drop = partial(kernels.drop, keys=keys.clone(), bounds=bounds, scales=scales)
+        ctx.drawn = keys.clone(), bounds, scales
+        ctx.kernels = kernels
         return kernels.drop(x, keys, bounds, scales)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return ctx.drop(gradients[0]), None, None, None, None
+        # A gradient that is to be differentiated itself needs a graph of its own.
+        if torch.is_grad_enabled():
+            return Dropped.apply(gradients[0], *ctx.drawn, ctx.kernels), None, None, None, None
+        return ctx.kernels.drop(gradients[0], *ctx.drawn), None, None, None, None
