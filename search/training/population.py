@@ -27,6 +27,7 @@ from search.training.averaging import Averages
 from search.training.data import Dataset
 from search.training.engines import ENGINES, PRECISIONS, Engine, Models
 from search.training.evaluation import widest_activation
+from search.training.factories import factory_seeded
 from search.training.feeding import Feed
 from search.training.layout import layout_of, state_dict
 from search.training.losses import LOSSES, Loss, on_device
@@ -89,7 +90,7 @@ class Population:
 
         `loss` takes the place of the one that the training section names.
         """
-        with seeded(derive_seed(study_seed, 0, "template"), torch.device(device)):
+        with factory_seeded(derive_seed(study_seed, 0, "template"), torch.device(device)):
             # What of a model is not trained is the template's own: the same in every trainer.
             template = factory()
         self.slots = slots
@@ -237,7 +238,7 @@ class Population:
         return buffer.to(self._device).repeat(self.slots, *[1] * buffer.dim()).view(self.slots, *buffer.shape)
 
     def _fresh_model(self, assignment: Assignment) -> nn.Module:
-        with seeded(derive_seed(self._seed, assignment.seed, "weights"), self._device):
+        with factory_seeded(derive_seed(self._seed, assignment.seed, "weights"), self._device):
             model = self._factory()
         configure(model, dict(assignment.params), self._seed, assignment.seed)
         return model
