@@ -7,9 +7,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from search.training.engines import LoopedEngine, TwinEngine
+from search.training.models import ChannelDropout
 from search.training.own import searchable
 from search.training.population import Population, Way
-from search.training.regularizers import Dropout, configure
+from search.training.regularizers import AlphaDropout, Dropout, StochasticDepth, configure
 
 KINDS = {
     "reentrant": lambda part, x: checkpoint(part, x, use_reentrant=True),
@@ -199,3 +200,25 @@ def test_a_compiled_model_has_the_gradient_of_its_loss(call):
     x = torch.randn(20, 6)
     for ours, theirs in zip(gradients(model, x), gradients(twin, x), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ChannelDropout("dropout_0"),
+        AlphaDropout("dropout_0"),
+        AlphaDropout("dropout_0", channels=True),
+        StochasticDepth("dropout_0", rows=True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_dropout_has_its_mask_again(layer, kind):
+    layer.configure(0.5, 1)
+    x = torch.ones(40, 12, 4, 4, requires_grad=True)
+    y = KINDS[kind](nn.Sequential(layer, nn.Tanh()), x)  # what tanh keeps comes from the recomputation
+    y.sum().backward()
+    dropped = y.detach() == y.detach().min()
+    assert 0.3 < dropped.float().mean() < 0.7
+    assert x.grad[dropped].abs().max() == 0
+    assert x.grad[~dropped].abs().min() > 0
