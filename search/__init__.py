@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Confirm", "Data", "Found", "Range", "run_search"]
+__all__ = ["Confirm", "Data", "Found", "Range", "SearchWarning", "run_search"]
 
 if TYPE_CHECKING:
     from search.api import Data, Found, run_search
     from search.confirmation import Confirm
+    from search.errors import SearchWarning
     from search.spec import Range
 
 

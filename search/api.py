@@ -18,6 +18,7 @@ import pickle
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirm
-from search.errors import UsageError
+from search.errors import SearchWarning, UsageError
 from search.places import default_data_dir
 from search.records import Params, Summary
 from search.session import Ending, Options, Session
@@ -55,7 +56,8 @@ class Data:
 
     Inputs are given to the model as they are, but float64 as float32; to shipped models half precision, too. Images are
     [n, height, width], or [n, colours, height, width]. A data set is read once, whole, into memory: transforms that
-    draw at random in it would be drawn once for all epochs. What augments images anew in each epoch stands in `space`.
+    draw at random in it are drawn once for all epochs, which is warned of. What augments images anew in each epoch
+    stands in `space`.
     """
 
     train: Examples
@@ -106,14 +108,18 @@ class Found:
         """Return the winner, trained on training and validation data together, in evaluation mode, on the CPU.
 
         A model of one's own comes as its factory makes it, with the dropout rates that were found. Raises ExportError
-        when no trial is complete.
+        when no trial is complete, and DataError when the data have been changed since the search.
         """
         from search.export import choose, refit
+        from search.study import StoredStudy
+        from search.study.storage import open_existing
         from search.training.own import finished, torch_left_alone
 
-        choice, own = choose(self.summary), self._options.own
+        choice, options, own = choose(self.summary), self._options, self._options.own
+        stored = StoredStudy.load(options.name, open_existing(options.storage, options.home))
+        fingerprint = stored.fact("data_fingerprint", str)  # arrays may have been changed since
         with torch_left_alone():
-            trainer, weights = refit(self._spec, choice, None, self._options.trainers, own)
+            trainer, weights = refit(self._spec, choice, fingerprint, options.trainers, own)
             if own.model is None:
                 return trainer.module(weights)[0]
             return finished(own.model, choice.params, weights, own.noise)
@@ -176,6 +182,7 @@ def run_search(
     can be pickled; with `ray` it can be any, and None are as many as the cluster has room for.
 
     Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
+    Warns (SearchWarning) of what is likely wrong, as test data that are in the training data.
     """
     started = time.monotonic()
     from search.training.own import torch_left_alone
@@ -236,10 +243,12 @@ def _specify(
 ) -> tuple[StudySpec, Own]:
     """Return the study as a spec, and what a spec cannot hold. `sections` are those that need no reading."""
     from search.training import own
+    from search.training.checks import find_doubts
+    from search.training.factories import IsolatedFactory
     from search.training.noise import dropout_rates
     from search.training.noise_search import find_noise
 
-    given, noise = dict(sections), None
+    given, factory, noise = dict(sections), None, None
     if OWN in (given["training"].get("loss"), model.get("name") if isinstance(model, Mapping) else None):
         raise UsageError(f'"{OWN}" is no name to give: pass the model or the loss itself')
     examples = own.known_examples(data) if isinstance(data, str) else own.OwnExamples.read(data)
@@ -248,7 +257,8 @@ def _specify(
         logits, given["model"], given["space"] = examples.classes, dict(model), _space(space, _layers(model))
     else:
         fresh, logits = own.check_model(model, examples)
-        noise = find_noise(model, examples.train.x[:2])
+        factory = IsolatedFactory(model)
+        noise = find_noise(factory, examples.train.x[:2].clone())  # a model may write into its inputs
         rates = dropout_rates(fresh, noise)
         if FUNCTIONAL in (space or {}) and not noise.functional:
             raise UsageError(f"space.{FUNCTIONAL}: the model has none; its dropout layers are what `dropout` sets")
@@ -257,7 +267,11 @@ def _specify(
     if loss is not None:
         given["training"] = {**given["training"], "loss": OWN, "loss_digest": own.check_loss(loss, logits)}
     spec = read_spec(given)
-    return spec, Own(None if isinstance(model, Mapping) else model, examples.source(spec, logits), loss, noise)
+    source, given_data = examples.source(spec, logits), data if isinstance(data, Data) else None
+    doubts = find_doubts(spec, factory, noise, loss, examples, given_data, logits)
+    for text in doubts.told:
+        warnings.warn(text, SearchWarning, stacklevel=3)  # at the line that calls `run_search`
+    return spec, Own(factory, source, loss, noise, tuple(doubts.remarks))
 
 
 def _seconds(timeout: float | str | None) -> float | None:

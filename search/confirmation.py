@@ -108,6 +108,8 @@ class Confirmation:
     """The baseline's test loss minus that of the best regularized one."""
     noise: str | None = None
     """A remark on noise that the baseline has, too: see `ModelNoise`."""
+    notes: Sequence[str] = ()
+    """What model and data have about them that all of it is to be read with, in sentences."""
 
     @property
     def regularized(self) -> Confirmed:
@@ -132,7 +134,7 @@ class Confirmation:
     @property
     def remarks(self) -> list[str]:
         """What one has to know of these numbers, in sentences."""
-        told = [] if self.noise is None else [self.noise]
+        told = [*([] if self.noise is None else [self.noise]), *self.notes]
         if self.baseline_wins:
             told.append(BASELINE_WINS)
         if self.usual_rate is not None and self.baseline is not None:

@@ -21,6 +21,10 @@ class RegsearchError(Exception):
         return printable(super().__str__())
 
 
+class SearchWarning(UserWarning):
+    """A user's model or data are likely wrong, and the search goes on all the same."""
+
+
 class UsageError(RegsearchError):
     """The command line itself is wrong: an unknown study, a number out of range."""
 

@@ -99,7 +99,8 @@ def refit(
     crew.start()
     (trainer,) = crew.trainers
     if fingerprint not in (None, *crew.get_ready()):
-        raise DataError(f"the data in {wishes.data_dir} is not what the study was started with")
+        where = "" if own.data is not None else f" in {wishes.data_dir}"
+        raise DataError(f"the data{where} are not what the study was started with: put the same there again")
     assert isinstance(trainer, LocalTrainer)
     assignment = Assignment(choice.trial, FIRST_SEED, choice.params, val_losses=choice.val_losses)
     return trainer, trainer.refit(assignment, choice.epochs)

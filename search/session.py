@@ -137,6 +137,8 @@ class Session:
         noise = self.options.own.noise
         for notice in (*crew.notices, *([] if noise is None else noise.told.notices)):
             line += f"\n{notice}"
+        for remark in self.options.own.remarks:
+            line += f"\n{remark}"
         if self._study.recovered:
             line += f"\n{self._study.recovered} trials of an earlier run were cut off and are back in the queue"
         if self._study.delivered:
@@ -173,6 +175,8 @@ class Session:
         study, options = self._study, self.options
         findings = Findings(study, options.home, options.storage, options.tracking_uri, watcher.message)
         begin(study)
+        if options.own != NOTHING_OWN:
+            study.set_fact("remarks", list(options.own.remarks))
         tracker = Tracker(
             self.tracking_uri,
             artifact_root(self.tracking_uri),

@@ -131,6 +131,12 @@ def examples(count=120):
     return torch.randn(3, 6, generator=generator)[y] + 0.7 * torch.randn(count, 6, generator=generator), y
 
 
+def unseen(count=60):
+    """Return examples that are not among the 120 of `examples()`."""
+    x, y = examples(120 + count)
+    return x[120:], y[120:]
+
+
 SMALL = {
     "training": {"max_epochs": 3, "batch_size": 16},
     "search": {"trials": 4, "pruner": {"name": "none"}},
@@ -140,7 +146,7 @@ SMALL = {
 
 
 def find(tmp_path, model=normalized, data=None, **options):
-    data = Data(train=examples(), test=examples(60)) if data is None else data
+    data = Data(train=examples(), test=unseen()) if data is None else data
     return run_search(model, data, **{"name": "mine", "home": tmp_path / "runs", **SMALL, **options})
 
 

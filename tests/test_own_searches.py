@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import regsearch
-from own_models import SMALL, WORDS, Tokens, examples, find, plain
+from own_models import SMALL, WORDS, Tokens, examples, find, plain, unseen
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from search import Data, Range
+from search import Data, Range, SearchWarning
 from search.errors import DataError, SpecMismatchError, UsageError
 from search.training.kernels import compiled
 from search.training.own import (
@@ -30,7 +30,7 @@ def test_a_search_for_a_model_of_ones_own(tmp_path):
     model = found.model()
     assert type(model) is nn.Sequential
     assert dropout_rates(model) == [found.params["dropout_0"], found.params["dropout_1"]]
-    x, y = examples(60)
+    x, y = unseen()
     assert (model(x).argmax(1) == y).float().mean() > 0.5
     assert "dropout_1" in regsearch("show", "--study", "mine", "--home", str(tmp_path / "runs"))
 
@@ -45,7 +45,7 @@ def test_the_same_call_goes_on_and_another_model_is_refused(tmp_path):
 
 def test_scores_on_other_test_data_are_not_those_of_the_study(tmp_path):
     find(tmp_path, confirm=None)
-    x, y = examples(60)
+    x, y = unseen()
     with pytest.raises(DataError, match='the test data is not what study "mine" was started with'):
         find(tmp_path, data=Data(train=examples(), test=(x * 0, y)))
 
@@ -84,7 +84,8 @@ def test_more_logits_than_classes_can_be_smoothed(tmp_path):
         return nn.Linear(6, 5)
 
     space = {"label_smoothing": Range(low=0.05, high=0.2), "mixup": 0.3}
-    assert find(tmp_path, model=make, space=space, confirm=None).summary.best is not None
+    with pytest.warns(SearchWarning, match="the model has 5 outputs, and no example is of classes 3, 4"):
+        assert find(tmp_path, model=make, space=space, confirm=None).summary.best is not None
 
 
 def test_labels_that_are_a_column_of_a_table(tmp_path):
@@ -95,9 +96,19 @@ def test_labels_that_are_a_column_of_a_table(tmp_path):
 
 def test_inputs_of_half_precision_for_a_shipped_model(tmp_path):
     x, y = examples()
-    data = Data(train=(x.half(), y), validation=(x.half(), y), test=(x.half(), y))
+    x_test, y_test = unseen()
+    train, validation = (x[:90].half(), y[:90]), (x[90:].half(), y[90:])
+    data = Data(train=train, validation=validation, test=(x_test.half(), y_test))
     found = find(tmp_path, model={"name": "mlp", "hidden": [8]}, data=data, confirm=None)
     assert found.model()(x).dtype == torch.float32
+
+
+def test_no_model_is_made_of_data_that_were_changed_after_the_search(tmp_path):
+    x, y = (part.clone() for part in examples())
+    found = find(tmp_path, data=Data(train=(x, y)), training={"max_epochs": 1}, confirm=None)
+    x.add_(1)
+    with pytest.raises(DataError, match=r"^the data are not what the study was started with"):
+        found.model()
 
 
 def test_inputs_that_are_whole_numbers(tmp_path):
@@ -105,7 +116,7 @@ def test_inputs_that_are_whole_numbers(tmp_path):
 
 
 def test_folds_with_too_little_time(tmp_path):
-    data = Data(train=examples(), folds=3, test=examples(60))
+    data = Data(train=examples(), folds=3, test=unseen())
     found = find(tmp_path, data=data, timeout=1.0, search={"trials": 500, "pruner": {"name": "none"}})
     assert found.summary.trials["complete"] < 500
 

@@ -209,6 +209,18 @@ def test_data_are_told_by_their_checksum_and_errors_of_the_user_come_through(pro
     broken.close()
 
 
+def test_a_class_of_a_named_data_set_that_is_not_held_out_is_told_once():
+    trainer = LocalTrainer(
+        setup(
+            data=StudyData(DataSpec(name="digits", validation=0.004), Path(), 0), model=ModelSpec(name="mlp", hidden=[])
+        )
+    )
+    trainer.begin([make_assignment(0)], [])
+    assert "validation: no example is of classes" in trainer.collect().notice
+    trainer.begin([], [])
+    assert trainer.collect().notice == ""
+
+
 def test_retrained_trial_has_the_weights_of_its_best_epoch_and_scores_alike(process_trainer):
     _, report, weights = two_epochs(process_trainer)
     assert report.results[1].epoch == 2

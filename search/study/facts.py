@@ -31,6 +31,8 @@ NOISE = "noise"
 """Name of the fact that tells which dropout and other noise a model from Python has."""
 MAJORITY = "majority_"
 """Beginning of the names of the facts that tell the most frequent class's share of `validation` and `test` examples."""
+REMARKS = "remarks"
+"""Name of the fact that tells what results are to be read with, in sentences."""
 _WALL_SECONDS = "wall_seconds"
 _TEST = "test_"
 _FACT = "fact_"
@@ -85,9 +87,9 @@ def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summa
         _wall_seconds(study),
         fact(study, REPEATS, Repeats),
     )
-    confirmed = summary.confirmed
-    if confirmed is not None and noise is not None:
-        confirmed = replace(confirmed, noise=noise.remark)
+    remarks, confirmed = fact(study, REMARKS, list[str]) or (), summary.confirmed
+    if confirmed is not None:
+        confirmed = replace(confirmed, noise=None if noise is None else noise.remark, notes=remarks)
     return replace(
         summary,
         confirmed=confirmed,

@@ -102,6 +102,8 @@ class Own:
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     noise: Noise | None = None
     """The dropout that the model has; None where nothing was looked for."""
+    remarks: tuple[str, ...] = ()
+    """What results with these are to be read with, in sentences."""
 
 
 NOTHING_OWN = Own()

@@ -46,10 +46,13 @@ class LocalTrainer:
         self._test: Split | None = None
         self._engine = ""
         self._amid_epoch = False
+        self._doubts: list[str] = []
         try:
             self._data = setup.data.load()
             _check_same(setup, self._data)
             self.slots = fit(setup, self._data)
+            if setup.own.data is None:  # of the user's own, `run_search` has told already
+                self._doubts = _doubts(self._data)
         except RegsearchError:
             raise
         except Exception as error:
@@ -103,7 +106,9 @@ class LocalTrainer:
         except Exception as error:
             raise as_lost(error) from error
         self._keeper.epoch_ended(results)
-        return Report(results, failed, self._engine, *population.seconds, resumed, self._keeper.take_notice())
+        notice = "\n".join([*self._doubts, *filter(None, [self._keeper.take_notice()])])
+        self._doubts = []
+        return Report(results, failed, self._engine, *population.seconds, resumed, notice)
 
     def best_weights(self, number: int) -> bytes:
         from safetensors.torch import save
@@ -233,6 +238,12 @@ def _check_same(setup: TrainerSetup, data: Dataset) -> None:
     if setup.fingerprint not in (None, data.fingerprint):
         where = f" in {setup.data.folder}" if isinstance(setup.data, StudyData) else ""
         raise DataError(f"the data{where} are not what the study's other trainers have: put the same there")
+
+
+def _doubts(data: Dataset) -> list[str]:
+    from search.training.data_checks import check_held_out
+
+    return check_held_out(data)
 
 
 def as_lost(error: Exception) -> TrainerLost:

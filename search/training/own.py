@@ -22,6 +22,7 @@ from search.errors import DataError, ModelError, UsageError, did_you_mean
 from search.records import Majority, Params
 from search.spec import DATASET_SHAPES, OWN, DataSpec, StudySpec, parameter_of
 from search.training.data import Dataset, Split, divide, fingerprint, majority
+from search.training.factories import IsolatedFactory, other_generators_left_alone
 from search.training.kernels import compiled
 from search.training.losses import Loss, on_device
 from search.training.models import ModelFactory
@@ -56,7 +57,7 @@ def torch_left_alone() -> Iterator[None]:
     """Leave torch's threads, operations and random numbers as they were, in the process of somebody who has plans."""
     threads = torch.get_num_threads()
     try:
-        with generators_left_alone():
+        with generators_left_alone(), other_generators_left_alone():
             yield
     finally:
         torch.set_num_threads(threads)
@@ -93,7 +94,8 @@ def _checked(split: Split, what: str) -> Split:
     if x.dim() < 2 or len(x) < 2:
         raise DataError(f"{what}: inputs must be [examples, ...] with two examples at least, not {list(x.shape)}")
     if y.dim() != 1 or y.is_floating_point() or y.is_complex():
-        raise DataError(f"{what}: classes must be whole numbers [examples], not {list(y.shape)} of {y.dtype}")
+        shape = f"{list(y.shape)} of {y.dtype}"
+        raise DataError(f"{what}: classes must be whole numbers [examples], not {shape}{_as_numbers(y)}")
     if len(x) != len(y):
         raise DataError(f"{what}: there are {len(x)} inputs and {len(y)} classes")
     if x.is_floating_point() and not bool(x.isfinite().all()):
@@ -101,6 +103,16 @@ def _checked(split: Split, what: str) -> Split:
     if int(y.min()) < 0:
         raise DataError(f"{what}: classes must be numbered from 0, and one is {int(y.min())}")
     return Split(x, y.long())
+
+
+def _as_numbers(y: Tensor) -> str:
+    """Return how classes in another form become whole numbers, where that is plain."""
+    if y.dim() == 2 and y.shape[1] == 1:
+        return "; write y.squeeze(1)" + (".long()" if y.is_floating_point() else "")
+    if y.dim() == 2:
+        return "; if they are one-hot, write y.argmax(1)"
+    whole = y.dim() == 1 and y.is_floating_point() and bool((y == y.round()).all())
+    return "; write y.long()" if whole else ""
 
 
 @dataclass(frozen=True)
@@ -176,9 +188,15 @@ class OwnExamples:
         return OwnExamples(section, train, val, test)
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """Those that there are, by name."""
+        splits = {"train": self.train, "validation": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @property
     def classes(self) -> int:
         """How many classes there are."""
-        return 1 + max(int(split.y.max()) for split in (self.train, self.val, self.test) if split is not None)
+        return 1 + max(int(split.y.max()) for split in self.splits.values())
 
     def source(self, spec: StudySpec, logits: int) -> OwnData:
         """Return them as what trainers load, for a model of so many logits; raises UsageError when they do not fit."""
@@ -240,6 +258,7 @@ def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) ->
     if isinstance(factory, nn.Module):
         kind = type(factory).__name__
         raise ModelError(f"pass a function that makes the model, not a model: lambda: {kind}(...), and not {kind}(...)")
+    factory = IsolatedFactory(factory)
     model, other = factory(), factory()
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory must return an nn.Module, and returned a {type(model).__name__}")
@@ -252,10 +271,18 @@ def check_model(factory: ModelFactory, examples: OwnExamples | NamedExamples) ->
     x = examples.train.x[:2]
     count = _logits(model.eval(), x).shape[1]
     if count < examples.classes or (count > examples.classes and isinstance(examples, NamedExamples)):
-        raise ModelError(f"the model returns {count} logits, and there are {examples.classes} classes")
+        raise ModelError(
+            f"the model returns {count} logits, and there are {examples.classes} classes{_numbered(examples)}"
+        )
     _check_buffers(other.train(), x)
     _check_state(other.eval(), model, x)
     return model, count
+
+
+def _numbered(examples: OwnExamples | NamedExamples) -> str:
+    """Return a way out where classes are numbered from 1."""
+    first = 0 if isinstance(examples, NamedExamples) else min(int(split.y.min()) for split in examples.splits.values())
+    return f", counted from 0: yours begin with {first}; number them from 0 (y - {first})" if first else ""
 
 
 @torch.no_grad()
@@ -264,7 +291,7 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     mode = " in training" if model.training else ""
     try:
         with seeded(0, x.device):
-            logits = model(x)
+            logits = model(x.clone())  # it may write into its inputs
     except Exception as error:
         raise ModelError(f"the model fails on inputs {list(x.shape)}{mode}: {type(error).__name__}: {error}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):

@@ -38,9 +38,10 @@ class Dropout(nn.Module):
 
     The mask is a hash of (key, position), with the mixing constants of Wellons' `lowbias32`; each 32-bit word gives the
     noise of two elements. The key moves on with each use, by a linear congruential generator (Numerical Recipes'
-    constants); a use that is computed again for the backward pass has its first key again (see `recomputation`). So a trial's noise does not depend on the slot it lives in, on its neighbours, on the engine or on the
-    device, there is no generator to keep for each slot, and it costs a sixth of drawing from torch's generator, or
-    compiled (see `kernels`) a hundredth.
+    constants); what is computed again for the backward pass has the same key again (see `recomputation`). So a trial's
+    noise does not depend on the slot it lives in, on its neighbours, on the engine or on the device, there is no
+    generator to keep for each slot, and it costs a sixth of drawing from torch's generator, or compiled (see `kernels`)
+    a hundredth.
 
     `parameter` is the name under which the spec searches its rate, e.g. ``dropout_0``. The buffers may have a leading
     dimension of slots, and are then as many as the inputs have.
@@ -105,8 +106,8 @@ class Dropout(nn.Module):
         if bool((self.scale == 1).all()):  # nothing is dropped, whatever the key
             return self.key
         raise RuntimeError(
-            f"{self.parameter} is computed again in the backward pass, by a checkpoint that has not kept torch's random "
-            "numbers, and would drop other units than in the forward pass: leave out preserve_rng_state=False"
+            f"{self.parameter} is computed again in the backward pass, by a checkpoint that has not kept torch's "
+            "random numbers, and would drop other units than in the forward pass: leave out preserve_rng_state=False"
         )
 
     def _next_key(self) -> Tensor:
@@ -121,7 +122,7 @@ def _know_compiler() -> None:
     """Prepare for `torch.compile` where it is in use: importing it takes a second, and few models need it."""
     global _eagerly
     if _eagerly is None and "torch._dynamo" in sys.modules:
-        _eagerly = torch.compiler.disable(Dropout._drop)
+        _eagerly = torch.compiler.disable(Dropout._drop)  # type: ignore[no-untyped-call]
 
 
 class AlphaDropout(Dropout):
