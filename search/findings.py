@@ -61,7 +61,9 @@ class Findings:
             write_whole(toml, best_toml(summary).encode())
             if kept is not None:
                 write_whole(safetensors, kept)
-            if summary.confirmed is not None:
+            if summary.confirmed is None:  # one that is there is of a study that was deleted
+                (self.artifacts / "confirmed.json").unlink(missing_ok=True)
+            else:
                 confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
                 write_whole(self.artifacts / "confirmed.json", confirmed.encode())
         except OSError as error:

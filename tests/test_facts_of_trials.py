@@ -111,8 +111,12 @@ def write_best(study, tmp_path, **weights):
 
 def test_the_weights_of_a_former_best_trial_do_not_lie_beside_the_next_one_s_configuration(tmp_path):
     study = opened(tmp_path)
+    confirmed = tmp_path / "artifacts" / "rates" / "confirmed.json"
+    confirmed.parent.mkdir(parents=True)
+    confirmed.write_text("of a study that was deleted")
     kept = write_best(study, tmp_path, trial2=WEIGHTS[0])
     assert kept.exists()
+    assert not confirmed.exists()
     end(study, 0.1)
     assert not write_best(study, tmp_path).exists()
     assert write_best(study, tmp_path, trial4=WEIGHTS[1]).exists()
