@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from search import __version__
+from search.children import drop_accidental_folder, safe_children
 from search.commands.reading import report, show, studies, watch
 from search.commands.running import logs, status, stop
 from search.commands.searching import GIVEN, confirm, explain, start
 from search.commands.sharing import export, sync, ui
 from search.detached import take_over
 from search.errors import OutputError, RegsearchError
+from search.places import closed_to_others
 from search.streams import steady_streams
 
 
@@ -65,6 +67,10 @@ def main() -> None:
     A search samples dropout rates, weight decay, L1 strength and patience with Optuna, trains many trials at once as
     one population with early stopping and pruning, and records everything in MLflow.
     """
+    drop_accidental_folder()
+    context = click.get_current_context()
+    context.with_resource(closed_to_others())
+    context.with_resource(safe_children())
 
 
 for _command in (start, status, stop, logs, confirm, explain, show, watch, report, studies, export, sync, ui):

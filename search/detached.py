@@ -16,12 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.children import NEUTRAL_FOLDER, start_python
 from search.errors import DetachError
 from search.logs import NewLog
-from search.places import module_path
-
-# -P: neither the working directory nor a script's folder may shadow a module that is imported.
-_COMMAND = ("-P", "-c", "from search.cli import detached; detached()")
+from search.places import working_directory
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,13 @@ def take_over() -> Order:
 
 
 def _start(log: NewLog, study: str, channel: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, *_COMMAND, study],  # the last for whoever lists processes
+    return start_python(
+        "from search.cli import detached; detached()",
+        [study],  # for whoever lists processes
+        folder=str(working_directory() or NEUTRAL_FOLDER),  # its arguments name files from there
         stdin=subprocess.PIPE,
         stdout=log.file,
         stderr=log.file,
-        env={**os.environ, "PYTHONPATH": module_path()},
         pass_fds=[channel],
         start_new_session=True,
     )

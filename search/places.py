@@ -1,11 +1,14 @@
 """Where things are on this machine: the home folder for all that is written, data sets, and the program's modules."""
 
 import os
+import re
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from search.errors import HomeError, RegsearchError
 
@@ -32,20 +35,59 @@ def artifact_folder(home: Path, owner: str) -> Path:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, and the folder for it, so that it is whole or as it was before. Raises OSError."""
-    half = path.with_name(f"{path.name}.part")
     for attempt in range(_ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            half.write_bytes(content)
-            os.replace(half, path)
+            replace_file(path, content)
             return
         except FileNotFoundError:  # another process has removed the folder meanwhile, since it was empty
             if attempt == _ATTEMPTS - 1:
                 raise
-        except OSError:
-            with suppress(OSError):
-                half.unlink()
-            raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in a folder that is there, so that it is whole or as it was before. Raises OSError.
+
+    The file that is written first has a random name and is new: a link that somebody has put there is not followed,
+    and two writers do not share it. A link at `path` itself is replaced, and its target stays as it was.
+    """
+    half = path.with_name(f"{path.name[:_SHORTENED]}.{secrets.token_hex(8)}.part")
+    try:
+        with open(half, "xb", opener=_unfollowed) as file:
+            file.write(content)
+        os.replace(half, path)
+    except OSError:
+        with suppress(OSError):
+            half.unlink()
+        raise
+
+
+_SHORTENED = 40
+"""Characters of a file's name that its unfinished copy begins with: the whole could be too long with more behind it."""
+
+
+def _unfollowed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o664)
+
+
+@contextmanager
+def closed_to_others() -> Iterator[None]:
+    """Let no file that the process makes in the block be writable for everybody, whatever umask it was started with.
+
+    Whoever may write to results changes them, and to what is loaded as code, runs it. Libraries and children heed it.
+    """
+    before = close_to_others()
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def close_to_others() -> int:
+    """Let no file that the process makes from now on be writable for everybody; return the umask before."""
+    before = os.umask(0o077)  # the only way to read it is to set it
+    os.umask(before | 0o002)
+    return before
 
 
 def module_path() -> str:
@@ -86,6 +128,30 @@ def in_an_existing_folder() -> Iterator[None]:
     finally:
         os.fchdir(deleted)
         os.close(deleted)
+
+
+def absolute_address(address: str) -> str:
+    """Return a storage's or a tracking server's address as it is understood in every working directory."""
+    here = working_directory()
+    if here is None:
+        return address
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        if address.startswith("file:"):
+            return Path(address.removeprefix("file:")).absolute().as_uri()
+        return address if address in _NO_PATHS else os.path.abspath(os.path.expanduser(address))
+    if scheme.partition("+")[0] != "sqlite" or not rest.startswith("/") or re.match(r"/(/|:memory:|\?|$)", rest):
+        return address
+    return f"{scheme}:///{in_url(here.as_posix())}{rest}"
+
+
+_NO_PATHS = ("databricks", "databricks-uc", "uc")
+"""What MLflow understands beside addresses and paths."""
+
+
+def in_url(path: str) -> str:
+    """Return a path as it is written in a database's URL, where three characters mean something else."""
+    return re.sub(r"[%?#]", lambda match: quote(match[0]), path)
 
 
 @contextmanager

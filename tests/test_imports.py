@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "search"
 
 # A module may import from its own layer's package and from lower layers, never from a higher one.
 LAYERS = [
+    {"__main__"},
     {"cli", "api"},
     {"commands"},
     {"arguments"},
@@ -38,7 +39,7 @@ LAYERS = [
         "machine",
         "pareto",
     },
-    {"places", "logs", "streams", "sqlite_files"},
+    {"children", "places", "logs", "streams", "sqlite_files"},
     {"records"},
     {"errors", "printable", "markdown"},
 ]

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -14,11 +13,9 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from search.children import start_python
 from search.errors import DashboardError
-from search.places import module_path
 
-# -P: neither the working directory nor a script's folder may shadow a module that is imported.
-_COMMAND = ("-P", "-c", "from search.dashboards.leash import main; main()")
 _OF_OTHER_SERVERS = ("_MLFLOW_", "MLFLOW_SERVER_", "MLFLOW_ENABLE_", "prometheus_multiproc_dir")
 """Variables that are meant for other servers of MLflow, and would turn on or change something in ours."""
 _POLL_SECONDS = 0.1
@@ -80,13 +77,13 @@ class Server:
         self.name = name
         self._health, self._mask = health, mask
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the server runs
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHER_SERVERS)}
-        self._process = subprocess.Popen(
-            [sys.executable, *_COMMAND],
+        self._process = start_python(
+            "from search.dashboards.leash import main; main()",
+            environment={**environment, **_no_proxy()},
+            without=_OF_OTHER_SERVERS,
             stdin=subprocess.PIPE,  # its closing ends the server, should this process be killed
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**kept, **environment, **_no_proxy(), "PYTHONPATH": module_path()},
             pass_fds=[listener.fileno()],
             process_group=0,  # Ctrl-C is for this process, which then ends them in order
         )

@@ -21,6 +21,7 @@ from search.dashboards.read_only import readable_store
 from search.dashboards.routes import MLFLOW_ROOT
 from search.dashboards.servers import Server, listen
 from search.errors import UsageError
+from search.places import absolute_address
 from search.study import close_storage
 from search.study.storage import open_to_read, require_there
 from search.tracking import default_tracking_uri, is_server
@@ -88,7 +89,7 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
     _refuse_strangers(wanted)
     require_there(wanted.storage, wanted.home)
     token = secrets.token_urlsafe(_TOKEN_BYTES) if wanted.token_file is None else read_token(wanted.token_file)
-    uri = wanted.tracking_uri or default_tracking_uri(wanted.home)
+    uri = absolute_address(wanted.tracking_uri or default_tracking_uri(wanted.home))  # the server works elsewhere
     with ExitStack() as ends:
         store = uri
         if not is_server(uri):
@@ -108,7 +109,8 @@ def dashboards(wanted: Wanted, stop: Callable[[], bool]) -> Iterator[Dashboards]
 def _server(wanted: Wanted, uri: str, token: str, listener: socket.socket) -> Server:
     port = int(listener.getsockname()[1])
     health = Request(f"{_own_address(wanted.host, port)}/api/meta", headers={"Authorization": f"Bearer {token}"})
-    config = ServerConfig(str(wanted.home), wanted.storage, uri, _names(wanted), token, port, listener.fileno())
+    storage = None if wanted.storage is None else absolute_address(wanted.storage)
+    config = ServerConfig(str(wanted.home), storage, uri, _names(wanted), token, port, listener.fileno())
     return Server(
         "The server of the dashboards",
         health,

@@ -10,7 +10,6 @@ No trial is lost: Optuna's storage is the truth, and whatever MLflow misses `reg
 import os
 import shlex
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -22,7 +21,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
-from search.places import in_an_existing_folder, module_path
+from search.children import start_python
+from search.places import absolute_address
 from search.records import TrialRecord
 from search.tracking.messages import (
     Closing,
@@ -36,9 +36,6 @@ from search.tracking.messages import (
     send,
     without_passwords,
 )
-
-# -P: neither the working directory nor a script's folder may shadow a module that MLflow imports.
-_COMMAND = ("-P", "-c", "from search.tracking.process import main; main()")
 
 # The process retries by itself, after looking at what got through; MLflow's own blind retries of up to 8 minutes
 # could write a run twice. What the user has set wins.
@@ -90,7 +87,7 @@ class Tracker:
         self._process = self._start()
         now = datetime.now(UTC)
         first = min((record.started.astimezone(UTC) for record in finished), default=now)
-        self._outbox.put(Opening(uri, artifact_root, study, study.started or first))
+        self._outbox.put(Opening(absolute_address(uri), artifact_root, study, study.started or first))
         for record in finished:
             self.trial(record)
 
@@ -137,17 +134,16 @@ class Tracker:
 
     def _start(self) -> "subprocess.Popen[bytes] | None":
         try:
-            with in_an_existing_folder():
-                process = subprocess.Popen(
-                    [sys.executable, *_COMMAND],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env=_environment(),
-                    # Ctrl-C in the terminal is for the search alone. Not a session of its own: Linux shares the
-                    # processor between sessions first, and only within one by niceness.
-                    process_group=0,
-                )
+            process = start_python(
+                "from search.tracking.process import main; main()",
+                environment=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                # Ctrl-C in the terminal is for the search alone. Not a session of its own: Linux shares the processor
+                # between sessions first, and only within one by niceness.
+                process_group=0,
+            )
         except OSError as error:
             self._lost(f"its process could not be started: {error}")
             return None
@@ -227,4 +223,5 @@ class Tracker:
 
 
 def _environment() -> dict[str, str]:
-    return {**_DEFAULTS, **os.environ, **_FIXED, "PYTHONPATH": module_path()}
+    unset = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
+    return {**unset, **_FIXED}

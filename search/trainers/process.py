@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
+from search.children import safe_children
 from search.errors import RegsearchError
 from search.places import in_an_existing_folder
 from search.streams import steady_streams
@@ -47,7 +48,7 @@ class ProcessTrainer(RemoteTrainer):
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="regsearch trainer", daemon=True)
         try:
-            with _interrupts_blocked(), in_an_existing_folder():
+            with _interrupts_blocked(), in_an_existing_folder(), safe_children():
                 self.process.start()
         except OSError as error:
             self.connection.close()
