@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -31,11 +32,13 @@ class NewLog:
         folder = home / _FOLDER
         self._new_folders = [each for each in (folder, home) if not each.exists()]
         self._name = f"{study}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        self.path = folder / f".{self._name}-{os.getpid()}"
+        self.path = folder / f".{self._name}-{secrets.token_hex(8)}"
         make_home(home)
         try:
             folder.mkdir(exist_ok=True)
-            self.file: BinaryIO = open(self.path, "ab")  # noqa: SIM115  # for the process that inherits it, and its lock
+            # For the process that inherits it, and its lock.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self.file: BinaryIO = os.fdopen(os.open(self.path, flags, 0o664), "ab")
             fcntl.flock(self.file, fcntl.LOCK_EX)
         except OSError as error:
             raise HomeError(f"{self.path}: the log cannot be written: {error.strerror or error}") from error

@@ -301,7 +301,7 @@ def test_who_watches_or_looks_in_from_python_goes_on_too(searched_home):
     storage = open_storage(None, searched_home)
     look = Study.load("tiny", storage).follow().look()
     assert [record.number for record in look.ended] == list(range(8))
-    assert standing("tiny", storage).ended == 8
+    assert standing("tiny", storage, searched_home).ended == 8
     assert [each.best.number for each in list_studies(storage)] == [0]
 
 

@@ -35,7 +35,7 @@ def test_whoever_runs_reads_or_watches_a_study_that_is_deleted_is_told(url, stor
     reader = StoredStudy.load("fixed", storage)
     following = reader.follow()
     following.look()
-    dismissal = reader.dismiss()
+    dismissal = reader.dismiss(tmp_path)
     delete(url, storage, tmp_path)
     for use in (
         study.ask,

@@ -18,6 +18,7 @@ from test_leases import record
 
 from search.records import EpochResult, Reason, Summary
 from search.study import Study, open_storage
+from search.study.leases import tidy_away
 from search.study.roster import all_running, standing
 from search.trainers.keeping import Keeper
 from search.training.checkpoints import Checkpoint, CheckpointFolder, _checksum
@@ -54,14 +55,14 @@ def set_runner(study: Study, value: object, name: str = RUNNER) -> None:
     ],
     ids=lambda told: repr(told)[-60:],
 )
-def test_what_no_runner_tells_of_itself_is_passed_over(study, told):
+def test_what_no_runner_tells_of_itself_is_passed_over(study, tmp_path, told):
     before = study.news()
     set_runner(study, told)
     assert study.others == []
     assert study.news().ended == before.ended
-    assert [presence.record.pid for presence in standing("fixed", study._storage).runners] == [os.getpid()]
+    assert [presence.record.pid for presence in standing("fixed", study._storage, tmp_path).runners] == [os.getpid()]
     assert study.elect() is None
-    assert [each.runner for each in study.dismiss().runners] == [study._membership.lease.runner]
+    assert [each.runner for each in study.dismiss(tmp_path).runners] == [study._membership.lease.runner]
 
 
 def test_a_runner_goes_by_its_own_name(study):
@@ -71,13 +72,27 @@ def test_a_runner_goes_by_its_own_name(study):
     assert [other.runner for other in study.others] == [RUNNER]
 
 
-@pytest.mark.parametrize("lock", ["/dev/null", "a\0b", "\ud800", "/etc/passwd", "", "x" * 5000, f"{EVIL}/locks/x"])
-def test_a_lock_that_the_storage_names_is_not_opened_unless_it_is_one(study, tmp_path, lock):
+def test_no_file_outside_the_home_is_opened_or_removed_for_a_runner_that_the_storage_names(study, tmp_path):
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    for path in (lock, f"{lock}/locks/{RUNNER}.lock"):
-        set_runner(study, runner() | {"lock": path, "boot": boot})
-        assert [other.runner for other in study.others] == [RUNNER]
-        assert {presence.life for presence in standing("fixed", study._storage).runners} == {"alive", "unknown"}
+    other = tmp_path / "another program" / "locks" / f"{RUNNER}.lock"
+    other.parent.mkdir(parents=True)
+    other.write_text("not regsearch's")
+    told = runner() | {"boot": boot}
+    set_runner(study, told)
+    set_runner(study, {**told, "runner": "f" * 12, "lock": str(other)}, "f" * 12)  # as earlier versions had it
+    (foreign,) = study.others
+    assert foreign.runner == RUNNER
+    assert {presence.life for presence in standing("fixed", study._storage, tmp_path).runners} == {"alive", "unknown"}
+    tidy_away(foreign, tmp_path)
+    assert other.exists()
+    own = tmp_path / "locks" / other.name
+    own.symlink_to(other)
+    tidy_away(foreign, tmp_path)
+    assert (other.exists(), own.is_symlink()) == (True, True)
+    own.unlink()
+    own.touch()  # a runner of this home that has died
+    tidy_away(foreign, tmp_path)
+    assert (other.exists(), own.exists()) == (True, False)
 
 
 def test_names_of_hosts_command_no_terminal(study, tmp_path):
@@ -106,7 +121,7 @@ def test_a_log_that_is_none_is_not_read(tmp_path):
 def test_a_study_that_cannot_be_read_hides_no_other(study, tmp_path, caplog):
     bad = Study.open("bad", make_spec(), study._storage, tmp_path)
     bad._study.set_user_attr("spec", "{")
-    assert [told.study for told in all_running(study._storage)] == ["fixed"]
+    assert [told.study for told in all_running(study._storage, tmp_path)] == ["fixed"]
     assert 'study "bad" is left out' in caplog.text
     assert "stored spec" in regsearch("status", "--study", "bad", "--home", str(tmp_path), code=1)
     bad.close()

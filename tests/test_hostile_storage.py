@@ -62,12 +62,12 @@ def _watch(home: Path, console: Console) -> None:
 
 def _status(home: Path, console: Console) -> None:
     storage = open_storage(None, home)
-    print_standings(all_running(storage), console)
-    print_standings([standing("tiny", storage)], console)
+    print_standings(all_running(storage, home), console)
+    print_standings([standing("tiny", storage, home)], console)
 
 
 def _stop(home: Path, console: Console) -> None:
-    dismissal = Study.load("tiny", open_storage(None, home)).dismiss()
+    dismissal = Study.load("tiny", open_storage(None, home)).dismiss(home)
     assert dismissal.answers().keys() == {runner.runner for runner in dismissal.runners}
 
 
@@ -115,7 +115,7 @@ def shared_lines(tmp_path_factory) -> Journal:
     """Return the journal of a study that another machine runs."""
     home = tmp_path_factory.mktemp("shared")
     storage, since = as_if_searched(home)._storage, "2026-07-01T12:00:00+00:00"
-    far = RunnerRecord("0123456789ab", "far", 1, "another", "/runs/locks/0123456789ab.lock", 60.0, since, "search")
+    far = RunnerRecord("0123456789ab", "far", 1, "another", 60.0, since, "search")
     told = {f"runner:{far.runner}": asdict(far), "finisher": far.runner, f"stop:{far.runner}": "asked"}
     for key, value in told.items():
         storage.set_study_system_attr(0, key, value)

@@ -59,13 +59,13 @@ class Clock:
 
 
 def record(beat=1, **other) -> RunnerRecord:
-    told = {"runner": "a", "host": "h", "pid": 1, "boot": "", "lock": "", "lease": 60.0, "since": "", "task": "search"}
+    told = {"runner": "a", "host": "h", "pid": 1, "boot": "", "lease": 60.0, "since": "", "task": "search"}
     return RunnerRecord(**told | {"beat": beat} | other)
 
 
 def test_a_runner_is_dead_once_its_beat_has_been_the_same_for_a_lease():
     clock = Clock()
-    observer = Observer(clock)
+    observer = Observer(Path("nowhere"), clock)
     looks = [(0, 1, 0), (15, 1, 0), (30, 1, 0), (45, 2, 0), (60, 2, 0), (75, 2, 0), (90, 2, 0), (105, 2, 0)]
     for now, beat, dead in [*looks, (106, 2, 1), (110, 3, 0)]:
         clock.now = now
@@ -74,7 +74,7 @@ def test_a_runner_is_dead_once_its_beat_has_been_the_same_for_a_lease():
 
 def test_an_observer_who_has_not_looked_for_long_knows_nothing():
     clock = Clock()
-    observer = Observer(clock)
+    observer = Observer(Path("nowhere"), clock)
     for now in (0, 25, 200, 225, 250):  # asleep, or without a database, from 25 to 200
         clock.now = now
         assert observer.dead([record()]) == []
@@ -84,21 +84,22 @@ def test_an_observer_who_has_not_looked_for_long_knows_nothing():
 
 def test_no_clock_of_another_host_is_compared(storage, tmp_path, study):
     """Nothing in a runner's record that changes is a time."""
-    before = runners_of(storage.get_study_system_attrs(study._study_id), storage)
+    before = runners_of(storage.get_study_system_attrs(study._study_id))
     study._membership.lease.beat()
-    after = runners_of(storage.get_study_system_attrs(study._study_id), storage)
+    after = runners_of(storage.get_study_system_attrs(study._study_id))
     assert [replace(record, beat=0) for record in before] == [replace(record, beat=0) for record in after]
     assert after[0].beat > before[0].beat
 
 
-def test_a_lock_that_no_runner_made_is_not_touched(tmp_path):
+def test_a_runner_has_died_whose_lock_in_this_home_nobody_holds(tmp_path):
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (tmp_path / "a.lock").touch()
-    for lock in (tmp_path / "a.lock", tmp_path / "locks" / "b.lock", Path("/dev/null")):
-        assert Observer().dead([record(boot=boot, lock=str(lock))]) == []
     (tmp_path / "locks").mkdir()
+    for other in (tmp_path / "a.lock", tmp_path / "locks" / "b.lock"):
+        other.touch()
+        assert Observer(tmp_path).dead([record(boot=boot)]) == []
     (tmp_path / "locks" / "a.lock").touch()
-    assert len(Observer().dead([record(boot=boot, lock=str(tmp_path / "locks" / "a.lock"))])) == 1
+    assert len(Observer(tmp_path).dead([record(boot=boot)])) == 1
+    assert Observer(tmp_path).dead([record(boot="another")]) == []
 
 
 def test_two_runners_share_the_budget_exactly(study, tmp_path):
@@ -394,7 +395,7 @@ def test_a_home_that_is_read_only_by_now_keeps_no_lock_held(study, tmp_path, mon
     def read_only(*_args, **_kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    (own,) = runners_of(study._storage.get_study_system_attrs(study._study_id), study._storage)
+    (own,) = runners_of(study._storage.get_study_system_attrs(study._study_id))
     other = join(study, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", read_only)
@@ -402,7 +403,7 @@ def test_a_home_that_is_read_only_by_now_keeps_no_lock_held(study, tmp_path, mon
         os.close(study._membership.lease._file)  # as when it dies
         other.news()  # would remove the dead runner's lock
         assert [runner.runner for runner in other.others] == []
-        (last,) = runners_of(study._storage.get_study_system_attrs(study._study_id), study._storage)
+        (last,) = runners_of(study._storage.get_study_system_attrs(study._study_id))
         other.close()
-    assert sign_of_life(own) == sign_of_life(last) == "dead"
+    assert sign_of_life(own, tmp_path) == sign_of_life(last, tmp_path) == "dead"
     study._membership = None  # its file is closed

@@ -141,13 +141,13 @@ def test_what_is_wrong_is_told_before_a_detached_search_is_left_alone(place):
 
 def test_all_that_run_a_study_are_asked_and_nobody_who_comes_later(study, tmp_path):  # noqa: F811
     other = join(study, tmp_path)
-    dismissal, name = study.dismiss(), other._membership.lease.runner
+    dismissal, name = study.dismiss(tmp_path), other._membership.lease.runner
     assert {runner.runner for runner in dismissal.runners} == {study._membership.lease.runner, name}
     later = join(study, tmp_path)
     assert set(dismissal.answers().values()) == {"asked"}
     assert (study.news().stop, other.asked_to_stop(), later.news().stop) == (True, True, False)
     assert set(dismissal.answers().values()) == {"finishing"}
-    assert [presence.stopping for presence in standing("fixed", study._storage).runners].count(True) == 2
+    assert [presence.stopping for presence in standing("fixed", study._storage, tmp_path).runners].count(True) == 2
     other.close()
     assert dismissal.answers() == {study._membership.lease.runner: "finishing", name: "gone"}
     later.close()
@@ -156,7 +156,7 @@ def test_all_that_run_a_study_are_asked_and_nobody_who_comes_later(study, tmp_pa
 def test_who_has_died_or_does_not_answer_is_not_waited_for(study, tmp_path):  # noqa: F811
     fall_asleep(study)
     clock = Clock()
-    dismissal = Dismissal(study._storage, study._study_id, clock)
+    dismissal = Dismissal(study._storage, study._study_id, tmp_path, clock)
     (name,) = dismissal.answers()
     for _ in range(9):
         clock.now += LEASE / 3
@@ -164,23 +164,23 @@ def test_who_has_died_or_does_not_answer_is_not_waited_for(study, tmp_path):  # 
     assert answer == "silent"
     os.close(study._membership.lease._file)  # as the kernel does
     assert dismissal.answers() == {name: "dead"}
-    assert Dismissal(study._storage, study._study_id).answers() == {name: "dead"}
-    assert all_running(study._storage) == []
+    assert Dismissal(study._storage, study._study_id, tmp_path).answers() == {name: "dead"}
+    assert all_running(study._storage, tmp_path) == []
     study._membership.lease._file = os.open(os.devnull, os.O_RDONLY)
 
 
-def test_a_runner_of_another_host_that_beats_but_never_answers_is_given_up(study):  # noqa: F811
+def test_a_runner_of_another_host_that_beats_but_never_answers_is_given_up(study, tmp_path):  # noqa: F811
     clock = Clock()
     far: RunnerRecord = record(runner="fa" * 6, boot="another", since="2026-07-01T12:00:00+00:00")
     study.close()
     study._storage.set_study_system_attr(study._study_id, f"runner:{far.runner}", asdict(far))
-    dismissal, answers = Dismissal(study._storage, study._study_id, clock), []
+    dismissal, answers = Dismissal(study._storage, study._study_id, tmp_path, clock), []
     for beat in range(2, 11):
         study._storage.set_study_system_attr(study._study_id, f"runner:{far.runner}", asdict(replace(far, beat=beat)))
         answers.append(dismissal.answers()[far.runner])
         clock.now += 20
     assert answers == ["asked"] * 7 + ["silent"] * 2
-    (presence,) = standing("fixed", study._storage).runners
+    (presence,) = standing("fixed", study._storage, tmp_path).runners
     assert presence.life == "unknown"
 
 
@@ -188,7 +188,7 @@ def test_a_standing_tells_the_trials_of_each_runner(study, tmp_path):  # noqa: F
     other = join(study, tmp_path)
     mine, theirs = study.ask(), other.ask()
     study.finish(mine.number, Reason.ERROR, [], "it broke")
-    (told,) = all_running(study._storage)
+    (told,) = all_running(study._storage, tmp_path)
     assert (told.ended, told.failures, told.last_error) == (1, {"error": 1}, "it broke")
     trials = {presence.record.runner: presence.trials for presence in told.runners}
     assert trials == {study._membership.lease.runner: {}, other._membership.lease.runner: {theirs.number: 0}}
@@ -223,7 +223,7 @@ def test_epochs_under_way_are_finished_and_trials_go_back_to_the_queue(study, tm
     monkeypatch.setattr("search.study.study._NEWS_SECONDS", 0.0)
     endless = study.spec.training.model_copy(update={"max_epochs": 100_000})
     study.spec = study.spec.model_copy(update={"training": endless})
-    trainer, notes, stop = AskingTrainer(study.dismiss), Notes(), StopRequest()
+    trainer, notes, stop = AskingTrainer(lambda: study.dismiss(tmp_path)), Notes(), StopRequest()
     Runner(study, ScriptedCrew(trainer), NoPruner(), None, notes, stop).run()
     assert stop.requested
     assert stop.signal is None

@@ -167,8 +167,8 @@ def test_a_copy_of_a_home_whose_study_is_being_run_is_run_by_nobody(home: Path) 
         link.symlink_to(home)
         correct(copy)
         assert named_places(copy, str(home) + "/") == set()
-        assert [each.life for each in standing("tiny", open_storage(None, link)).runners] == ["alive"]
-        assert [each.life for each in standing("tiny", open_storage(None, copy)).runners] == ["dead"]
+        assert [each.life for each in standing("tiny", open_storage(None, link), link).runners] == ["alive"]
+        assert [each.life for each in standing("tiny", open_storage(None, copy), copy).runners] == ["dead"]
         before = content(home)
         taken = Study.load("tiny", open_storage(None, copy))
         taken.hold(copy)
@@ -201,5 +201,5 @@ def test_a_runner_that_died_in_a_home_that_was_moved_is_known_to_be_dead(home: P
     moved = home.rename(home.with_name("moved"))
     opened = open_storage(None if url is None else f"sqlite:///{moved}/optuna.db", moved)
     attributes = opened.get_study_system_attrs(opened.get_study_id_from_name("tiny"))
-    assert [sign_of_life(runner) for runner in runners_of(attributes, opened)] == ["dead"]
+    assert [sign_of_life(runner, moved) for runner in runners_of(attributes)] == ["dead"]
     close_storage(opened)

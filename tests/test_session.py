@@ -200,4 +200,4 @@ def test_a_search_that_cannot_be_prepared_is_run_by_nobody(session, monkeypatch)
     monkeypatch.setattr(Study, "settle", fail)
     with pytest.raises(StorageError, match="the storage is away"):
         session.prepare()
-    assert all_running(open_storage(None, session.options.home)) == []
+    assert all_running(open_storage(None, session.options.home), session.options.home) == []

@@ -29,7 +29,7 @@ def status(study: str | None, as_json: bool, home: Path, storage: str | None) ->
     from search.terminal import standings
 
     opened = open_place(storage, home)
-    told = all_running(opened) if study is None else [standing(study, opened)]
+    told = all_running(opened, home) if study is None else [standing(study, opened, home)]
     if as_json:
         click.echo(json.dumps(standings.as_json(told), indent=2))
     else:
@@ -50,7 +50,7 @@ def stop(study: str, wait: bool, home: Path, storage: str | None) -> None:
     from search.study.storage import open_existing
     from search.terminal.standings import tell_of_dismissal
 
-    dismissal = StoredStudy.load(study, open_existing(storage, home)).dismiss()
+    dismissal = StoredStudy.load(study, open_existing(storage, home)).dismiss(home)
     if not dismissal.runners:
         say(f"Nobody runs study {study}")
     elif not wait:

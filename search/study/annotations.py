@@ -17,6 +17,7 @@ from typing import Any
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage
 
+from search.places import replace_file
 from search.study.commits import one_commit
 from search.study.storage import storage_errors
 
@@ -115,9 +116,7 @@ class Annotations:
 def _put(folder: Path, identifier: str, content: bytes) -> None:
     """Write a file of the store whole or not at all, under the name that the store looks for."""
     artifact_store(folder)
-    half = folder / f"{identifier}.part"
-    half.write_bytes(content)
-    half.replace(folder / identifier)
+    replace_file(folder / identifier, content)
 
 
 def _cut(text: str, prefix: str, attributes: Mapping[str, Any]) -> dict[str, str]:

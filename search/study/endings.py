@@ -18,7 +18,7 @@ from search.records import Reason, Role, TrialRecord
 from search.spec import StudySpec
 from search.study.commits import exclusive
 from search.study.foreign import Sieve
-from search.study.leases import RunnerRecord, mark_gone, tidy_away
+from search.study.leases import RunnerRecord, mark_gone
 from search.study.ledger import Ledger
 from search.study.membership import Membership
 from search.study.spool import Spool
@@ -121,7 +121,7 @@ class Endings:
         self.recovered += len(found)
         self.ended |= lost
         for runner in gone:
-            tidy_away(runner)
+            self._membership.tidy_away(runner)
 
     def _alive(self, others: Iterable[RunnerRecord]) -> set[str]:
         """Return the names of this runner and of others."""

@@ -147,7 +147,7 @@ class JournalLock:
         """Open the file to lock it inside; close it again if that fails."""
         self._threads.acquire()  # whoever holds it has `_file` to himself
         try:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o664)
             yield self._file
         except BaseException:
             self._let_go()

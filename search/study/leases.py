@@ -2,9 +2,10 @@
 
 Each process that runs a study, a runner, beats: it writes a counter into the study several times a lease. Whoever sees
 the same beat for longer than its lease, by a clock of his own that never jumps, takes the runner for dead; clocks of
-different hosts are never compared. On the same machine nobody needs to wait: a runner holds a lock on a file, which the
-kernel frees when it dies. What becomes of a dead runner's trials is the business of `study.py`; that it cannot write
-to them any longer, should it only have been asleep, that of the storage, which refuses writes to finished trials.
+different hosts are never compared. In the same home on the same machine nobody needs to wait: a runner holds a lock on
+a file, which the kernel frees when it dies. What becomes of a dead runner's trials is the business of `study.py`; that
+it cannot write to them any longer, should it only have been asleep, that of the storage, which refuses writes to
+finished trials.
 """
 
 import fcntl
@@ -25,7 +26,6 @@ from optuna.storages import BaseStorage
 from search.errors import HomeError
 from search.printable import printable
 from search.study.reading import MISREAD, read_as
-from search.study.storage import storage_folder
 
 LOCKS = "locks"
 """Folder in the home for the runners' lock files."""
@@ -55,9 +55,6 @@ class RunnerRecord:
     pid: int
     boot: str
     """What tells this run of this machine from all others; empty where nothing does."""
-    lock: str
-    """Path of the file that it holds a lock on: relative to the folder of the storage's file where it is inside, so
-    that it stays true in a home that was moved, and is never that of another home in one that was copied."""
     lease: float
     """Seconds after which it counts as dead without a beat."""
     since: str
@@ -77,11 +74,10 @@ class Lease:
     def __init__(self, storage: BaseStorage, study_id: int, home: Path, seconds: float, task: Task) -> None:
         """Raises HomeError when there is no place for the lock in the home."""
         name = uuid.uuid4().hex[:12]
-        self._storage, self._study_id, self._path = storage, study_id, home / LOCKS / f"{name}.lock"
+        self._storage, self._study_id, self._path = storage, study_id, _lock_of(name, home)
         self._file = _hold(self._path)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        lock = _within(storage_folder(storage), self._path.resolve())
-        self._record = RunnerRecord(name, _host(), os.getpid(), _boot(), lock, seconds, started, task)
+        self._record = RunnerRecord(name, _host(), os.getpid(), _boot(), seconds, started, task)
         self._writing, self._released = threading.Lock(), threading.Event()
         self._beaten = -float("inf")
         self.longest_silence = 0.0
@@ -135,8 +131,8 @@ class Lease:
 class Observer:
     """Watches the other runners of a study."""
 
-    def __init__(self, clock: Callable[[], float] = seconds_awake_or_not) -> None:
-        self._clock = clock
+    def __init__(self, home: Path, clock: Callable[[], float] = seconds_awake_or_not) -> None:
+        self._home, self._clock = home, clock
         self._seen: dict[str, tuple[int, float]] = {}
         """By runner, its last beat and for how many seconds that has been seen."""
         self._looked = clock()
@@ -145,7 +141,7 @@ class Observer:
         """Return those of the runners that have died. To be called several times a lease."""
         now = self._clock()
         passed, self._looked = now - self._looked, now
-        return [runner for runner in list(runners) if self._is_silent(runner, passed) or _has_died(runner)]
+        return [runner for runner in list(runners) if self._is_silent(runner, passed) or _has_died(runner, self._home)]
 
     def _is_silent(self, runner: RunnerRecord, passed: float) -> bool:
         beat, silent = self._seen.get(runner.runner, (-1, 0.0))
@@ -155,18 +151,13 @@ class Observer:
         return silent > runner.lease
 
 
-def runners_of(attributes: Mapping[str, Any], storage: BaseStorage) -> list[RunnerRecord]:
+def runners_of(attributes: Mapping[str, Any]) -> list[RunnerRecord]:
     """Return the runners that a study has and that are not known to be gone, from its system attributes.
 
-    Their locks are absolute paths. What no runner has written there is passed over.
+    What no runner has written there is passed over.
     """
     records = (_read(key.removeprefix(_PREFIX), told) for key, told in attributes.items() if key.startswith(_PREFIX))
-    folder = storage_folder(storage) or Path("/")
-    return [replace(each, lock=str(folder / each.lock)) for each in records if each is not None and not each.gone]
-
-
-def _within(folder: Path | None, path: Path) -> str:
-    return str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path)
+    return [each for each in records if each is not None and not each.gone]
 
 
 def is_runner_name(name: object) -> bool:
@@ -186,14 +177,22 @@ def _read(name: str, told: Any) -> RunnerRecord | None:
 
 def mark_gone(storage: BaseStorage, study_id: int, record: RunnerRecord) -> None:
     """Note that a runner has left or died."""
-    lock = _within(storage_folder(storage), Path(record.lock))
-    storage.set_study_system_attr(study_id, _PREFIX + record.runner, asdict(replace(record, lock=lock, gone=True)))
+    storage.set_study_system_attr(study_id, _PREFIX + record.runner, asdict(replace(record, gone=True)))
 
 
-def tidy_away(record: RunnerRecord) -> None:
-    """Remove the lock file of a runner of this machine that has died."""
-    if _has_died(record):
-        _remove(Path(record.lock))
+def tidy_away(record: RunnerRecord, home: Path) -> None:
+    """Remove the lock file of a runner of this machine and home that has died."""
+    if _has_died(record, home):
+        _remove(_lock_of(record.runner, home))
+
+
+def _lock_of(runner: str, home: Path) -> Path:
+    """Return the file that a runner of this home holds a lock on.
+
+    By its name alone: the storage has others' words, and a path from there is neither opened nor removed. So it is found
+    in a home that was moved, and in one that was copied it is never that of the other.
+    """
+    return home / LOCKS / f"{runner}.lock"
 
 
 def _remove(lock: Path) -> None:
@@ -206,24 +205,21 @@ def _hold(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not to be written to: a folder can be made read-only under it.
-        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise HomeError(f"{path}: the study's lock cannot be made: {error.strerror or error}") from error
     return file
 
 
-def sign_of_life(runner: RunnerRecord) -> Life:
-    """Return whether a runner lives, where its lock tells: on this machine, since that was started."""
+def sign_of_life(runner: RunnerRecord, home: Path) -> Life:
+    """Return whether a runner lives, where its lock tells: on this machine, since that was started, in this home."""
     if not runner.boot or runner.boot != _boot():
         return "unknown"
-    path = Path(runner.lock)
-    if (path.parent.name, path.name) != (LOCKS, f"{runner.runner}.lock"):
-        return "unknown"  # whoever wrote that into the storage, it is not a runner's, and nothing to open
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except (OSError, ValueError):
-        return "unknown"  # another container's, for instance: its beat tells
+        file = os.open(_lock_of(runner.runner, home), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return "unknown"  # one of another home, for instance: its beat tells
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -233,8 +229,8 @@ def sign_of_life(runner: RunnerRecord) -> Life:
     return "dead"
 
 
-def _has_died(runner: RunnerRecord) -> bool:
-    return sign_of_life(runner) == "dead"
+def _has_died(runner: RunnerRecord, home: Path) -> bool:
+    return sign_of_life(runner, home) == "dead"
 
 
 def _host() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from search.study.commits import exclusive
-from search.study.leases import Lease, Observer, RunnerRecord, Task, runners_of
+from search.study.leases import Lease, Observer, RunnerRecord, Task, runners_of, tidy_away
 from search.study.roster import hears_stop
 
 _FINISHER = "finisher"
@@ -25,9 +25,9 @@ class Membership:
 
     def __init__(self, storage: BaseStorage, study_id: int, home: Path, lease: float, task: Task) -> None:
         """Join. Raises HomeError when there is no place in the home for what runners need."""
-        self._storage, self._study_id = storage, study_id
+        self._storage, self._study_id, self._home = storage, study_id, home
         self.lease = Lease(storage, study_id, home, lease, task)
-        self._observer = Observer()
+        self._observer = Observer(home)
         try:
             self.lease.start()
         except BaseException:
@@ -41,7 +41,7 @@ class Membership:
 
     def others(self) -> list[RunnerRecord]:
         """Return the other runners, but for those that are known to be gone."""
-        runners = runners_of(self._storage.get_study_system_attrs(self._study_id), self._storage)
+        runners = runners_of(self._storage.get_study_system_attrs(self._study_id))
         return [runner for runner in runners if runner.runner != self.runner]
 
     def dead(self, others: Sequence[RunnerRecord]) -> list[RunnerRecord]:
@@ -53,6 +53,10 @@ class Membership:
         others = self.others()
         dead = self.dead(others)
         return [runner for runner in others if runner not in dead]
+
+    def tidy_away(self, dead: RunnerRecord) -> None:
+        """Remove what another runner that has died has left in this home."""
+        tidy_away(dead, self._home)
 
     def asked_to_stop(self) -> bool:
         """Return whether somebody has asked this runner to leave; whoever it was learns that it was heard."""

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -65,19 +66,22 @@ class Standing:
         return any(presence.life != "dead" for presence in self.runners)
 
 
-def standing(name: str, storage: BaseStorage) -> Standing:
-    """Return who runs a study, and how far it is. Raises UsageError when there is none of that name, StorageError."""
+def standing(name: str, storage: BaseStorage, home: Path) -> Standing:
+    """Return who runs a study, and how far it is. Raises UsageError when there is none of that name, StorageError.
+
+    Of those that run it in this home on this machine it is known whether they live.
+    """
     with storage_errors(storage), as_written(f'study "{name}"'):
         study, _ = load(name, storage)
-        return _standing(study, storage)
+        return _standing(study, storage, home)
 
 
-def all_running(storage: BaseStorage) -> list[Standing]:
+def all_running(storage: BaseStorage, home: Path) -> list[Standing]:
     """Return the studies that somebody runs, by name; what is not legible is left out. Raises StorageError."""
     with storage_errors(storage), as_written("the storage"):
-        names = [name for name in our_study_names(storage) if _is_run(name, storage)]
+        names = [name for name in our_study_names(storage) if _is_run(name, storage, home)]
         return list(
-            legible(names, lambda name: _standing(optuna.load_study(study_name=name, storage=storage), storage))
+            legible(names, lambda name: _standing(optuna.load_study(study_name=name, storage=storage), storage, home))
         )
 
 
@@ -92,17 +96,19 @@ def hears_stop(storage: BaseStorage, study_id: int, runner: str) -> bool:
 class Dismissal:
     """All who run a study now, asked to stop; to be looked at several times a second."""
 
-    def __init__(self, storage: BaseStorage, study_id: int, clock: Callable[[], float] = seconds_awake_or_not) -> None:
+    def __init__(
+        self, storage: BaseStorage, study_id: int, home: Path, clock: Callable[[], float] = seconds_awake_or_not
+    ) -> None:
         """Ask them. Raises StorageError."""
-        self._storage, self._study_id, self._clock = storage, study_id, clock
-        self._observer, self._asked_at = Observer(clock), clock()
+        self._storage, self._study_id, self._home, self._clock = storage, study_id, home, clock
+        self._observer, self._asked_at = Observer(home, clock), clock()
         with storage_errors(storage), as_written("the storage"):
             self._existence = Existence(storage, study_id, storage.get_study_name_from_id(study_id))
             attributes = storage.get_study_system_attrs(study_id)
-            self.runners = runners_of(attributes, storage)
+            self.runners = runners_of(attributes)
             """Those that have been asked, and those found dead."""
             for runner in self.runners:
-                if _STOP + runner.runner not in attributes and sign_of_life(runner) != "dead":
+                if _STOP + runner.runner not in attributes and sign_of_life(runner, home) != "dead":
                     storage.set_study_system_attr(study_id, _STOP + runner.runner, _ASKED)
 
     def answers(self) -> dict[str, Answer]:
@@ -113,7 +119,7 @@ class Dismissal:
             self._existence.required(),
         ):
             attributes = self._storage.get_study_system_attrs(self._study_id)
-        there = {runner.runner: runner for runner in runners_of(attributes, self._storage)}
+        there = {runner.runner: runner for runner in runners_of(attributes)}
         asked = [there[runner.runner] for runner in self.runners if runner.runner in there]
         silent = {runner.runner for runner in self._observer.dead(asked)}
         return {
@@ -126,7 +132,7 @@ class Dismissal:
         time.sleep(min(0.5, *(runner.lease / 6 for runner in self.runners)))
 
     def _answer(self, runner: RunnerRecord, attributes: Mapping[str, Any], silent: set[str]) -> Answer:
-        if sign_of_life(runner) == "dead":
+        if sign_of_life(runner, self._home) == "dead":
             return "dead"
         if runner.runner in silent:
             return "silent"
@@ -136,12 +142,12 @@ class Dismissal:
         return "asked" if waited <= _LEASES_TO_ANSWER * runner.lease else "silent"
 
 
-def _is_run(name: str, storage: BaseStorage) -> bool:
+def _is_run(name: str, storage: BaseStorage, home: Path) -> bool:
     attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
-    return any(sign_of_life(runner) != "dead" for runner in runners_of(attributes, storage))
+    return any(sign_of_life(runner, home) != "dead" for runner in runners_of(attributes))
 
 
-def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
+def _standing(study: optuna.Study, storage: BaseStorage, home: Path) -> Standing:
     attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(study.study_name))
     spec = stored_spec(study)
     sieve = Sieve(spec)
@@ -156,13 +162,13 @@ def _standing(study: optuna.Study, storage: BaseStorage) -> Standing:
         sum(trial.state == TrialState.WAITING for trial in trials),
         dict(Counter(reason_of(trial).value for trial in failed)),
         (errors[-1] if errors else None) or None,
-        tuple(_presence(runner, attributes, running, sieve) for runner in runners_of(attributes, storage)),
+        tuple(_presence(runner, attributes, running, sieve, home) for runner in runners_of(attributes)),
     )
 
 
 def _presence(
-    runner: RunnerRecord, attributes: Mapping[str, Any], running: list[FrozenTrial], sieve: Sieve
+    runner: RunnerRecord, attributes: Mapping[str, Any], running: list[FrozenTrial], sieve: Sieve, home: Path
 ) -> Presence:
     own = (trial for trial in running if runner_of(trial) == runner.runner)
     epochs = {trial.number: len(sieve.steps(trial)) for trial in own}
-    return Presence(runner, sign_of_life(runner), _STOP + runner.runner in attributes, epochs)
+    return Presence(runner, sign_of_life(runner, home), _STOP + runner.runner in attributes, epochs)

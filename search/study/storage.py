@@ -90,15 +90,6 @@ def open_storage(url: str | None, home: Path, to_read: bool = False) -> BaseStor
     return _open_database(url, database, to_read)
 
 
-def storage_folder(storage: BaseStorage) -> Path | None:
-    """Return the folder of the storage's file, without symbolic links; None for a server."""
-    if isinstance(storage, Journal | ReadOnlyJournal):
-        return storage.path.resolve().parent
-    if isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite" and storage.engine.url.database:
-        return Path(storage.engine.url.database).resolve().parent
-    return None
-
-
 def close_storage(storage: BaseStorage) -> None:
     """Close the connections of a database storage; a journal keeps none."""
     if isinstance(storage, RDBStorage):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import optuna
@@ -111,9 +112,12 @@ class StoredStudy:
         """Return who tells what is new in the study, while another process runs it."""
         return Following(self._study, self._storage)
 
-    def dismiss(self) -> Dismissal:
-        """Ask all that run the study to stop; return who tells what becomes of that. Raises StorageError."""
-        return Dismissal(self._storage, self._study_id)
+    def dismiss(self, home: Path) -> Dismissal:
+        """Ask all that run the study to stop; return who tells what becomes of that. Raises StorageError.
+
+        Which of those that ran it in this home on this machine have died is known at once.
+        """
+        return Dismissal(self._storage, self._study_id, home)
 
     @guarded
     def add_wall_seconds(self, seconds: float) -> None:
