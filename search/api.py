@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.confirmation import Confirm
 from search.errors import SearchWarning, UsageError
-from search.places import default_data_dir
+from search.places import closed_to_others, default_data_dir
 from search.records import Params, Summary
 from search.session import Ending, Options, Session
 from search.spec import FUNCTIONAL, OWN, ModelSpec, Range, Setting, StudySpec, check_study_name, read_spec
@@ -222,6 +222,7 @@ def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
     stop = StopRequest(timeout)
     with ExitStack() as stack:
         stack.enter_context(torch_left_alone())
+        stack.enter_context(closed_to_others())
         session.prepare()
         stack.callback(session.close)
         console.print(session.choices, markup=False, soft_wrap=True)

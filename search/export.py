@@ -20,6 +20,7 @@ from search.confirmation import METRICS
 from search.crew import Crew
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
+from search.places import replace_file
 from search.records import Assignment, Summary
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
@@ -72,18 +73,20 @@ def export(
     """
     from search.training.exporting import write_program
 
-    _check_place(out)
+    is_there = _check_place(out)
     if choice.params.keys() != spec.parameters().keys():
         raise ExportError(f'trial {choice.trial} of study "{summary.study}" lacks parameters, or has some of another')
     trainer, weights = refit(spec, choice, fingerprint, wishes)
     model, example = trainer.module(weights)
     exported = Exported(choice, *trainer.test(weights), model, example)
     try:
+        # Checked before the training: a folder that somebody has made since is not the one that was checked.
+        out.mkdir(parents=True, exist_ok=is_there)
         with _workshop(out) as folder:
-            (folder / "model.safetensors").write_bytes(weights)
-            (folder / "spec.json").write_text(_spec_json(spec, choice))
+            replace_file(folder / "model.safetensors", weights)
+            replace_file(folder / "spec.json", _spec_json(spec, choice).encode())
             write_program(model, example, folder / "program.pt2")
-            (folder / "README.md").write_text(_card(spec, summary, exported), encoding="utf-8")
+            replace_file(folder / "README.md", _card(spec, summary, exported).encode())
     except OSError as error:
         raise ExportError(f"{out} cannot be written to: {error.strerror or error}") from error
     return exported
@@ -124,7 +127,7 @@ def _workshop(out: Path) -> Iterator[Path]:
     """Yield a folder whose files are in `out` once all of them are whole: a killed export can be repeated there."""
     folder = out / _WORKSHOP
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     try:
         yield folder
         for file in list(folder.iterdir()):
@@ -140,12 +143,14 @@ def _root_of(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _check_place(out: Path) -> None:
+def _check_place(out: Path) -> bool:
+    """Return whether the folder is there, empty. Raises ExportError when something else is."""
     try:
         if out.exists() and not out.is_dir():
             raise ExportError(f"{out} is a file; name a new folder with --out")
         if out.is_dir() and any(path.name != _WORKSHOP for path in out.iterdir()):
             raise ExportError(f"{out} is not empty; name a new folder with --out")
+        return out.exists()
     except OSError as error:
         raise ExportError(f"{out} cannot be used ({error.strerror}); name a new folder with --out") from error
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
+from search.children import find_program
 from search.errors import ReportError
+from search.places import replace_file
 from search.report.figure import Figure
 from search.report.page import in_script, plotly_js
 from search.report.theme import PALETTES, TEMPLATE, resolve
@@ -50,7 +51,7 @@ _PAGE = """<!DOCTYPE html><meta charset="utf-8"><div id="plot"></div><pre id="dr
 
 def find_browser() -> str | None:
     """Return the program of a Chromium or Chrome, None where there is none."""
-    return next((path for name in BROWSERS if (path := shutil.which(name)) is not None), None)
+    return next((path for name in BROWSERS if (path := find_program(name)) is not None), None)
 
 
 def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
@@ -68,7 +69,7 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         files = {folder / f"{name}.svg": text for name, text in _draw(figures, browser).items()}
         for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
+            replace_file(path, text.encode())
     except OSError as error:
         raise ReportError(f"{folder}: the plots cannot be written ({error.strerror or error}); name another") from error
     return list(files)
@@ -86,7 +87,11 @@ def _draw(figures: Sequence[Figure], browser: str) -> Mapping[str, str]:
         dump = ["--virtual-time-budget=60000", "--dump-dom", file.as_uri()]
         try:
             done = subprocess.run(
-                [browser, *QUIET, *sandbox, profile, *dump], capture_output=True, timeout=_SECONDS, check=True
+                [browser, *QUIET, *sandbox, profile, *dump],
+                capture_output=True,
+                timeout=_SECONDS,
+                check=True,
+                cwd=temporary,
             )
         except subprocess.SubprocessError as error:
             raise ReportError(f"{browser} could not draw the plots: {error}") from error

@@ -23,8 +23,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from search.errors import NoStudiesError, StorageError, StorageUnavailableError, did_you_mean
 from search.printable import mask_password
 from search.study.gone import watch_file
-from search.study.journal import Journal, open_journal
-from search.study.journal_reader import ReadOnlyJournal, open_journal_to_read
+from search.study.journal import open_journal
+from search.study.journal_reader import open_journal_to_read
 from search.study.patience import is_restarting, is_transient
 from search.study.read_only import read_only_options, server_takes_writes, sqlite_file
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from search import __version__
 from search.errors import RegsearchError, UsageError
 from search.machine import describe_machine
-from search.places import machine_data_dir
+from search.places import close_to_others, machine_data_dir
 from search.trainers.interface import Own, Report, StudyData, TrainerLost, TrainerSetup
 from search.trainers.local import LocalTrainer, as_lost, brief
 from search.trainers.machine import cores, find_kernels, pick_devices
@@ -174,6 +174,7 @@ class TrainerActor:
     """The other end, on the machine that Ray chose. Its methods return errors: Ray would wrap up what they raise."""
 
     def __init__(self) -> None:
+        close_to_others()
         for name in secrets():  # a cluster's machines may have been started by somebody who has them
             del os.environ[name]
         self._trainer: LocalTrainer | None = None

@@ -19,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.places import replace_file
 from search.records import Assignment, EpochResult
 
 if TYPE_CHECKING:
@@ -77,15 +78,7 @@ class CheckpointFolder:
         rows = torch.tensor([astuple(row) for row in checkpoint.rows], dtype=torch.float64)
         tensors = {**checkpoint.state, _ROWS: rows}
         about = json.dumps({**self._about(assignment), "checksum": _checksum(tensors)})
-        path = self.path(assignment)
-        half = path.with_suffix(".part")
-        try:
-            half.write_bytes(save(tensors, {_ABOUT: about}))
-            os.replace(half, path)
-        except OSError:
-            with suppress(OSError):
-                half.unlink()
-            raise
+        replace_file(self.path(assignment), save(tensors, {_ABOUT: about}))
 
     def read(self, assignment: Assignment) -> Checkpoint | None:
         """Return a trial's checkpoint; None where there is none that is whole and was written for it."""
