@@ -19,7 +19,7 @@ import torch
 
 from search.errors import DataError
 from search.spec import DATASET_SHAPES, DataSpec
-from search.training import files, sources
+from search.training import data, files, sources
 from search.training.data import load_data, load_test
 from search.training.files import MNIST_FILES
 
@@ -94,8 +94,8 @@ def test_mnist_is_read_from_its_files(mnist, no_network):
 
 def test_searching_never_decodes_test_images(mnist, monkeypatch):
     opened = []
-    read = sources._read_idx
-    monkeypatch.setattr(sources, "_read_idx", lambda path: (opened.append(path.name), read(path))[1])
+    read = sources.read_file
+    monkeypatch.setattr(sources, "read_file", lambda *place: (opened.append(place[-1]), read(*place))[1])
     load_data(MNIST, mnist, 0)
     assert opened == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
     load_test(MNIST, mnist)
@@ -169,6 +169,21 @@ def test_the_test_data_is_checked_again_before_it_is_read(mnist):
         load_test(MNIST, mnist)
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "newsgroups"])
+def test_a_file_that_is_another_once_it_was_checked_is_not_read(name, request, monkeypatch):
+    folder, spec = request.getfixturevalue(name), DataSpec(name=name)
+    check = data.prepare_files
+
+    def swap(*place):
+        check(*place)
+        for path in (folder / files.FOLDERS[name]).iterdir():
+            path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    monkeypatch.setattr(data, "prepare_files", swap)
+    with pytest.raises(DataError, match="is damaged"):
+        load_data(spec, folder, 0)
+
+
 def test_the_real_mnist(real_mnist):
     dataset = load_data(MNIST, real_mnist, 0)
     assert (len(dataset.train), len(dataset.val)) == (50_000, 10_000)
@@ -236,7 +251,7 @@ def test_newsgroups_are_what_scikit_learn_reads(newsgroups, tmp_path, monkeypatc
     monkeypatch.setattr(_twenty_newsgroups, "_fetch_remote", lambda *_, **__: str(taken))
     without = ("headers", "footers", "quotes")
     theirs = fetch_20newsgroups(data_home=str(tmp_path / "theirs"), subset=part, remove=without)
-    texts, labels = sources._read_newsgroups(newsgroups / "20news" / files.NEWSGROUPS_ARCHIVE, part)
+    texts, labels = sources._read_newsgroups((newsgroups / "20news" / files.NEWSGROUPS_ARCHIVE).read_bytes(), part)
     assert texts == list(theirs.data)
     assert labels.tolist() == theirs.target.tolist()
 

@@ -176,7 +176,7 @@ def test_products_of_several_types_are_refused_as_torch_refuses_them():
 
 @pytest.fixture
 def no_compiler(monkeypatch):
-    monkeypatch.setattr(building.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(building, "find_program", lambda _name: None)
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -214,7 +214,7 @@ def test_a_damaged_library_is_made_anew(tmp_path):
 @pytest.mark.usefixtures("compiler")
 def test_a_folder_that_others_write_to_is_not_trusted(tmp_path):
     tmp_path.chmod(0o777)
-    with pytest.raises(KernelError, match="others can write to it"):
+    with pytest.raises(KernelError, match=f"others can write to {tmp_path}"):
         kernel_library(tmp_path)
 
 
@@ -234,3 +234,85 @@ def test_a_compiler_that_does_not_know_the_processor_gives_plain_code(tmp_path, 
     fake.chmod(0o700)
     monkeypatch.setenv("CC", str(fake))
     assert kernel_library(tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def copied(compiler, monkeypatch):
+    """Copies the user's library in the place of compiling one, which takes seconds."""
+    made, copies = kernel_library().read_bytes(), []
+
+    def copy(_compiler, library):
+        copies.append(library)
+        library.unlink(missing_ok=True)
+        library.write_bytes(made)
+        library.chmod(0o700)
+
+    monkeypatch.setattr(building, "_compile", copy)
+    return copies
+
+
+@pytest.mark.usefixtures("copied")
+def test_a_folder_whose_parent_others_write_to_is_not_trusted(tmp_path):
+    """Nor by a link that leads out of it: they could put another folder, or another link, in its place."""
+    above = tmp_path / "above"
+    (above / "mine").mkdir(parents=True, mode=0o700)
+    (tmp_path / "link").symlink_to(above / "mine")
+    above.chmod(0o777)
+    (above / "kernels").symlink_to(above / "mine")
+    for folder in (
+        above / "mine",
+        above / "kernels",
+        above / "new",
+        above / "mine" / "deep" / "new",
+        tmp_path / "link",
+    ):
+        with pytest.raises(KernelError, match=f"others can write to {above}, .*: chmod go-w {above}"):
+            kernel_library(folder)
+    above.chmod(0o1777)  # as /tmp: nobody may rename what is another's
+    assert kernel_library(above / "kernels").parent == above / "mine"
+
+
+@pytest.mark.parametrize("of", ["folder", "parent", "library"])
+def test_what_belongs_to_somebody_else_is_not_run(tmp_path, monkeypatch, copied, of):
+    folder = tmp_path / "parent" / "folder"
+    library = kernel_library(folder)
+    foreign = {"folder": folder, "parent": folder.parent, "library": library}[of]
+    real, me = os.stat, os.getuid()
+
+    def changed(path, **options):
+        state = real(path, **options)
+        fields = list(state)
+        fields[4] = me + 1 if os.fspath(path) == os.fspath(foreign) else state.st_uid
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "stat", changed)
+    if of == "library":
+        assert (kernel_library(folder), len(copied)) == (library, 2)  # it is made anew
+        return
+    with pytest.raises(KernelError, match=f"{foreign} belongs to somebody else"):
+        kernel_library(folder)
+
+
+def test_a_library_that_others_write_to_or_that_is_a_link_is_made_anew(tmp_path, copied):
+    tmp_path.chmod(0o700)
+    library = kernel_library(tmp_path / "kernels")
+    content = library.read_bytes()
+    (tmp_path / "evil.so").write_bytes(content)
+    library.unlink()
+    library.symlink_to(tmp_path / "evil.so")
+    assert not kernel_library(tmp_path / "kernels").is_symlink()
+    library.chmod(0o777)
+    assert (kernel_library(tmp_path / "kernels"), len(copied)) == (library, 3)
+    assert library.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("compiler")
+def test_headers_and_programs_of_the_working_directory_are_not_compiled_in(tmp_path, monkeypatch):
+    (tmp_path / "math.h").write_text("#error a stranger's\n")
+    (tmp_path / "cc").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CPATH", ":")
+    monkeypatch.setenv("PATH", f".:{os.environ['PATH']}")
+    monkeypatch.delenv("CC", raising=False)
+    assert kernel_library(tmp_path / "kernels").exists()

@@ -178,8 +178,8 @@ def test_downloads_are_written_where_nobody_else_can_be(tmp_path, victim, monkey
     raw = tmp_path / "data/MNIST/raw"
     raw.mkdir(parents=True)
     names = ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz")
-    for name in names:
-        (raw / name).symlink_to(victim)
+    (raw / names[0]).symlink_to(tmp_path / "nothing")
+    (raw / names[1]).symlink_to(victim)
 
     def fetch(folder: Path) -> None:
         assert stat.S_IMODE((folder).stat().st_mode) == 0o700
@@ -191,6 +191,7 @@ def test_downloads_are_written_where_nobody_else_can_be(tmp_path, victim, monkey
     download = files._Download("MNIST", lambda: {names[0]: (3, None)}, fetch)
     files._download(download, tmp_path / "data", raw)
     assert victim.read_text() == "precious"
+    assert not (tmp_path / "nothing").exists()
     assert (raw / names[0]).read_bytes() == b"new"
     assert sorted(path.name for path in raw.iterdir()) == sorted(names)
 

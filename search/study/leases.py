@@ -189,8 +189,8 @@ def tidy_away(record: RunnerRecord, home: Path) -> None:
 def _lock_of(runner: str, home: Path) -> Path:
     """Return the file that a runner of this home holds a lock on.
 
-    By its name alone: the storage has others' words, and a path from there is neither opened nor removed. So it is found
-    in a home that was moved, and in one that was copied it is never that of the other.
+    By its name alone: the storage has others' words, and a path from there is neither opened nor removed. So it is
+    found in a home that was moved, and in one that was copied it is never that of the other.
     """
     return home / LOCKS / f"{runner}.lock"
 

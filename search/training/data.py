@@ -148,11 +148,13 @@ def load_test(spec: DataSpec, folder: Path) -> Split:
 
 
 def _read(name: str, folder: Path, train: bool) -> Split:
-    """Return a part of a data set as its files have it, once they are there and what they should be."""
+    """Return a part of a data set as its files have it, once they are there, if they are what they should be."""
     prepare_files(name, folder)
     try:
         part = Split(*SOURCES[name].load(folder, train))
         _check(part, name)
+    except DataError:
+        raise
     except Exception as error:  # not all checksums are known, and damage makes readers raise whatever they do
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

@@ -81,8 +81,18 @@ def prepare_files(name: str, folder: Path) -> None:
         with _one_at_a_time():
             if not _complete(download, place):
                 _download(download, folder, place)
-    for file, (size, checksum) in download.files().items():
-        _check_file(place / file, size, checksum, download.title)
+    for file in download.files():
+        read_file(name, folder, file)
+
+
+def read_file(name: str, folder: Path, file: str) -> bytes:
+    """Return a file of a data set, after checking size and checksum of the very bytes. Raises DataError.
+
+    A file that was checked and is then opened again could be another by then.
+    """
+    download = _DOWNLOADS[name]
+    size, checksum = download.files()[file]
+    return _checked(folder / FOLDERS[name] / file, size, checksum, download.title)
 
 
 def _complete(download: _Download, place: Path) -> bool:
@@ -124,13 +134,19 @@ def _fetch_cifar10(folder: Path) -> None:
 
 def _fetch_newsgroups(folder: Path) -> None:
     place = folder / FOLDERS["newsgroups"]
-    with urllib.request.urlopen(_NEWSGROUPS_ADDRESS, timeout=_DOWNLOAD_SECONDS) as answer:
-        place.mkdir(parents=True)
-        with open(place / NEWSGROUPS_ARCHIVE, "wb") as file:
-            shutil.copyfileobj(answer, file)
+    place.mkdir(parents=True, exist_ok=True)
+    with (
+        urllib.request.urlopen(_NEWSGROUPS_ADDRESS, timeout=_DOWNLOAD_SECONDS) as answer,
+        open(place / NEWSGROUPS_ARCHIVE, "wb") as file,
+    ):
+        shutil.copyfileobj(answer, file)
 
 
 def _download(download: _Download, folder: Path, place: Path) -> None:
+    """Download a data set to a folder that nobody else can enter, and move its files to their place.
+
+    Libraries write to names that everybody knows: others who may write to the data folder could have put links there.
+    """
     logging.getLogger(__name__).warning("%s is missing; downloading it to %s", download.title, folder)
     made = [path for path in (place, *place.parents) if path.is_relative_to(folder) and not os.path.exists(path)]
     try:
@@ -138,10 +154,13 @@ def _download(download: _Download, folder: Path, place: Path) -> None:
         _remove_abandoned(place)
         # A process killed while it downloads or extracts leaves no file of the data set that is not whole.
         with tempfile.TemporaryDirectory(prefix=_WORKSHOP, dir=place) as workshop:
+            there = Path(workshop, place.relative_to(folder))
+            _copy_archives(folder, Path(workshop))
+            _copy_archives(place, there)
             download.fetch(Path(workshop))
             for file in download.files():
                 if not os.path.exists(place / file):
-                    os.replace(Path(workshop, place.relative_to(folder), file), place / file)
+                    os.replace(there / file, place / file)
     except Exception as error:
         for path in made:
             with suppress(OSError):  # what holds something stays
@@ -156,11 +175,19 @@ def _download(download: _Download, folder: Path, place: Path) -> None:
 def _remove_abandoned(place: Path) -> None:
     """Remove the folders of downloads whose processes were killed: none takes a day."""
     for workshop in place.glob(f"{_WORKSHOP}*"):
-        if time.time() - workshop.stat().st_mtime > _DAY:
+        if time.time() - workshop.lstat().st_mtime > _DAY:
             shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _check_file(path: Path, size: int | None, checksum: str | None, title: str) -> None:
+def _copy_archives(source: Path, target: Path) -> None:
+    """Copy what somebody has downloaded already: libraries check it, and unpack it without the network."""
+    for path in source.glob("*.gz"):
+        if path.is_file():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / path.name)
+
+
+def _checked(path: Path, size: int | None, checksum: str | None, title: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -172,6 +199,7 @@ def _check_file(path: Path, size: int | None, checksum: str | None, title: str) 
     if checksum is not None and _digest(content, len(checksum)) != checksum:
         kind = "SHA-256" if len(checksum) == _SHA256 else "MD5"
         raise DataError(f"{path} is damaged (its {kind} is not {title}'s): delete it, it will be downloaded again")
+    return content
 
 
 _SHA256 = 64

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from search.spec import DATASET_SHAPES
-from search.training.files import FOLDERS, NEWSGROUPS_ARCHIVE
+from search.training.files import NEWSGROUPS_ARCHIVE, read_file
 
 Arrays = tuple[Tensor, Tensor]
 """Inputs [n, ...], float32, or uint8 for pixels that are yet to be normalized; and classes [n], int64."""
@@ -99,18 +99,18 @@ def _load_idx(name: str) -> Callable[[Path, bool], Arrays]:
     """
 
     def load(folder: Path, train: bool) -> Arrays:
-        part = folder / FOLDERS[name] / ("train" if train else "t10k")
+        part = "train" if train else "t10k"
         images, labels = (
-            _read_idx(part.with_name(f"{part.name}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1")
+            _read_idx(read_file(name, folder, f"{part}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1")
         )
         return images, labels.long()
 
     return load
 
 
-def _read_idx(path: Path) -> Tensor:
+def _read_idx(file: bytes) -> Tensor:
     """Return bytes as an array: a magic number whose last byte is the number of dimensions, their sizes, the bytes."""
-    content = bytearray(path.read_bytes())
+    content = bytearray(file)
     start = 4 + 4 * content[3]
     sizes = struct.unpack(f">{content[3]}I", content[4:start])
     return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(sizes)
@@ -119,7 +119,7 @@ def _read_idx(path: Path) -> Tensor:
 def _load_cifar10(folder: Path, train: bool) -> Arrays:
     """torchvision reads it too, but its pickles by a reader that runs whatever they say."""
     names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
-    batches = [_NumPyReader.read(folder / FOLDERS["cifar10"] / name) for name in names]
+    batches = [_NumPyReader.read(read_file("cifar10", folder, name)) for name in names]
     images = torch.cat([torch.from_numpy(np.asarray(batch["data"], np.uint8)) for batch in batches])
     labels = torch.tensor([label for batch in batches for label in batch["labels"]])
     return images.view(-1, *DATASET_SHAPES["cifar10"]), labels
@@ -131,8 +131,7 @@ class _NumPyReader(pickle.Unpickler):
     _KNOWN = ("_reconstruct", "ndarray", "dtype")
 
     @staticmethod
-    def read(path: Path) -> Any:
-        content = path.read_bytes()
+    def read(content: bytes) -> Any:
         for code, argument, _ in pickletools.genops(content):
             # The reader's memo is as long as the highest place in it: one wrong bit there could fill all memory.
             if code.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
@@ -171,7 +170,7 @@ def _load_newsgroups(folder: Path, train: bool) -> Arrays:
     """20 newsgroups by date, without headers, footers and quotes, as TF-IDF of the most frequent words in training."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    archive, words = folder / FOLDERS["newsgroups"] / NEWSGROUPS_ARCHIVE, DATASET_SHAPES["newsgroups"][0]
+    archive, words = read_file("newsgroups", folder, NEWSGROUPS_ARCHIVE), DATASET_SHAPES["newsgroups"][0]
     vectorizer = TfidfVectorizer(max_features=words, sublinear_tf=True, stop_words="english", dtype=np.float32)
     texts, labels = _read_newsgroups(archive, "train")
     table = vectorizer.fit_transform(texts)
@@ -184,7 +183,7 @@ def _load_newsgroups(folder: Path, train: bool) -> Arrays:
     return dense, torch.tensor(labels, dtype=torch.int64)
 
 
-def _read_newsgroups(archive: Path, part: str) -> tuple[list[str], np.ndarray]:
+def _read_newsgroups(archive: bytes, part: str) -> tuple[list[str], np.ndarray]:
     """Return posts and groups as scikit-learn's `fetch_20newsgroups` does, in its order, from the archive itself."""
     from sklearn.datasets._twenty_newsgroups import (
         strip_newsgroup_footer,
@@ -193,7 +192,7 @@ def _read_newsgroups(archive: Path, part: str) -> tuple[list[str], np.ndarray]:
     )
 
     posts: dict[tuple[str, str], bytes] = {}
-    with tarfile.open(archive, "r:gz") as files:
+    with tarfile.open(fileobj=BytesIO(archive), mode="r:gz") as files:
         for member in files:
             folder, _, place = member.name.partition("/")
             group, _, name = place.partition("/")
