@@ -11,23 +11,27 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from search.children import safe_children
 from search.errors import DeviceError, TrainerError, UsageError
 from search.printable import mask_password
 from search.trainers.actor import Conditions, RayTrainer, secrets
+from search.trainers.discovery import cluster_of_this_machine, ray_folder
 from search.trainers.machine import cores
 
 _ANSWER_SECONDS = 5.0
 _CLIENT_PORT = 10001  # Ray's own default
 _OBJECT_STORE = 256 * 2**20  # bytes; only data of the user's own go through it, and what is larger goes to the disk
+
+_FORGET = "`ray stop` forgets one that has ended; --ray local starts one of its own"
 
 _RAY_SETTINGS = {
     "RAY_NUM_REDIS_GET_RETRIES": "1",  # else it tries for a quarter of an hour to reach a cluster that is gone
@@ -58,6 +62,7 @@ class RayCluster:
         self._ray = _import_ray()
         self._mine = not self._ray.is_initialized()
         self._sent: tuple[object, Any] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         try:
             if self._mine:
                 _refuse_passwords()
@@ -120,35 +125,49 @@ class RayCluster:
         if self._mine:
             self._mine = False
             self._ray.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _connect(self, address: str, workers: int | None) -> None:
-        named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
-        if named not in ("auto", "local"):
-            _check_answer(named)
-        started_here = {
+        named, found = address, False
+        if address == "auto":
+            named = os.environ.get("RAY_ADDRESS") or ""
+            found = not named
+            named = named or cluster_of_this_machine() or "local"
+        if named != "local":
+            _check_answer(named, _FORGET if found else "is it running, and can this machine reach it?")
+        try:
+            with _quiet_start(), safe_children():
+                started_here = self._begun_here(workers) if named == "local" else {}
+                self._ray.init(
+                    named,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    job_config=self._module_path(),
+                    **started_here,
+                )
+        except Exception as error:  # Ray's, gRPC's and the system's
+            raise TrainerError(_told(named, error, found)) from error
+
+    def _begun_here(self, workers: int | None) -> dict[str, Any]:
+        """Return the settings of a cluster that is started for the search."""
+        # Ray lets everybody write to its folder, and to those in it; into this one others cannot get.
+        self._folder = tempfile.TemporaryDirectory(prefix="ray", dir=ray_folder(), ignore_cleanup_errors=True)
+        return {
             "num_cpus": max(cores(), workers or 0),
             "object_store_memory": _OBJECT_STORE,
             "include_dashboard": False,
+            "_temp_dir": self._folder.name,
         }
-        init = partial(self._ray.init, log_to_driver=False, logging_level=logging.ERROR)
-        try:
-            with _quiet_start():
-                if named == "local":
-                    init("local", **started_here)
-                elif named == "auto":
-                    _join_or_start(init, started_here)
-                else:
-                    init(named)
-        except Exception as error:  # Ray's, gRPC's and the system's
-            raise TrainerError(_told(named, error)) from error
 
+    def _module_path(self) -> Any:
+        """Return where trainers look for modules beside their machine's own path: where this process does.
 
-def _join_or_start(init: Callable[..., object], started_here: dict[str, Any]) -> None:
-    """Connect to the cluster that `ray start` began on this machine, or start one."""
-    try:
-        init(None, **started_here)
-    except ValueError:  # there is one, and what it is made of is not for us to say
-        init(None)
+        Ray adds the working directory, except for the jobs of its clients.
+        """
+        here = os.path.abspath("")
+        path = [here] if here in map(os.path.abspath, sys.path) else []
+        return self._ray.job_config.JobConfig(_client_job=True, _py_driver_sys_path=path)
 
 
 def _import_ray() -> Any:
@@ -170,7 +189,7 @@ def _refuse_passwords() -> None:
         )
 
 
-def _check_answer(address: str) -> None:
+def _check_answer(address: str, way_out: str) -> None:
     """Find out soon whether anybody is there: Ray itself takes its time. Raises UsageError and TrainerError."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
@@ -182,9 +201,7 @@ def _check_answer(address: str) -> None:
     try:
         socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
-        raise TrainerError(
-            f"no Ray cluster answers at {host}, port {port} ({error}): is it running, and can this machine reach it?"
-        ) from error
+        raise TrainerError(f"no Ray cluster answers at {host}, port {port} ({error}): {way_out}") from error
 
 
 @contextmanager
@@ -209,13 +226,14 @@ def _quiet_start() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _told(named: str, error: Exception) -> str:
-    where = "on this machine" if named in ("auto", "local") else f"at {named}"
+def _told(named: str, error: Exception, found: bool) -> str:
+    """Return what went wrong with a cluster; `found` says that nobody has named it."""
+    where = "on this machine" if named == "local" else f"at {named}"
     reason = " ".join(str(error).split())[:300]
     hints = [] if named == "local" else ["a cluster with a token is joined with RAY_AUTH_MODE=token and that token"]
-    if named == "auto":
-        hints.append("`ray stop` forgets one that has ended; --ray local starts one of its own")
-    elif "://" not in named:
+    if found and named != "local":
+        hints.append(_FORGET)
+    elif named != "local" and "://" not in named:
         hints.append("host:port serves a cluster's own machines, ray://host:port all others")
     return "; ".join([f"the Ray cluster {where} cannot be used ({reason})", *hints])
 
