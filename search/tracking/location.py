@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
+
+from search.places import in_url
 
 _ARTIFACTS = Path("artifacts", "mlflow")
 
 
 def default_tracking_uri(home: Path) -> str:
     """Return the address of the SQLite database in the home folder, where MLflow keeps runs by default."""
-    path = (home.expanduser().resolve() / "mlflow.db").as_posix()
-    # A database address is a URL: these three mean something else in it. Spaces and the like do not.
-    escaped = re.sub(r"[%?#]", lambda match: quote(match[0]), path)
-    return f"sqlite:///{escaped}"
+    return f"sqlite:///{in_url((home.expanduser().resolve() / 'mlflow.db').as_posix())}"
 
 
 def database_file(uri: str) -> Path | None:

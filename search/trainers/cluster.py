@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from search.children import safe_children
 from search.errors import DeviceError, TrainerError, UsageError
+from search.places import working_directory
 from search.printable import mask_password
 from search.trainers.actor import Conditions, RayTrainer, secrets
 from search.trainers.discovery import cluster_of_this_machine, ray_folder
@@ -165,8 +166,8 @@ class RayCluster:
 
         Ray adds the working directory, except for the jobs of its clients.
         """
-        here = os.path.abspath("")
-        path = [here] if here in map(os.path.abspath, sys.path) else []
+        here = working_directory()
+        path = [] if here is None or str(here) not in map(os.path.abspath, sys.path) else [str(here)]
         return self._ray.job_config.JobConfig(_client_job=True, _py_driver_sys_path=path)
 
 
