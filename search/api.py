@@ -112,11 +112,11 @@ class Found:
         """
         from search.export import choose, refit
         from search.study import StoredStudy
-        from search.study.storage import open_existing
+        from search.study.storage import open_to_read
         from search.training.own import finished, torch_left_alone
 
         choice, options, own = choose(self.summary), self._options, self._options.own
-        stored = StoredStudy.load(options.name, open_existing(options.storage, options.home))
+        stored = StoredStudy.load(options.name, open_to_read(options.storage, options.home))
         fingerprint = stored.fact("data_fingerprint", str)  # arrays may have been changed since
         with torch_left_alone():
             trainer, weights = refit(self._spec, choice, fingerprint, options.trainers, own)
