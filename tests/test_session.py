@@ -38,7 +38,7 @@ class Untracked:
         return None
 
     def finish(self, closing, patience):
-        return SimpleNamespace()
+        return SimpleNamespace(message=None)
 
 
 class Onlooker(Notes):
