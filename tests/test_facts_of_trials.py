@@ -8,9 +8,10 @@ from mlflow_runs import Reader
 from safetensors.torch import save
 from stored_trials import end, opened, page, repeats
 from test_report import Page
-from test_tracking import ENDED, STUDY, a_trial, finish, uri  # noqa: F401  fixture
+from test_tracking import ENDED, STARTED, STUDY, a_trial, uri  # noqa: F401  fixture
 from torch import ones
 
+from search import tracking
 from search.ablation import Ablation
 from search.confirm import due_tests
 from search.confirmation import Picks, Repeat, Repeats
@@ -23,7 +24,9 @@ from search.report.material import gather
 from search.report.page import render
 from search.results import as_json, best_toml, headline_metrics
 from search.tracked import closing
-from search.tracking import Tracker
+from search.tracking import Closing
+from search.tracking.messages import Opening
+from search.tracking.writer import MlflowWriter
 from search.weights import WeightStore
 
 WEIGHTS = [save({"weight": number * ones(2)}) for number in range(2)]
@@ -141,21 +144,17 @@ def test_pictures_are_named_after_their_trial_alone_since_they_stay_with_it(over
 
 
 def test_a_run_that_mlflow_keeps_has_no_score_and_no_weights_of_a_former_winner(uri, tmp_path):  # noqa: F811
-    first = {"regsearch.winner": "trial 0"}
+    def write(trial: int, ended=ENDED, **findings) -> None:
+        writer = MlflowWriter(Opening(uri, tmp_path / "artifacts", STUDY, STARTED), lambda: None)
+        writer.write(a_trial(trial))
+        tags = {"regsearch.winner": f"trial {trial}"}
+        assert writer.close(Closing(False, ended, tracking.Findings(tags=tags, **findings))) is None
+
     metrics = {"best_val_loss": 0.5, "best_test_accuracy": 0.97, "wall_seconds": 1.0}
-    artifacts = {"best.toml": b"", "best.safetensors": b"weights of trial 0"}
-    tracker = Tracker(uri, tmp_path / "artifacts", STUDY, [])
-    tracker.trial(a_trial(0))
-    assert finish(tracker, tags=first, metrics=metrics, artifacts=artifacts).message is None
-    # The same again, as by `sync` where the files are not at hand, takes nothing away.
-    again = Tracker(uri, tmp_path / "artifacts", STUDY, [])
-    assert finish(again, tags=first, metrics=metrics, artifacts={"best.toml": b""}).message is None
+    write(0, metrics=metrics, artifacts={"best.toml": b"", "best.safetensors": b"weights of trial 0"})
+    write(0, metrics=metrics, artifacts={"best.toml": b""})  # as by `sync` where the files are not at hand
     assert Reader(uri).artifacts() == {"best.toml", "best.safetensors", "spec.json"}
-    after = Tracker(uri, tmp_path / "artifacts", STUDY, [])
-    after.trial(a_trial(1))
-    told = {"tags": {"regsearch.winner": "trial 1"}, "metrics": {"best_val_loss": 0.4}}
-    later = ENDED + timedelta(hours=1)
-    assert finish(after, ended=later, **told, artifacts={"best.toml": b""}).message is None
+    write(1, ENDED + timedelta(hours=1), metrics={"best_val_loss": 0.4}, artifacts={"best.toml": b""})
     found = Reader(uri)
     kept = found.studies[0].data.metrics
     assert (kept["best_val_loss"], kept["wall_seconds"]) == (0.4, 1.0)
