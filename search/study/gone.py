@@ -5,6 +5,7 @@ A file that is away because its file system is not mounted may come back, and is
 
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,10 @@ class WatchedFile:
         self._path = path
         found = os.stat(path)
         self._identity = found.st_dev, found.st_ino
+        # As long as it is open, no other file gets its number. Such a descriptor reads nothing, and its closing takes
+        # away no locks of SQLite's.
+        if hasattr(os, "O_PATH"):
+            weakref.finalize(self, os.close, os.open(path, os.O_PATH | os.O_CLOEXEC))
 
     def check(self) -> None:
         """Raise StudyGoneError where the file has been deleted, or another one stands in its place."""
