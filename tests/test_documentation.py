@@ -116,3 +116,20 @@ def test_the_study_that_the_walk_through_proposes_is_valid(tmp_path):
     [study] = re.findall(r"```toml\n(.*?)```", (REPO / "docs" / "mnist.md").read_text(), re.DOTALL)
     (tmp_path / "mnist-narrow.toml").write_text(textwrap.dedent(study))
     assert load_spec(str(tmp_path / "mnist-narrow.toml")).space.root["patience"] == 30
+
+
+def test_every_test_that_the_threat_model_names_is_there():
+    page = (REPO / "docs" / "security.md").read_text()
+    there = {
+        name for path in (REPO / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    named = set(re.findall(r"\b(test_\w+)(?!\.py|\w)", page))
+    assert not {name for name in named if name not in there and not (REPO / "tests" / f"{name}.py").exists()}
+
+
+def test_every_row_of_the_threat_model_names_what_holds_it():
+    page = (REPO / "docs" / "security.md").read_text()
+    model = page.partition("## Who attacks")[2].partition("\n## ")[0]
+    rows = [line for line in model.splitlines() if line.startswith("| ") and line[2:5] not in ("can", "---")]
+    assert len(rows) >= 20
+    assert all("test" in row.rsplit(" | ", 1)[1] for row in rows)
