@@ -58,7 +58,7 @@ def _correct(file: Path, root: Path) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    lock = FileLock(path, mode=0o666)
+    lock = FileLock(path)  # with the mode that the umask allows: an explicit one would be set whatever that is
     try:
         lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout:
