@@ -46,7 +46,6 @@ UNPICKLING = {
     "search/tracking/messages.py": "the pipe to the tracking process, likewise",
     "search/trainers/actor.py": "what a runner sends to its trainers in a Ray cluster, which runs code anyway",
     "search/trainers/cluster.py": "the same, where it is sent",
-    "search/training/sources.py": "CIFAR-10, checked by its checksum, by a reader that takes numbers only",
     "scripts/benchmarks/simulated.py": "a benchmark's pipe to its own process",
 }
 """Where something is unpickled, and why that runs nobody else's code."""

@@ -6,22 +6,19 @@ study's seed. Whether files are there, and what they should be, is checked in `f
 
 from __future__ import annotations
 
-import pickle
-import pickletools
 import struct
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from search.spec import DATASET_SHAPES
+from search.training.cifar import read_batch
 from search.training.files import NEWSGROUPS_ARCHIVE, read_file
 
 Arrays = tuple[Tensor, Tensor]
@@ -119,29 +116,10 @@ def _read_idx(file: bytes) -> Tensor:
 def _load_cifar10(folder: Path, train: bool) -> Arrays:
     """torchvision reads it too, but its pickles by a reader that runs whatever they say."""
     names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
-    batches = [_NumPyReader.read(read_file("cifar10", folder, name)) for name in names]
-    images = torch.cat([torch.from_numpy(np.asarray(batch["data"], np.uint8)) for batch in batches])
-    labels = torch.tensor([label for batch in batches for label in batch["labels"]])
+    batches = [read_batch(read_file("cifar10", folder, name)) for name in names]
+    images = torch.cat([torch.from_numpy(pixels) for pixels, _ in batches])
+    labels = torch.tensor([label for _, labels in batches for label in labels])
     return images.view(-1, *DATASET_SHAPES["cifar10"]), labels
-
-
-class _NumPyReader(pickle.Unpickler):
-    """Reads a pickle of plain values and NumPy's arrays, and refuses all else: a pickle may call what it can name."""
-
-    _KNOWN = ("_reconstruct", "ndarray", "dtype")
-
-    @staticmethod
-    def read(content: bytes) -> Any:
-        for code, argument, _ in pickletools.genops(content):
-            # The reader's memo is as long as the highest place in it: one wrong bit there could fill all memory.
-            if code.name.endswith("PUT") and isinstance(argument, int) and argument > len(content):
-                raise pickle.UnpicklingError(f"remembers something as number {argument}")
-        return _NumPyReader(BytesIO(content), encoding="latin1").load()  # written by Python 2
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] != "numpy" or name not in self._KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a data set")
-        return np.ndarray((0,)).__reduce__()[0] if name == "_reconstruct" else getattr(np, name)
 
 
 _WIDE_CLASSES = 4
