@@ -8,7 +8,7 @@ import difflib
 import signal
 from collections.abc import Iterable
 
-from search.printable import printable
+from search.printable import printable, shortened
 
 
 class RegsearchError(Exception):
@@ -17,8 +17,8 @@ class RegsearchError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        # It may quote what a database or a server says.
-        return printable(super().__str__())
+        # It may quote what a file, a database or a server says.
+        return printable(shortened(super().__str__()))
 
 
 class SearchWarning(UserWarning):
@@ -127,7 +127,10 @@ class DashboardError(RegsearchError):
     """A dashboard cannot be started, or died."""
 
 
+_LONGEST_WORD = 200
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the nearest of `known`, or an empty string when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=1, cutoff=0.5)
     return f'; did you mean "{near[0]}"?' if near else ""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from search.places import artifact_folder, write_whole
 from search.records import Summary
+from search.regular_files import read_regular
 from search.results import best_toml, confirmation_json
 from search.tracked import closing
 from search.tracking import Closing
@@ -56,7 +57,7 @@ class Findings:
         try:
             # Weights of a former winner never lie beside the configuration of this one, whenever the program dies.
             kept = weights.load(best.trial, best.rate_of)
-            if safetensors.exists() and safetensors.read_bytes() != kept:
+            if safetensors.exists() and not _holds(safetensors, kept):
                 safetensors.unlink()
             write_whole(toml, best_toml(summary).encode())
             if kept is not None:
@@ -119,3 +120,10 @@ class Findings:
     def _tell_of(self, what: str, error: Exception, again: str | None = None) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         self._say(f"{what}: {reason}" + (f"; `{self.command(again)}` tries again" if again else ""))
+
+
+def _holds(path: Path, content: bytes | None) -> bool:
+    try:
+        return content is not None and read_regular(path, len(content)) == content
+    except OSError:
+        return False

@@ -9,19 +9,23 @@ import fcntl
 import os
 import re
 import secrets
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
 
 from search.errors import HomeError, UsageError
 from search.places import make_home
+from search.regular_files import MEGABYTE, open_regular
 
 _FOLDER = "logs"
 _POLL_SECONDS = 0.3
+_LONGEST_LINE = MEGABYTE
 
 
 class NewLog:
@@ -76,17 +80,22 @@ def read_log(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
     Raises HomeError.
     """
     try:
-        log = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115  it is closed below
+        log = TextIOWrapper(open_regular(path, sys.maxsize), encoding="utf-8", errors="replace")
     except OSError as error:
         raise HomeError(f"{path}: the log cannot be read: {error.strerror or error}") from error
     with log as file:
-        yield from deque(file, lines)
+        yield from _lines(file) if lines is None else deque(_lines(file), lines)
         while follow:
             ended = not _is_written(file.fileno())
-            yield from file
+            yield from _lines(file)
             if ended:
                 return
             time.sleep(_POLL_SECONDS)
+
+
+def _lines(file: TextIOWrapper) -> Iterator[str]:
+    """Give the lines of a log; one that is longer than any that we write comes in pieces."""
+    return iter(lambda: file.readline(_LONGEST_LINE), "")
 
 
 def _is_written(file: int) -> bool:

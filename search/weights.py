@@ -16,7 +16,11 @@ from typing import Any
 
 from search.places import write_whole
 from search.records import Assignment, Role, Summary
+from search.regular_files import MEGABYTE, read_regular
 from search.verdict import winner
+
+_MOST_BYTES = 8192 * MEGABYTE
+"""Two thousand million weights: a search trains many models of that size at once."""
 
 
 class WeightStore:
@@ -57,7 +61,7 @@ class WeightStore:
         from safetensors import SafetensorError, deserialize
 
         try:
-            content = self.path(trial, rate_of).read_bytes()
+            content = read_regular(self.path(trial, rate_of), _MOST_BYTES)
             deserialize(content)  # type: ignore[no-untyped-call]
         except (OSError, SafetensorError):
             return None

@@ -22,6 +22,7 @@ from search.dashboards.routes import MLFLOW_ROOT
 from search.dashboards.servers import Server, listen
 from search.errors import UsageError
 from search.places import absolute_address
+from search.regular_files import open_regular
 from search.study import close_storage
 from search.study.storage import open_to_read, require_there
 from search.tracking import default_tracking_uri, is_server
@@ -123,12 +124,12 @@ def _server(wanted: Wanted, uri: str, token: str, listener: socket.socket) -> Se
 def read_token(path: Path) -> str:
     """Return the token in a file that its owner alone can read. Raises UsageError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, 1024) as file:
             mode = os.fstat(file.fileno()).st_mode
-            token = file.read(1024).decode("ascii", "replace").strip()
+            token = file.read().decode("ascii", "replace").strip()
     except OSError as error:
         raise UsageError(f"--token-file {path} cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(mode) or stat.S_IMODE(mode) & 0o077:
+    if stat.S_IMODE(mode) & 0o077:
         raise UsageError(f"--token-file {path} can be read by others than its owner; chmod 600 it")
     if not re.fullmatch(_TOKEN, token, re.ASCII):
         raise UsageError(f"--token-file {path} must hold 16 to 256 letters, digits, - or _, for instance of `uuidgen`")

@@ -17,6 +17,8 @@ from search.spec.parameters import OWN
 
 Location = tuple[int | str, ...]
 
+MOST_FINDINGS = 50
+"""More are only counted: whoever mends so many looks again."""
 _LONGEST_VALUE = 60  # characters of a value that a message repeats: enough to find it in the file
 
 # What a value must be, by pydantic's type of finding; the limits come from the finding's context.
@@ -31,6 +33,7 @@ _MUST = {
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
     "model_type": "must be a table, as in [{key}]",
+    "string_too_long": "must have at most {max_length} characters",
     "string_type": "must be text in quotes",
     "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least one entry, as in [128, 64]",
@@ -74,8 +77,10 @@ def not_a_field(word: str, known: Iterable[str]) -> str:
 
 
 def as_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line for each finding in `error`, which came from validating a `model`."""
-    return [_line(detail, model) for detail in error.errors(include_url=False) if not _follows(detail)]
+    """Return a line for each of the first findings in `error`, which came from validating a `model`."""
+    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+    lines = [_line(detail, model) for detail in details[:MOST_FINDINGS]]
+    return [*lines, f"and {more:,} problems more"] if (more := len(details) - MOST_FINDINGS) > 0 else lines
 
 
 def as_toml(value: object) -> str:
@@ -149,7 +154,7 @@ def _dotted(place: Location) -> str:
 
 
 def _bare(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)
+    return key if len(key) <= _LONGEST_VALUE and re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)
 
 
 def _toml(value: object, depth: int = 0) -> str:

@@ -17,6 +17,7 @@ from pydantic import (
     model_serializer,
 )
 
+from search.spec.limits import MOST_DROPOUTS, MOST_TEXT
 from search.spec.parameters import MAX_EPOCHS, OWN
 from search.spec.problems import Findings, bad_value
 
@@ -174,8 +175,10 @@ class ModelSpec(_ChoiceSection):
         description="Units of each hidden layer: after the convolutions of `cnn`, in each block of `transformer`; none "
         "for a linear model."
     )
-    dropouts: int = Field(default=0, ge=0, le=MAX_SIZE, description="Dropout layers of a model from Python.")
-    architecture: str = Field(default="", description="What tells it from other models from Python.")
+    dropouts: int = Field(default=0, ge=0, le=MOST_DROPOUTS, description="Dropout layers of a model from Python.")
+    architecture: str = Field(
+        default="", max_length=MOST_TEXT, description="What tells it from other models from Python."
+    )
 
     @property
     def layers(self) -> int:
@@ -212,7 +215,7 @@ class TrainingSpec(_ChoiceSection):
         default="cross_entropy",
         description="What is minimized, and what trials are compared by: `multi_margin` is the multi-class hinge loss.",
     )
-    loss_digest: str = Field(default="", description="What tells a loss from Python from others.")
+    loss_digest: str = Field(default="", max_length=MOST_TEXT, description="What tells a loss from Python from others.")
     l1_mode: L1Mode = Field(
         default="proximal", description="`proximal` shrinks weights to exact zeros, `penalty` adds L1 to the loss."
     )

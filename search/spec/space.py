@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from search.spec.parameters import FUNCTIONAL, OWN, PARAMETERS, Parameter
-from search.spec.problems import Findings, Location, as_toml, bad_key, bad_value, not_a_field
+from search.spec.problems import MOST_FINDINGS, Findings, Location, as_toml, bad_key, bad_value, not_a_field
 
 _RANGE_KEYS = ("low", "high", "log", "switch")
 _BATCH_NORM = "batch_norm"
+_MOST_NAMED = 20
+"""Layers that are named one by one."""
 _NARROWEST = 1e-9
 """A range of less, as a share of its high end, has no two values that training in single precision tells apart."""
 _LEAST = 1e-30
@@ -187,7 +189,13 @@ def read_space(given: object, around: Surroundings | None) -> dict[str, Setting]
     if not isinstance(given, Mapping):
         raise bad_value("must be a table, as in [space]")
     findings = Findings()
-    read = {name: _read_setting(name, value, around, findings) for name, value in given.items()}
+    read: dict[str, Setting | None] = {}
+    for name, value in given.items():
+        if len(findings) < MOST_FINDINGS:
+            read[name] = _read_setting(name, value, around, findings)
+        elif name not in PARAMETERS and _layer(name) is None:
+            # Only counted: to look for what thousands of names are near to would take a while.
+            findings.add(bad_key("is not a field"), (name,))
     if around and _is_on(read.get(_BATCH_NORM) or 0):
         _check_dropouts(read, around.layers, findings)
     findings.raise_any()
@@ -218,12 +226,13 @@ def _read_setting(name: str, value: object, around: Surroundings | None, finding
 
 
 def _name_refusal(name: str, around: Surroundings | None) -> str | None:
-    layer = _layer(name)
-    each = _spell("dropout", around.layers if around else 0)
-    if name in PARAMETERS or name in each or (layer is not None and around is None):
+    layer, layers = _layer(name), around.layers if around else 0
+    if name in PARAMETERS or (layer is not None and (around is None or layer < layers)):
         return None
+    each = _spell("dropout", min(layers, _MOST_NAMED))
     if layer is not None:
-        given = f"gives only {', '.join(each)}" if each else "has no dropout layers"
+        named = ", ".join(each) if layers <= _MOST_NAMED else f"{each[0]} to dropout_{layers - 1}"
+        given = f"gives only {named}" if each else "has no dropout layers"
         return f"has no layer to speak for; the model {given}"
     return not_a_field(name, [*PARAMETERS, *each])
 

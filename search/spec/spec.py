@@ -17,6 +17,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
 from search.printable import printable
+from search.regular_files import read_regular
+from search.spec.limits import MOST_BYTES, MOST_STORED, MOST_TEXT, content_refusal, key_refusal
 from search.spec.names import name_refusal
 from search.spec.parameters import OWN
 from search.spec.problems import Findings, as_lines, as_toml, bad_value
@@ -44,7 +46,7 @@ class StudySpec(Section):
     """One study, complete and valid."""
 
     name: str
-    description: str = ""
+    description: str = Field(default="", max_length=MOST_TEXT)
     data: DataSpec
     model: ModelSpec
     training: TrainingSpec = TrainingSpec()
@@ -114,6 +116,8 @@ class StudySpec(Section):
     @staticmethod
     def from_json(text: str) -> "StudySpec":
         """Return the spec that `to_json` wrote. Raises `SpecError` when this version cannot read it."""
+        if isinstance(text, str) and len(text) > MOST_STORED:
+            raise SpecError(f"stored spec: it has {len(text):,} characters, and at most {MOST_STORED:,} are read")
         try:
             given = json.loads(text)
         except (RecursionError, TypeError, ValueError) as error:
@@ -190,11 +194,16 @@ def read_spec(given: object) -> StudySpec:
 
 
 def _load_file(path: str) -> StudySpec:
+    text = _read_text(path)
+    if (refusal := key_refusal(text)) is not None:
+        raise SpecError(f"{path}: {refusal}")
     try:
-        given = tomllib.loads(_read_text(path))
+        given = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # tomllib lets through what Python says of huge numbers, deep nesting
         hint = "; is a quotation mark missing?" if "Illegal character '\\n'" in str(error) else ""
         raise SpecError(f"{path}: not valid TOML: {error}{hint}") from error
+    if (refusal := content_refusal(given)) is not None:
+        raise SpecError(f"{path}: {refusal}")
     spec = _validated({"name": Path(path).stem} | given, f"{path}: ")
     if spec.is_own:
         named = {"data.name": spec.data.name, "model.name": spec.model.name, "training.loss": spec.training.loss}
@@ -205,7 +214,7 @@ def _load_file(path: str) -> StudySpec:
 
 def _read_text(path: str) -> str:
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")  # some editors put a byte order mark in front
+        return read_regular(Path(path), MOST_BYTES).decode("utf-8-sig")  # some editors put a byte order mark in front
     except (FileNotFoundError, NotADirectoryError) as error:
         shipped = ", ".join(shipped_studies())
         raise UsageError(f"{path}: there is no such file; the shipped studies go by name: {shipped}") from error

@@ -120,6 +120,9 @@ def _seconds(value: Any) -> float:
 
 def _known(ablation: Ablation, spec: StudySpec) -> Ablation:
     """Return an ablation of the spec's own parameters. Raises KeyError for others."""
+    known = spec.parameters()
     for name in ablation.names:
-        spec.parameters()[name]
+        known[name]
+    if len(set(ablation.names)) < len(ablation.names):
+        raise ValueError("an ingredient is left out twice")
     return ablation

@@ -6,12 +6,13 @@ else is left out of everything that is read, with a reason. Which queued trials 
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.printable import printable
+from search.printable import enumerated, printable
 from search.records import LeftOut, TrialRecord
 from search.spec import StudySpec
 from search.study.reading import MISREAD, describe_misread
@@ -39,13 +40,21 @@ class Sieve:
     """Tells the trials of one study that count from those that are left out. Remembers what it knows of ended ones."""
 
     def __init__(self, spec: StudySpec) -> None:
-        self._names = spec.parameters().keys()
-        self._distributions: Mapping[str, BaseDistribution] = distributions(spec.choices)
+        self._spec = spec
         self._objectives, self._max_epochs = len(spec.search.objectives), spec.training.max_epochs
         self._known: dict[int, str | None] = {}
         """By trial that has ended, why it is left out; None where it is not."""
         self._known_configs: dict[int, str | None] = {}
         """By trial that has ended, why its configuration does not count; None where it does."""
+
+    # Of a study without trials, neither is needed; a spec may have thousands of parameters.
+    @cached_property
+    def _names(self) -> Iterable[str]:
+        return self._spec.parameters().keys()
+
+    @cached_property
+    def _distributions(self) -> Mapping[str, BaseDistribution]:
+        return distributions(self._spec.choices)
 
     def counts(self, trial: FrozenTrial) -> bool:
         """Return whether a trial has a place in the budget: it waits, or has a configuration that is to be trained."""
@@ -121,5 +130,5 @@ def misfit(config: Mapping[str, Any], names: Iterable[str]) -> str | None:
     if config.keys() == known:
         return None
     unknown, missing = sorted(config.keys() - known), sorted(known - config.keys())
-    told = [f"{text} {', '.join(which)}" for text, which in (("has", unknown), ("lacks", missing)) if which]
+    told = [f"{text} {enumerated(which)}" for text, which in (("has", unknown), ("lacks", missing)) if which]
     return f"its configuration is none of this study's (it {' and '.join(told)})"

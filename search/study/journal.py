@@ -10,6 +10,7 @@ The lock stands in `<journal>.flock`, not `.lock`: that name is Optuna's own, an
 (optuna-dashboard on the same file) would wait for ours to go away and then remove it.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -28,7 +29,7 @@ from optuna.storages.journal import JournalFileBackend
 from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
 from search.study.gone import WatchedFile
-from search.study.journal_format import check_beginning, damaged, is_good, lines_of, not_a_journal
+from search.study.journal_format import LONGEST_ENTRY, check_beginning, damaged, is_good, lines_of, not_a_journal
 from search.study.reading import MISREAD
 
 _log = logging.getLogger(__name__)
@@ -323,6 +324,8 @@ def _sound_end(file: int) -> int:
             end -= len(line)
         if start == 0:
             return 0
+        if block > 2 * LONGEST_ENTRY:
+            raise OSError(errno.EFBIG, f"its last {block:,} bytes hold no entry: make a copy, and cut them off")
         block *= 4
 
 

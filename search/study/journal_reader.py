@@ -12,7 +12,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from search.errors import StorageError, StorageUnavailableError
-from search.study.journal_format import check_beginning, damaged, entry_of, is_good, lines_of, not_a_journal
+from search.study.journal_format import (
+    check_beginning,
+    damaged,
+    entry_of,
+    is_good,
+    not_a_journal,
+    open_journal_file,
+    read_lines,
+)
 from search.study.reading import MISREAD
 
 
@@ -49,12 +57,12 @@ class JournalReader(BaseJournalBackend):
         if log_number_from != self._number:
             self._number, self._offset = 0, 0
         try:
-            with open(self._path, "rb") as file:
+            with open_journal_file(self._path) as file:
                 file.seek(self._offset)
-                for line in file:
+                for line in read_lines(file):
                     if (entry := entry_of(line)) is None:
                         # Without its newline it is the last one, maybe under way.
-                        if line.endswith(b"\n") and any(map(is_good, lines_of(file.read()))):
+                        if line.endswith(b"\n") and any(map(is_good, read_lines(file))):
                             raise damaged(self._path)
                         return
                     self._number, self._offset = self._number + 1, self._offset + len(line)

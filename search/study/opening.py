@@ -13,12 +13,14 @@ from optuna.study import StudyDirection
 from search import __version__
 from search.errors import SpecMismatchError, StorageError, UsageError, did_you_mean
 from search.pareto import MAXIMIZED
+from search.printable import enumerated
 from search.spec import StudySpec, check_study_name, is_study_name, spec_differences
 from search.study.commits import exclusive
 from search.study.storage import describe_storage
 
 _SPEC = "spec"
 _VERSION = "regsearch"
+_MOST_DIFFERENCES = 50
 
 
 def our_study_names(storage: BaseStorage) -> list[str]:
@@ -37,7 +39,7 @@ def load(name: str, storage: BaseStorage) -> tuple[optuna.Study, StudySpec]:
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        known = f" (known: {', '.join(ours)})" if ours else "; there are none yet"
+        known = f" (known: {enumerated(ours)})" if ours else "; there are none yet"
         raise UsageError(f'there is no study "{name}"{did_you_mean(name, ours)}{known}') from None
     if name not in ours:
         raise _not_ours(name, storage)
@@ -95,7 +97,8 @@ def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> N
     if differences:
         raise SpecMismatchError(
             f'study "{study.study_name}" exists with another spec:\n'
-            + "\n".join(f"  {line}" for line in differences)
+            + "\n".join(f"  {line}" for line in differences[:_MOST_DIFFERENCES])
+            + (f"\n  and {more:,} more" if (more := len(differences) - _MOST_DIFFERENCES) > 0 else "")
             + "\nto search with the new one, give the study a new name: --name NEW"
         )
 

@@ -10,18 +10,21 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from search.errors import SpecError, StorageError
-from search.printable import printable
+from search.printable import printable, shortened
 from search.records import ModelNoise, Params
 from search.spec import parameter_of
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _LONGEST_REASON = 200
+_MOST_TEXTS = 5000
+_MOST_LEFT_OUT = 20
 MISREAD = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading raises, Optuna's reading included, where values are of other kinds than they should be."""
 
@@ -41,18 +44,33 @@ def as_written(subject: str) -> Iterator[None]:
 
 def legible(names: Iterable[str], read: Callable[[str], _T]) -> Iterator[_T]:
     """Give what is read of each study; one that is not as regsearch writes it is left out, and that is said."""
+    left_out = 0
     for name in names:
         try:
             yield read(name)
         except (SpecError, *MISREAD) as error:
-            _log.warning(
-                'study "%s" is left out, it holds what regsearch does not write (%s)', name, describe_misread(error)
-            )
+            left_out += 1
+            if left_out <= _MOST_LEFT_OUT:
+                _log.warning(
+                    'study "%s" is left out, it holds what regsearch does not write (%s)', name, describe_misread(error)
+                )
+    if left_out > _MOST_LEFT_OUT:
+        _log.warning("%d studies more are left out", left_out - _MOST_LEFT_OUT)
 
 
 def describe_misread(error: Exception) -> str:
     """Return what is wrong with something that was read, on a line that a terminal can show."""
-    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON])
+    text = _first_finding(error) if isinstance(error, ValidationError) else str(error)
+    return printable(" ".join(f"{type(error).__name__}: {text[: 10 * _LONGEST_REASON]}".split())[:_LONGEST_REASON])
+
+
+def _first_finding(error: ValidationError) -> str:
+    """Return the beginning of what pydantic says, whose text of all findings is many times as long as what it read."""
+    count = error.error_count()
+    if count <= _MOST_LEFT_OUT:
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{count} validation errors, {'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def read_as(kind: type[_T], value: Any) -> _T:
@@ -79,12 +97,13 @@ def read_params(value: Any) -> Params:
 
 def read_text(value: Any) -> str | None:
     """Return text that a terminal can show; None where there is none. Raises ValueError."""
-    return None if value is None else printable(read_as(str, value))
+    return None if value is None else printable(shortened(read_as(str, value)))
 
 
 def read_texts(texts: Mapping[str, str] | None) -> Mapping[str, str]:
     """Return texts by name so that a terminal can show them; none where nothing is kept."""
-    return {printable(name): printable(text) for name, text in (texts or {}).items()}
+    some = islice((texts or {}).items(), _MOST_TEXTS)
+    return {printable(shortened(name)): printable(shortened(text)) for name, text in some}
 
 
 def read_noise(noise: ModelNoise | None) -> ModelNoise | None:

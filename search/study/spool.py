@@ -12,11 +12,14 @@ from pathlib import Path
 
 from search.places import write_whole
 from search.records import Reason, TrialRecord
+from search.regular_files import MEGABYTE, read_regular
 from search.study.leases import is_runner_name
 from search.study.reading import MISREAD, read_as, read_text
 from search.study.trials import epochs_from_json, epochs_to_json
 
 _FORMAT = 2
+_MOST_BYTES = 64 * MEGABYTE
+"""A result of the most epochs that a trial may have takes 12 million."""
 
 
 class Spool:
@@ -67,7 +70,7 @@ def _read(path: Path, study: str) -> tuple[str, TrialRecord] | None:
     study.
     """
     try:
-        told = json.loads(path.read_text())
+        told = json.loads(read_regular(path, _MOST_BYTES))
         ended = datetime.fromisoformat(told["ended"])
         number, error, worker = read_as(int, told["number"]), read_text(told["error"]), read_text(told["worker"])
         epochs, reason = epochs_from_json(told["epochs"]), Reason(told["reason"])

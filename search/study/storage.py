@@ -138,13 +138,15 @@ def _open_database(url: str, database: str, to_read: bool) -> BaseStorage:
     if database == "sqlite" and re.fullmatch(r"sqlite(\+\w+)?://(/|/:memory:)?(\?.*)?", url):
         raise StorageError(f"{url}: this database lives in memory and would be lost; give a file: sqlite:///PATH")
     options = _engine_options(database)
+    if (file := _storage_file(url, Path())) is not None and os.path.exists(file) and not os.path.isfile(file):
+        raise StorageError(f"{mask_password(url)}: is a folder, a pipe or a device; give a file: sqlite:///PATH")
     try:
         if to_read:
             return _with_tables_there(url, database, options)
-        with _alone_in_folder(_storage_file(url, Path())):
+        with _alone_in_folder(file):
             _refuse_foreign_tables(url, database, options)
             storage = _with_tables(url, options)
-        if (file := _storage_file(url, Path())) is not None:
+        if file is not None:
             watch_file(storage.engine, file)
         return storage
     except (StorageError, NoStudiesError):

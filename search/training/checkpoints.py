@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.places import replace_file
 from search.records import Assignment, EpochResult
+from search.regular_files import MEGABYTE, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,8 @@ _FORMAT = 1
 _COLUMNS = [field.name for field in fields(EpochResult)]
 _ABOUT, _ROWS = "regsearch", "rows"
 _FILES = "trial-*"
+_MOST_BYTES = 3 * 8192 * MEGABYTE
+"""Weights, and as much again for each of an optimizer's two moments."""
 _NOT_OURS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 """What reading raises where a file is a whole one, but not as it is written here."""
 
@@ -85,7 +88,9 @@ class CheckpointFolder:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self.path(assignment), framework="pt") as file:
+            path = self.path(assignment)
+            # Of what is no file, opening does not come back. The library opens by path, and what it reads it checks.
+            with open_regular(path, _MOST_BYTES), safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {}).get(_ABOUT, "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             if about != {**self._about(assignment), "checksum": _checksum(tensors)}:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import DataError
+from search.regular_files import MEGABYTE, read_regular
 
 # SHA-256 and size of the four uncompressed files of LeCun, Cortes and Burges' MNIST.
 MNIST_FILES = {
@@ -46,6 +47,8 @@ NEWSGROUPS_FILES: dict[str, tuple[int | None, str | None]] = {
 }
 _NEWSGROUPS_ADDRESS = "https://ndownloader.figshare.com/files/5975967"
 _DOWNLOAD_SECONDS = 60.0
+_MOST_BYTES = 64 * MEGABYTE
+"""Of a file of a data set: the largest has 47 million."""
 _WORKSHOP = ".download-"
 _DAY = 86_400.0
 
@@ -189,7 +192,7 @@ def _copy_archives(source: Path, target: Path) -> None:
 
 def _checked(path: Path, size: int | None, checksum: str | None, title: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_regular(path, max(size or 0, _MOST_BYTES))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if size is not None and len(content) != size:
