@@ -19,7 +19,6 @@ MOST_TEXT = 10_000
 MOST_VALUES = 2000
 """Keys and entries of lists in a study file. One with 200 layers, each with a range of its own, has 1,300."""
 _MOST_PARTS = 16
-_DEEPEST = 16
 _BARE, _QUOTED = r"[A-Za-z0-9_-]++", r""""(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'"""
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:(?:{_BARE}|{_QUOTED})[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}", re.MULTILINE)
 """A key of too many parts where keys may stand: in text between quotes it does no harm, unless that begins with it."""
@@ -33,18 +32,15 @@ def key_refusal(text: str) -> str | None:
     return f"line {line} has a key of more than {_MOST_PARTS} parts; a study's keys have at most four"
 
 
-def content_refusal(given: object, most_values: int = MOST_VALUES) -> str | None:
-    """Return why a file's content, or a stored spec's, is too much for a study; None when it is not."""
+def content_refusal(given: object) -> str | None:
+    """Return why a file's content is too much for a study; None when it is not."""
     count, level = 0, [given]
-    for _ in range(_DEEPEST):
+    while level:
         inner: list[object] = []
         for value in level:
-            held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-            inner += held
+            inner += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         count += len(inner)
-        if count > most_values:
-            return f"holds more than {most_values:,} values; a study of 200 layers with ranges of their own has 1,300"
-        if not inner:
-            return None
+        if count > MOST_VALUES:
+            return f"holds more than {MOST_VALUES:,} values; a study of 200 layers with ranges of their own has 1,300"
         level = inner
-    return f"has tables or lists inside each other, more than {_DEEPEST} deep; a study has at most four"
+    return None

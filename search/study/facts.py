@@ -85,7 +85,7 @@ def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summa
         sieve,
         {which: read_as(Score, score) for which, score in scores.items()},
         _wall_seconds(study),
-        fact(study, REPEATS, Repeats),
+        _picked_once(fact(study, REPEATS, Repeats)),
     )
     remarks, confirmed = fact(study, REMARKS, list[str]) or (), summary.confirmed
     if confirmed is not None:
@@ -126,3 +126,10 @@ def _known(ablation: Ablation, spec: StudySpec) -> Ablation:
     if len(set(ablation.names)) < len(ablation.names):
         raise ValueError("an ingredient is left out twice")
     return ablation
+
+
+def _picked_once(repeats: Repeats | None) -> Repeats | None:
+    """Return repeats that have picked no trial twice. Raises ValueError: each pick is compared with all runs."""
+    if repeats is not None and len(set(repeats.picks.top)) < len(repeats.picks.top):
+        raise ValueError("a trial is picked twice")
+    return repeats

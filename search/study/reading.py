@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _LONGEST_REASON = 200
 _MOST_TEXTS = 5000
+_MOST_ENTRIES = 30_000
+"""The runs of a confirmation of 30 configurations with 1,000 seeds; to check more takes seconds."""
 _MOST_LEFT_OUT = 20
 MISREAD = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What reading raises, Optuna's reading included, where values are of other kinds than they should be."""
@@ -75,6 +77,9 @@ def _first_finding(error: ValidationError) -> str:
 
 def read_as(kind: type[_T], value: Any) -> _T:
     """Return a JSON value as a dataclass, or as another type that pydantic knows. Raises ValueError."""
+    for entries in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(entries, list | dict) and len(entries) > _MOST_ENTRIES:
+            raise ValueError(f"{len(entries):,} entries, and at most {_MOST_ENTRIES:,} are read")
     hashable: Any = kind
     told: _T = _adapter(hashable).validate_python(value)
     return told
