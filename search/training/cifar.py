@@ -65,6 +65,7 @@ class _Parser:
 
     def parse(self, content: bytes) -> Any:
         """Return what the whole pickle amounts to."""
+        argument: Any
         for operation, argument, _ in pickletools.genops(content):
             name = operation.name
             if name in _CONSTANTS:
