@@ -140,7 +140,7 @@ def _text(draw: Callable[[Console], None]) -> str:
     from rich.console import Console
 
     text = io.StringIO()
-    draw(Console(file=text, width=80, highlight=False))
+    draw(Console(file=text, width=80, highlight=False, emoji=False))
     return text.getvalue()
 
 
@@ -218,7 +218,7 @@ def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
     from search.training.own import torch_left_alone
 
     stream: Any = SteadyText(sys.stderr)
-    console = Console(file=stream, quiet=quiet, highlight=False)
+    console = Console(file=stream, quiet=quiet, highlight=False, emoji=False)
     stop = StopRequest(timeout)
     with ExitStack() as stack:
         stack.enter_context(torch_left_alone())

@@ -20,7 +20,9 @@ from search.confirmation import METRICS
 from search.crew import Crew
 from search.errors import DataError, ExportError
 from search.intervals import Estimate
+from search.markdown import code, plain
 from search.places import replace_file
+from search.printable import first_line
 from search.records import Assignment, Summary
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
@@ -140,7 +142,7 @@ def _root_of(error: BaseException) -> str:
     """Return what lies below an error, in a line: the outermost message may be a page long."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _check_place(out: Path) -> bool:
@@ -163,13 +165,13 @@ def _spec_json(spec: StudySpec, choice: Winner) -> str:
 def _card(spec: StudySpec, summary: Summary, exported: Exported) -> str:
     choice, shape = exported.choice, ", ".join(map(str, exported.example.shape[1:]))
     lines = [
-        f"# {spec.name}",
+        f"# {plain(spec.name)}",
         "",
-        spec.description,
+        plain(spec.description),
         "",
         *_said_first(summary),
-        f"{choice.name[0].upper()}{choice.name[1:]} of study `{summary.study}`, found by regsearch, trained anew on "
-        f"training and validation data together for {choice.epochs} epochs.",
+        f"{choice.name[0].upper()}{choice.name[1:]} of study {code(summary.study)}, found by regsearch, trained anew "
+        f"on training and validation data together for {choice.epochs} epochs.",
         "",
         "| regularization | |",
         "| --- | --: |",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.places import artifact_folder, write_whole
+from search.printable import first_line
 from search.records import Summary
 from search.regular_files import read_regular
 from search.results import best_toml, confirmation_json
@@ -118,8 +119,7 @@ class Findings:
         return typed(verb, self._study.name, where)
 
     def _tell_of(self, what: str, error: Exception, again: str | None = None) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._say(f"{what}: {reason}" + (f"; `{self.command(again)}` tries again" if again else ""))
+        self._say(f"{what}: {first_line(error)}" + (f"; `{self.command(again)}` tries again" if again else ""))
 
 
 def _holds(path: Path, content: bytes | None) -> bool:

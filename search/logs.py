@@ -80,7 +80,7 @@ def read_log(path: Path, lines: int | None, follow: bool) -> Iterator[str]:
     Raises HomeError.
     """
     try:
-        log = TextIOWrapper(open_regular(path, sys.maxsize), encoding="utf-8", errors="replace")
+        log = TextIOWrapper(open_regular(path, sys.maxsize), encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
         raise HomeError(f"{path}: the log cannot be read: {error.strerror or error}") from error
     with log as file:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from search.confirmation import Confirmation
 from search.confirmation import Confirmed as OverSeeds
 from search.intervals import Answer
-from search.markdown import code, without_html
-from search.printable import printable
+from search.markdown import code, without_links
+from search.printable import one_line
 from search.records import Summary, TrialRecord
 from search.results import best_toml, confirmation_json, confirmed_means, headline_metrics
 from search.spec import OWN, StudySpec
@@ -121,7 +121,7 @@ def _machine(study: StoredStudy) -> dict[str, str]:
     """Return what the last search ran on; it is known when that has ended."""
     host = study.fact("host", str)
     told = {f"regsearch.machine.{name.replace(' ', '_')}": value for name, value in study.machine.items()}
-    return told if host is None else {**told, "regsearch.host": printable(host)}
+    return told if host is None else {**told, "regsearch.host": one_line(host)}
 
 
 def _params(spec: StudySpec) -> dict[str, str]:
@@ -188,7 +188,7 @@ def _subject(spec: StudySpec) -> str:
         f"Regularization of a model `{spec.model.name}` on `{spec.data.name}`, trained with {training.optimizer} "
         f"for at most {training.max_epochs} epochs; sampler {search.sampler}, pruner {search.pruner.name}."
     )
-    return f"{without_html(spec.description)}\n\n{searched}".strip()
+    return f"{without_links(spec.description)}\n\n{searched}".strip()
 
 
 def _headline(summary: Summary) -> str:

@@ -21,7 +21,7 @@ def stdout() -> Console:
 
     readable(sys.stdout)
     # A pipe has no width of its own, and 80 columns suffice.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 80)
 
 
 def tell(text: str) -> None:

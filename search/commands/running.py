@@ -76,4 +76,5 @@ def logs(study: str, follow: bool, lines: int | None, home: Path) -> None:
     path = newest_log(home, study)
     say(f"{path}:")
     for line in read_log(path, lines, follow):
+        # A line ends with its line end: of what stands before that, none begins another line.
         click.echo(printable(line), nl=False)

@@ -1,6 +1,6 @@
 """A study file (`studies/*.toml`) becomes a `StudySpec`: validated, frozen, unknown keys refused with a suggestion."""
 
-from search.spec.names import check_study_name, is_study_name
+from search.spec.names import check_new_study_name, check_study_name, is_study_name
 from search.spec.parameters import FUNCTIONAL, OWN, PARAMETERS, Parameter
 from search.spec.sections import (
     DATASET_SHAPES,
@@ -51,6 +51,7 @@ __all__ = [
     "SpaceSpec",
     "StudySpec",
     "TrainingSpec",
+    "check_new_study_name",
     "check_study_name",
     "is_study_name",
     "load_spec",

@@ -64,7 +64,7 @@ class StudySpec(Section):
     @classmethod
     def _description_is_plain(cls, description: str) -> str:
         if description != printable(description):
-            raise bad_value("must not contain control characters")
+            raise bad_value("must not contain control characters, nor any that nobody sees")
         return description
 
     @field_validator("model")
@@ -122,6 +122,9 @@ class StudySpec(Section):
             given = json.loads(text)
         except (RecursionError, TypeError, ValueError) as error:
             raise SpecError(f"stored spec: not valid JSON: {error}") from error
+        if isinstance(given, dict) and isinstance(given.get("description"), str):
+            # Earlier versions let some pass that files may not have any more.
+            given["description"] = printable(given["description"])
         return _validated(given, "stored spec: ")
 
     @property

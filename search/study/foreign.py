@@ -12,7 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.printable import enumerated, printable
+from search.printable import enumerated, one_line
 from search.records import LeftOut, TrialRecord
 from search.spec import StudySpec
 from search.study.reading import MISREAD, describe_misread
@@ -115,7 +115,7 @@ class Sieve:
     def _read_config(self, trial: FrozenTrial) -> str | None:
         is_taken = RUNNER in trial.system_attrs
         if REFUSED in trial.user_attrs and not is_taken and trial.state != TrialState.WAITING:
-            return f"refused: {printable(str(trial.user_attrs[REFUSED]))}"
+            return f"refused: {one_line(str(trial.user_attrs[REFUSED]))}"
         if CONFIG not in trial.user_attrs or (is_queued_elsewhere(trial) and not is_taken):
             return _BY_OTHERS.get(trial.state, "another program queued it")
         try:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from optuna.storages import BaseStorage
 
 from search.errors import HomeError
-from search.printable import printable
+from search.printable import one_line
 from search.study.reading import MISREAD, read_as
 
 LOCKS = "locks"
@@ -172,7 +172,7 @@ def _read(name: str, told: Any) -> RunnerRecord | None:
     except MISREAD:
         return None
     is_ours = told.keys() == _FIELDS and record.runner == name and is_runner_name(name)
-    return replace(record, host=printable(record.host)) if is_ours and _LEAST <= record.lease <= _MOST else None
+    return replace(record, host=one_line(record.host)) if is_ours and _LEAST <= record.lease <= _MOST else None
 
 
 def mark_gone(storage: BaseStorage, study_id: int, record: RunnerRecord) -> None:

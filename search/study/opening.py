@@ -14,7 +14,7 @@ from search import __version__
 from search.errors import SpecMismatchError, StorageError, UsageError, did_you_mean
 from search.pareto import MAXIMIZED
 from search.printable import enumerated
-from search.spec import StudySpec, check_study_name, is_study_name, spec_differences
+from search.spec import StudySpec, check_new_study_name, check_study_name, is_study_name, spec_differences
 from search.study.commits import exclusive
 from search.study.storage import describe_storage
 
@@ -54,11 +54,12 @@ def stored_spec(study: optuna.Study) -> StudySpec:
 def create_or_resume(name: str, spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     """Return the study of that name, made if need be, however many do so at the same moment.
 
-    Raises SpecMismatchError, StorageError when it is not ours.
+    Raises SpecMismatchError, StorageError when it is not ours, UsageError for a name that no new study may have.
     """
     if name in (study.study_name for study in storage.get_all_studies()):
         study = optuna.load_study(study_name=name, storage=storage)
     else:
+        check_new_study_name(name)
         study = optuna.create_study(study_name=name, storage=storage, directions=_directions(spec), load_if_exists=True)
     with exclusive(storage, storage.get_study_id_from_name(name)):
         attributes = study.user_attrs

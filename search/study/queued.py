@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from search.errors import did_you_mean
-from search.printable import printable
+from search.printable import one_line
 from search.records import Params
 from search.spec import Range, StudySpec
 from search.study.foreign import misfit
@@ -152,6 +152,6 @@ class Requests:
 
 def _shown(value: object) -> str:
     try:
-        return printable(repr(value))[:_LONGEST_VALUE]
+        return one_line(repr(value))[:_LONGEST_VALUE]
     except ValueError:
         return "a number of thousands of digits"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from search.errors import SpecError, StorageError
-from search.printable import printable, shortened
+from search.printable import one_line, printable, shortened
 from search.records import ModelNoise, Params
 from search.spec import parameter_of
 
@@ -63,7 +63,7 @@ def legible(names: Iterable[str], read: Callable[[str], _T]) -> Iterator[_T]:
 def describe_misread(error: Exception) -> str:
     """Return what is wrong with something that was read, on a line that a terminal can show."""
     text = _first_finding(error) if isinstance(error, ValidationError) else str(error)
-    return printable(" ".join(f"{type(error).__name__}: {text[: 10 * _LONGEST_REASON]}".split())[:_LONGEST_REASON])
+    return one_line(" ".join(f"{type(error).__name__}: {text[: 10 * _LONGEST_REASON]}".split())[:_LONGEST_REASON])
 
 
 def _first_finding(error: ValidationError) -> str:
@@ -105,15 +105,20 @@ def read_text(value: Any) -> str | None:
     return None if value is None else printable(shortened(read_as(str, value)))
 
 
+def read_line(value: Any) -> str | None:
+    """Return text that stays on its line on a terminal; None where there is none. Raises ValueError."""
+    return None if value is None else one_line(shortened(read_as(str, value)))
+
+
 def read_texts(texts: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Return texts by name so that a terminal can show them; none where nothing is kept."""
+    """Return lines by name so that a terminal can show them; none where nothing is kept."""
     some = islice((texts or {}).items(), _MOST_TEXTS)
-    return {printable(shortened(name)): printable(shortened(text)) for name, text in some}
+    return {one_line(shortened(name)): one_line(shortened(text)) for name, text in some}
 
 
 def read_noise(noise: ModelNoise | None) -> ModelNoise | None:
     """Return the noise of a model so that a terminal can show it; None where nothing is kept."""
     if noise is None:
         return None
-    functional, unknown = (tuple(map(printable, names)) for names in (noise.functional, noise.unknown))
+    functional, unknown = (tuple(map(one_line, names)) for names in (noise.functional, noise.unknown))
     return ModelNoise(read_texts(noise.layers), functional, unknown)

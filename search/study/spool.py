@@ -14,7 +14,7 @@ from search.places import write_whole
 from search.records import Reason, TrialRecord
 from search.regular_files import MEGABYTE, read_regular
 from search.study.leases import is_runner_name
-from search.study.reading import MISREAD, read_as, read_text
+from search.study.reading import MISREAD, read_as, read_line, read_text
 from search.study.trials import epochs_from_json, epochs_to_json
 
 _FORMAT = 2
@@ -72,7 +72,7 @@ def _read(path: Path, study: str) -> tuple[str, TrialRecord] | None:
     try:
         told = json.loads(read_regular(path, _MOST_BYTES))
         ended = datetime.fromisoformat(told["ended"])
-        number, error, worker = read_as(int, told["number"]), read_text(told["error"]), read_text(told["worker"])
+        number, error, worker = read_as(int, told["number"]), read_text(told["error"]), read_line(told["worker"])
         epochs, reason = epochs_from_json(told["epochs"]), Reason(told["reason"])
         draft = TrialRecord(number, {}, reason, epochs, ended, ended, error=error, worker=worker)
         is_ours = (

@@ -21,7 +21,7 @@ from optuna.storages._rdb import models
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import NoStudiesError, StorageError, StorageUnavailableError, did_you_mean
-from search.printable import mask_password
+from search.printable import is_secret, mask_password, secret_values
 from search.study.gone import watch_file
 from search.study.journal import open_journal
 from search.study.journal_reader import open_journal_to_read
@@ -272,8 +272,9 @@ def _passwords(url: str) -> set[str]:
         parsed = sqlalchemy.make_url(url)
     except (ArgumentError, ValueError):
         return passwords - {""}
-    query = {str(value) for key, value in parsed.query.items() if "pass" in key}
-    return (passwords | query | {parsed.password or ""}) - {""}
+    query = {str(value) for key, value in parsed.query.items() if is_secret(key)}
+    assigned = {secret for value in parsed.query.values() for secret in secret_values(str(value))}
+    return (passwords | query | assigned | {parsed.password or ""}) - {""}
 
 
 def is_there(url: str | None, home: Path) -> bool:

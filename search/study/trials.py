@@ -18,7 +18,7 @@ from search.confirmation import Confirmation, Repeats, conclude, one_standard_er
 from search.pareto import pareto_front
 from search.records import EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
 from search.spec import StudySpec
-from search.study.reading import read_params, read_text
+from search.study.reading import read_line, read_params, read_text
 
 if TYPE_CHECKING:
     from search.study.foreign import Sieve
@@ -183,7 +183,7 @@ def to_record(trial: FrozenTrial) -> TrialRecord:
         role=role_of(trial),
         retry_of=_retry_of(trial),
         error=read_text(attributes.get("error")),
-        worker=read_text(attributes.get("worker")),
+        worker=read_line(attributes.get("worker")),
     )
     if record.state == "complete" and record.best is None:
         raise ValueError(f"trial {trial.number} is complete without a loss")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from search.printable import first_line, one_line
+
 if TYPE_CHECKING:
     from search.study.leases import RunnerRecord
     from search.study.roster import Answer, Dismissal, Presence, Standing
@@ -37,13 +39,13 @@ def print_standings(standings: Sequence[Standing], console: Console) -> None:
     if not standings:
         console.print("Nobody runs a study here.")
     for standing in standings:
-        console.print(_progress(standing), markup=False, soft_wrap=True)
+        console.print(one_line(_progress(standing)), markup=False, soft_wrap=True)
         for presence in standing.runners:
             console.print(f"  {_name(presence.record)}, {_work(presence)}", markup=False, soft_wrap=True)
         if not standing.runners:
             console.print("  nobody runs it; the command that began it goes on with it")
         if standing.failures:
-            console.print(f"  without a result: {_failures(standing)}", markup=False, soft_wrap=True)
+            console.print(f"  without a result: {one_line(_failures(standing))}", markup=False, soft_wrap=True)
 
 
 def tell_of_dismissal(dismissal: Dismissal, console: Console) -> bool:
@@ -85,7 +87,7 @@ def _work(presence: Presence) -> str:
 
 def _failures(standing: Standing) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in standing.failures.items())
-    return counts if standing.last_error is None else f"{counts}; the last: {standing.last_error.splitlines()[0]}"
+    return counts if standing.last_error is None else f"{counts}; the last: {first_line(standing.last_error)}"
 
 
 def _standing_json(standing: Standing) -> dict[str, Any]:

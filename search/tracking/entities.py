@@ -12,7 +12,7 @@ from datetime import datetime
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-from search.markdown import without_html
+from search.markdown import plain
 from search.records import Reason, Role, TrialRecord
 from search.tracking.messages import TrackedData
 
@@ -113,7 +113,7 @@ def _note(record: TrialRecord) -> str:
     if record.reason is Reason.DIVERGED:
         lines.append("A loss was not finite.")
     if record.error:
-        lines.append(f"Error: {without_html(record.error)}")
+        lines.append(f"Error: {plain(record.error)}")
     return "\n\n".join(lines)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from search.printable import mask_assignments
+
 _LENGTH_BYTES = 8
 
 
@@ -167,7 +169,7 @@ def without_passwords(text: str, uri: str) -> str:
         text = text.replace(f":{secret}@", ":***@")
     # Greedy up to the last @ of the word: a password may hold an @ or a slash of its own.
     text = re.sub(r"://\S*@", "://***@", text)
-    return re.sub(r"(?i)(\w*(?:password|passwd|pwd|token|secret)\w*=)[^&\s'\"]+", r"\1***", text)
+    return mask_assignments(text)
 
 
 def _password(uri: str) -> str:

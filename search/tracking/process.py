@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
+from search.printable import first_line
 from search.records import TrialRecord
 from search.tracking.messages import (
     Alive,
@@ -189,9 +190,8 @@ class Courier:
         """Return the root of an error in one short line: its outermost message is often a page long."""
         while cause := error.__cause__ or error.__context__:
             error = cause
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        line = text.strip().splitlines()[0]
-        return without_passwords(line, self._opening.uri)[:_LONGEST_REASON].rstrip(".")
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        return without_passwords(first_line(said), self._opening.uri)[:_LONGEST_REASON].rstrip(".")
 
 
 def main() -> None:

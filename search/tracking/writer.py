@@ -23,6 +23,7 @@ from mlflow.entities import Experiment, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from search.printable import first_line
 from search.records import TrialRecord
 from search.tracking import entities
 from search.tracking.comparison import COMPARE, compare_route, runs_wanted
@@ -155,7 +156,7 @@ class MlflowWriter:
                 store = get_artifact_repository(before.info.artifact_uri, tracking_uri=self._uri)
                 store.delete_artifacts(_WEIGHTS)  # type: ignore[no-untyped-call]
         except Exception as error:  # each store has errors of its own
-            told = f"{_WEIGHTS} of another trial could not be deleted ({_first_line(error)})"
+            told = f"{_WEIGHTS} of another trial could not be deleted ({first_line(error)})"
             return without_passwords(told, self._uri)
         return None
 
@@ -286,7 +287,7 @@ class MlflowWriter:
             try:
                 self._store_artifact(name, content)
             except Exception as error:  # each store has errors of its own; the other artifacts may well fit
-                problem = without_passwords(f"{name} could not be stored ({_first_line(error)})", self._uri)
+                problem = without_passwords(f"{name} could not be stored ({first_line(error)})", self._uri)
             self._alive()
         return problem
 
@@ -310,7 +311,3 @@ def _user() -> dict[str, str]:
         return {"mlflow.user": getpass.getuser()}
     except (OSError, KeyError):  # no such user on this machine, as in many containers
         return {}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
