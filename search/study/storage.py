@@ -17,7 +17,6 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._rdb import models
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import NoStudiesError, StorageError, StorageUnavailableError, did_you_mean
@@ -27,6 +26,7 @@ from search.study.journal import open_journal
 from search.study.journal_reader import open_journal_to_read
 from search.study.patience import is_restarting, is_transient
 from search.study.read_only import read_only_options, server_takes_writes, sqlite_file
+from search.study.schema import OWN_TABLES, find_impostors
 
 JOURNAL_NAME = "optuna.journal"
 """The default storage's file in the home folder."""
@@ -40,8 +40,6 @@ DRIVERS = {
 }
 """Distribution to install for a database driver that cannot be imported, by module."""
 
-_OWN_TABLES = frozenset(models.BaseModel.metadata.tables)
-"""Names of Optuna's tables."""
 _LAST_TABLES = frozenset({"version_info", "alembic_version"})
 """Tables without which nobody has finished making the others."""
 
@@ -228,10 +226,16 @@ def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> 
     engine = sqlalchemy.create_engine(url, **options)
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
+        impostors = find_impostors(engine)
     finally:
         engine.dispose()
+    if impostors:
+        raise StorageError(
+            f"{mask_password(url)}: this database is not as Optuna makes it: it has {', '.join(impostors[:5])}, "
+            "by which somebody makes up or changes what is stored; name another --storage"
+        )
     # Of a killed process's tables there may be some without the version; Optuna makes the rest.
-    clashes = tables - _OWN_TABLES if database == "sqlite" else tables & {"alembic_version", "studies", "trials"}
+    clashes = tables - OWN_TABLES if database == "sqlite" else tables & {"alembic_version", "studies", "trials"}
     if clashes and "version_info" not in tables:
         raise StorageError(
             f"{mask_password(url)}: this database is not Optuna's (it has the tables {', '.join(sorted(clashes)[:5])})"

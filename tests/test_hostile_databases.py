@@ -1,0 +1,110 @@
+"""A database file that somebody has prepared is refused or an error, in seconds; it is never obeyed."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+from conftest import regsearch
+from small_study import as_if_searched
+
+from search.errors import StorageError
+from search.study import open_storage
+from search.study.storage import open_to_read
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS study_id, 'x' AS study_name FROM n"
+PLANTED = {
+    "view studies": ["DROP TABLE studies", f"CREATE VIEW studies AS {ENDLESS}"],
+    "view Trials": ["DROP TABLE trials", "CREATE VIEW Trials AS SELECT 1 AS trial_id"],
+    "trigger t": ["CREATE TRIGGER t AFTER INSERT ON trials BEGIN DELETE FROM trial_values; END"],
+    "trigger u": ["CREATE TRIGGER u BEFORE UPDATE ON STUDIES BEGIN SELECT RAISE(IGNORE); END"],
+    "computed column large": ["ALTER TABLE studies ADD COLUMN large AS (zeroblob(1000000000))"],
+    "virtual table trials": ["DROP TABLE trials", "CREATE VIRTUAL TABLE trials USING fts5(trial_id, number)"],
+}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    home = tmp_path_factory.mktemp("database")
+    as_if_searched(home, f"sqlite:///{home}/study.db")
+    return (home / "study.db").read_bytes()
+
+
+@pytest.fixture
+def change(database, tmp_path):
+    """Return what changes a copy of a searched study's database by statements, and gives its address."""
+
+    def prepare(*statements: str) -> str:
+        file = tmp_path / "study.db"
+        file.write_bytes(database)
+        with closing(sqlite3.connect(file)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+        return f"sqlite:///{file}"
+
+    return prepare
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_table_that_is_none_or_does_more_than_keep_is_refused(change, tmp_path, planted):
+    url = change(*PLANTED[planted])
+    for opening in (open_storage, open_to_read):
+        with pytest.raises(StorageError, match=f"not as Optuna makes it: it has the {planted}, "):
+            opening(url, tmp_path)
+
+
+def test_views_and_triggers_of_the_user_s_own_are_none_of_ours(change):
+    url = change(
+        "CREATE VIEW losses AS SELECT value FROM trial_values",
+        "CREATE TABLE notes (text)",
+        "CREATE TRIGGER n AFTER INSERT ON notes BEGIN DELETE FROM notes; END",
+    )
+    assert "tiny" in regsearch("studies", "--storage", url)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE trials SET state = 'KING'",
+        "UPDATE trials SET state = 7",
+        "UPDATE trials SET number = 'x'",
+        "UPDATE trials SET number = NULL",
+        "UPDATE trials SET datetime_start = 'yesterday'",
+        "UPDATE trials SET datetime_complete = X'00ff'",
+        "UPDATE trial_values SET value = 'abc'",
+        "UPDATE trial_values SET value_type = 'MANY'",
+        "UPDATE trial_params SET distribution_json = '{}'",
+        "UPDATE trial_params SET distribution_json = X'ff'",
+        "UPDATE trial_params SET param_value = 'abc'",
+        "UPDATE trial_user_attributes SET value_json = X'fffe'",
+        "UPDATE trial_user_attributes SET value_json = 7",
+        "UPDATE trial_user_attributes SET \"key\" = NULL",
+        "UPDATE study_user_attributes SET value_json = NULL",
+        "UPDATE study_user_attributes SET \"key\" = X'fffe'",
+        "UPDATE study_system_attributes SET value_json = '[1, {}]'",
+        "UPDATE study_directions SET direction = 'SIDEWAYS'",
+        "UPDATE study_directions SET objective = 5",
+        "UPDATE studies SET study_name = X'ff00'",
+        "DELETE FROM study_directions",
+        "DELETE FROM studies",
+        "DELETE FROM version_info",
+    ],
+)
+def test_values_of_other_types_are_errors_that_say_so(change, tmp_path, statement):
+    url = change("PRAGMA ignore_check_constraints = ON", "PRAGMA foreign_keys = OFF", statement)
+    for command in (["show", "--study", "tiny"], ["studies"], ["status"], ["status", "--study", "tiny"]):
+        told = shown(*command, "--storage", url, "--home", str(tmp_path))
+        assert "Traceback" not in told
+        assert "\x00" not in told
+
+
+def shown(*arguments: str) -> str:
+    """Return what a command prints; it raises nothing but what the command line turns into a message."""
+    from click.testing import CliRunner
+
+    from search.cli import main
+
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code in (0, 1, 2), result.output
+    return result.output
