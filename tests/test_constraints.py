@@ -28,6 +28,26 @@ def test_what_the_project_names_is_pinned_within_its_bounds():
     assert {*NEEDED} <= PINNED.keys()
 
 
+@pytest.mark.parametrize(
+    ("name", "mended"),
+    [
+        ("filelock", "3.20.3"),  # CVE-2025-68146, CVE-2026-22701: a link in the lock's place was followed
+        ("jinja2", "3.1.6"),  # CVE-2025-27516: out of the sandbox by the filter `attr`
+        ("mlflow", "3.17.2"),  # models that are pickles can be refused
+        ("pytest", "9.0.3"),  # CVE-2025-71176: a folder in /tmp with a name that others can foresee
+        ("ray", "2.52"),  # CVE-2025-62593: jobs from web pages
+        ("scikit-learn", "1.5"),  # CVE-2024-5206: words of the data left in a vectorizer
+        ("torch", "2.8"),  # CVE-2025-32434, CVE-2025-3730: code by `torch.load` with `weights_only`
+        ("waitress", "3.0.1"),  # CVE-2024-49768, CVE-2024-49769: a second request after the connection was refused
+    ],
+)
+def test_no_version_with_a_weakness_that_is_known_and_mended_is_allowed(name, mended):
+    bounds = [requirement.specifier for requirement in write_constraints.named() if requirement.name == name]
+    assert bounds
+    for specifier in bounds:
+        assert max(Version(each.version) for each in specifier if each.operator == ">=") >= Version(mended)
+
+
 def _is_installed(name: str) -> bool:
     try:
         return bool(distribution(name))

@@ -11,7 +11,9 @@ from search.errors import StorageError
 from search.study import open_storage
 from search.study.storage import open_to_read
 
-ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS study_id, 'x' AS study_name FROM n"
+ENDLESS = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS study_id, 'x' AS study_name FROM n"
+)
 PLANTED = {
     "view studies": ["DROP TABLE studies", f"CREATE VIEW studies AS {ENDLESS}"],
     "view Trials": ["DROP TABLE trials", "CREATE VIEW Trials AS SELECT 1 AS trial_id"],
@@ -78,9 +80,9 @@ def test_views_and_triggers_of_the_user_s_own_are_none_of_ours(change):
         "UPDATE trial_params SET param_value = 'abc'",
         "UPDATE trial_user_attributes SET value_json = X'fffe'",
         "UPDATE trial_user_attributes SET value_json = 7",
-        "UPDATE trial_user_attributes SET \"key\" = NULL",
+        'UPDATE trial_user_attributes SET "key" = NULL',
         "UPDATE study_user_attributes SET value_json = NULL",
-        "UPDATE study_user_attributes SET \"key\" = X'fffe'",
+        'UPDATE study_user_attributes SET "key" = CAST("key" AS BLOB)',
         "UPDATE study_system_attributes SET value_json = '[1, {}]'",
         "UPDATE study_directions SET direction = 'SIDEWAYS'",
         "UPDATE study_directions SET objective = 5",

@@ -6,6 +6,7 @@ when told to, or when the search has died (its end of the pipe is closed), after
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -40,6 +41,8 @@ _REFUSALS_IN_A_ROW = 10
 """So many trials refused by a store that otherwise works mean that it is not the trials' fault."""
 
 _NICENESS = 10
+MOST_MEMORY = 4 * 2**30
+"""In bytes, of this process. MLflow needs some hundred megabytes, and reads each answer of a server as a whole."""
 _ALIVE_SECONDS = 1.0
 _LONGEST_REASON = 200
 
@@ -197,6 +200,7 @@ class Courier:
 def main() -> None:
     """Run the process: messages come on standard input, reports go to standard output, nothing goes anywhere else."""
     reports = _private_stdout()
+    _limit_memory()
     # The search's end is this process's end, so a signal meant for the search must not end it in mid-write.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -213,6 +217,12 @@ def main() -> None:
     if isinstance(opening, Opening):
         Courier(opening, Inbox(messages), report).run()
     os._exit(0)  # everything is flushed and committed; taking MLflow down in order would cost time for nothing
+
+
+def _limit_memory() -> None:
+    """Have an answer without end raise MemoryError here, in the place of the search that it would starve."""
+    with suppress(OSError, ValueError):  # a lower limit is set already, or the system knows none
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _private_stdout() -> BinaryIO:

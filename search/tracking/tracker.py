@@ -39,7 +39,11 @@ from search.tracking.messages import (
 
 # The process retries by itself, after looking at what got through; MLflow's own blind retries of up to 8 minutes
 # could write a run twice. What the user has set wins.
-_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",  # a server would choose what this machine calls in its own network
+}
 _FIXED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 _SECONDS_TO_EXIT = 5.0  # for threads whose process is gone already

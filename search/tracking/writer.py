@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 import mlflow.store.db.utils
 from mlflow.entities import Experiment, Run, RunTag
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -29,6 +30,7 @@ from search.tracking import entities
 from search.tracking.comparison import COMPARE, compare_route, runs_wanted
 from search.tracking.database import opened
 from search.tracking.entities import milliseconds
+from search.tracking.location import check_artifact_address
 from search.tracking.messages import Closing, Confirmed, Findings, Opening, without_passwords
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
@@ -153,8 +155,7 @@ class MlflowWriter:
             return None
         try:
             if any(file.path == _WEIGHTS for file in self._client.list_artifacts(self._study_run_id)):
-                store = get_artifact_repository(before.info.artifact_uri, tracking_uri=self._uri)
-                store.delete_artifacts(_WEIGHTS)  # type: ignore[no-untyped-call]
+                self._artifacts().delete_artifacts(_WEIGHTS)  # type: ignore[no-untyped-call]
         except Exception as error:  # each store has errors of its own
             told = f"{_WEIGHTS} of another trial could not be deleted ({first_line(error)})"
             return without_passwords(told, self._uri)
@@ -299,7 +300,12 @@ class MlflowWriter:
                 file.write_bytes(content)
             else:
                 shutil.copyfile(content, file)
-            self._client.log_artifact(self._study_run_id, str(file), None if folder.name == "" else str(folder))
+            self._artifacts().log_artifact(str(file), None if folder.name == "" else str(folder))
+
+    def _artifacts(self) -> ArtifactRepository:
+        """Return where the study's files go. By one answer of the server: the next one may be another."""
+        address = self._client.get_run(self._study_run_id).info.artifact_uri
+        return get_artifact_repository(check_artifact_address(address, self._uri), tracking_uri=self._uri)
 
 
 def _run_id(run: Run) -> str:
