@@ -300,7 +300,7 @@ class MlflowWriter:
                 file.write_bytes(content)
             else:
                 shutil.copyfile(content, file)
-            self._artifacts().log_artifact(str(file), None if folder.name == "" else str(folder))
+            self._artifacts().log_artifact(str(file), None if folder.name == "" else str(folder))  # type: ignore[no-untyped-call]
 
     def _artifacts(self) -> ArtifactRepository:
         """Return where the study's files go. By one answer of the server: the next one may be another."""
