@@ -14,6 +14,7 @@ _ACTIVE = re.compile(
 )
 _LINE_ENDS = re.compile(r"[\t\n]")
 _SECRET = re.compile(r"pass|pwd|secret|token|credential|api_?key", re.IGNORECASE)
+_ASSIGNED_SECRET = re.compile(rf"(?:{_SECRET.pattern})[\w.-]{{0,50}}=", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(?<![^\s?&;='\"])([^\s?&;='\"]+)=('[^']*'|\"[^\"]*\"|[^&\s]*)")
 
 
@@ -61,9 +62,9 @@ def mask_password(url: str) -> str:
 def mask_assignments(text: str) -> str:
     """Return text with `***` in the place of every value that is a secret or holds one, by the words about it.
 
-    `sslpassword=x` is one, and so is `options=-c%20app.token%3Dx`, however often it is encoded.
+    `sslpassword=x` is one, and so is `options=-c%20app.token%3Dx`, encoded once or twice.
     """
-    return _ASSIGNED.sub(_mask_assigned, text)
+    return _ASSIGNED.sub(_mask_in_url, text)
 
 
 def secret_values(assigned: str) -> set[str]:
@@ -80,10 +81,13 @@ def _decoded(text: str) -> str:
     return unquote(unquote(text))
 
 
+def _mask_in_url(found: re.Match[str]) -> str:
+    name, value = found.groups()
+    if "://" in value and not is_secret(name):  # `--storage=URL`: a parameter of the URL may be one
+        return f"{name}={_ASSIGNED.sub(_mask_assigned, value)}"
+    return _mask_assigned(found)
+
+
 def _mask_assigned(found: re.Match[str]) -> str:
     name, value = found.groups()
-    if is_secret(name):
-        return f"{name}=***"
-    if "://" in value:  # `--storage=URL`: a parameter of the URL may be one
-        return f"{name}={mask_assignments(value)}"
-    return f"{name}=***" if secret_values(_decoded(value)) else found[0]
+    return f"{name}=***" if is_secret(name) or _ASSIGNED_SECRET.search(_decoded(value)) else found[0]
