@@ -326,10 +326,10 @@ FAULTS = (
         Fault("runner killed", f"{point}, 1 of 3 on PostgreSQL", killed_at(point, postgresql), 5)
         for point in POINTS[:3]
     ),
-    Fault("new home killed", "kill -9 of all processes in its first seconds", all_killed_at_first, 12, 0),
+    Fault("new home killed", "kill -9 of all processes in its first seconds", all_killed_at_first, 10, 0),
     Fault("new home killed", "kill -9 at one of its first file operations, journal", killed_at_a_file(None), 30),
     Fault("new home killed", "kill -9 at one of its first statements, SQLite", killed_at_a_file("sqlite"), 30),
-    Fault("4 starts at once", "of a new home, with MLflow", first_starts_at_once, 12, 0),
+    Fault("4 starts at once", "of a new home, with MLflow", first_starts_at_once, 10, 0),
     Fault("runner asleep", "SIGSTOP for three leases of 2 s, journal", asleep, 5),
     Fault("runner asleep", "the same for leases of 6 s, on PostgreSQL", with_postgresql(asleep), 5),
     Fault("16 starts at once", "one study, journal", many_starts, 3),
