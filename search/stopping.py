@@ -42,7 +42,7 @@ def terminal_outlived() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)  # None: it was not set by Python
 
 
 class Interruptible:

@@ -118,6 +118,20 @@ def test_what_would_write_says_that_it_cannot(home, storage):
     assert "Error: " in printed
 
 
+@pytest.mark.parametrize("how", ["journal", "sqlite"])
+def test_who_runs_a_study_is_seen_by_those_who_may_only_read_it(home, how):
+    url = None if how == "journal" else f"sqlite:///{home}/study.db"
+    study = as_if_searched(home, url)
+    opened = open_storage(url, home)
+    running = Study.open("tiny", study.spec, opened, home)
+    with without_rights(home):
+        printed = regsearch("status", "--home", str(home), *([] if url is None else ["--storage", url]))
+    running.close()
+    close_storage(opened)
+    assert f"process {os.getpid()}" in printed
+    assert ", alive" in printed
+
+
 def test_a_report_in_a_home_that_cannot_be_written_names_the_way_out(home):
     as_if_searched(home)
     regsearch("report", "--study=tiny", "--home", str(home))
@@ -252,8 +266,9 @@ def test_dashboards_show_a_study_that_cannot_be_written_and_refuse_to_change_it(
         close_storage(storage)
 
 
-def test_mlflow_is_shown_a_copy_of_a_database_that_cannot_be_written(home, database):
-    shutil.copy(database, home)
+def test_mlflow_is_shown_a_copy_of_a_database_that_cannot_be_written(home):
+    with closing(sqlite3.connect(home / "mlflow.db")) as made:
+        made.execute("CREATE TABLE experiments (name TEXT)")
     uri, copies = f"sqlite:///{home}/mlflow.db", home.with_name("copies")
     assert readable_store(uri, copies) == uri
     copies.mkdir()
@@ -262,7 +277,7 @@ def test_mlflow_is_shown_a_copy_of_a_database_that_cannot_be_written(home, datab
         assert readable_store(uri, copies) == f"sqlite:///{copies}/copy-of-mlflow.db"
     assert (copies / "artifacts").readlink() == home / "artifacts"
     with closing(sqlite3.connect(copies / "copy-of-mlflow.db")) as copy:
-        assert copy.execute("SELECT name FROM experiments WHERE name = 'template'").fetchall()
+        assert copy.execute("SELECT count(*) FROM experiments").fetchone() == (0,)
 
 
 def test_a_database_is_copied_while_others_write_to_it(home):

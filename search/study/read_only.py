@@ -32,12 +32,10 @@ def read_only_options(url: str, database: str, options: dict[str, Any]) -> dict[
     return {}
 
 
-def server_takes_writes(url: str) -> bool:
+def server_takes_writes(url: str, options: dict[str, Any]) -> bool:
     """Return whether a server lets this user write trials; True where that is not known."""
-    if not url.startswith("postgresql"):
-        return True
     try:
-        engine = sqlalchemy.create_engine(url)
+        engine = sqlalchemy.create_engine(url, **options)
         try:
             with engine.connect() as connection:
                 return bool(connection.exec_driver_sql(_TAKES_WRITES).scalar())

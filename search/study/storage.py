@@ -312,7 +312,8 @@ def is_writable(url: str | None, home: Path) -> bool:
     file = _storage_file(url, home)
     if file is not None:  # something is made beside it, too
         return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
-    return url is None or server_takes_writes(url)
+    database = (url or "").partition("://")[0].partition("+")[0]
+    return url is None or database != "postgresql" or server_takes_writes(url, _engine_options(database))
 
 
 def require_there(url: str | None, home: Path) -> None:
