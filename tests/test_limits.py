@@ -146,6 +146,8 @@ def test_a_message_says_how_much_more_there_is():
 def entries(tmp_path_factory) -> list[dict]:
     home = tmp_path_factory.mktemp("honest")
     as_if_searched(home)
+    for read in (_list, _show, _status):
+        look_alone(home, read)  # what it imports is no cost of a file's
     return [json.loads(line) for line in (home / "optuna.journal").read_text().splitlines()]
 
 
@@ -182,6 +184,17 @@ def _studies(entries: list[dict]) -> list[dict]:
     return [*entries, *made, *({"op_code": 2, "worker_id": "x", "study_id": i, "user_attr": {"spec": own}} for i in range(1, 30))]  # fmt: skip  # noqa: E501
 
 
+def _many_studies(entries: list[dict]) -> list[dict]:
+    made = ({"op_code": 0, "worker_id": "x", "study_name": f"s{i}", "directions": [1]} for i in range(12_000))
+    return [*entries, *made]
+
+
+def _many_trials(entries: list[dict]) -> list[dict]:
+    created = next(entry for entry in entries if entry["op_code"] == 4)
+    bare = {key: created[key] for key in ("op_code", "study_id", "datetime_start") if key in created}
+    return [*entries, *({"worker_id": "x", **bare} for _ in range(8_000))]
+
+
 REPEAT = {"trial": 0, "seed": 0, "epochs": 1, "val_loss": 1, "train_loss": 1, "val_accuracy": 1, "sparsity": 0}
 PICKS = {"top": [0] * 20_000, "one_standard_error": None, "baseline": None}
 HOSTILE = {
@@ -200,6 +213,8 @@ HOSTILE = {
     "a machine of many things": _fact("fact_machine", {str(i): "x" for i in range(50_000)}),
     "lists in lists": _fact("fact_repeats", None),
     "studies of thousands of layers": _studies,
+    "many studies": _many_studies,
+    "many trials": _many_trials,
     "an error of one line": lambda entries: [*map(_with_long_error, entries)],
     "numbers without end": _fact("wall_seconds", 10**4000),
 }  # fmt: skip

@@ -29,7 +29,15 @@ from optuna.storages.journal import JournalFileBackend
 from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
 from search.study.gone import WatchedFile
-from search.study.journal_format import LONGEST_ENTRY, check_beginning, damaged, is_good, lines_of, not_a_journal
+from search.study.journal_format import (
+    LONGEST_ENTRY,
+    StudyLimit,
+    check_beginning,
+    damaged,
+    is_good,
+    lines_of,
+    not_a_journal,
+)
 from search.study.reading import MISREAD
 
 _log = logging.getLogger(__name__)
@@ -196,6 +204,7 @@ class JournalBackend(JournalFileBackend):
         super().__init__(str(path))
         self._group = threading.local()
         self._watched = WatchedFile(path)
+        self._limit = StudyLimit(path)
         self._repair_if_free()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
@@ -204,7 +213,7 @@ class JournalBackend(JournalFileBackend):
             return
         self._watched.check()
         try:
-            yield from super().read_logs(log_number_from)
+            yield from self._limit.check(super().read_logs(log_number_from), log_number_from)
         except ValueError:  # not JSON, or not even text
             raise damaged(self._path) from None
         except OSError as error:

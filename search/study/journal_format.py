@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,10 @@ from search.regular_files import MEGABYTE, open_regular
 LONGEST_ENTRY = 64 * MEGABYTE
 """The curves of a trial of 100,000 epochs take 12 million bytes, and a confirmation of 6,000 runs two million."""
 _FIRST_BYTES = b'{"op_code":'
+MOST_STUDIES = 2_000
+"""Studies in one journal, deleted ones included. Optuna compares the name of each with those of all others."""
+_CREATE_STUDY = 0
+"""Optuna's `JournalOperation.CREATE_STUDY`."""
 
 
 def open_journal_file(path: Path) -> BinaryIO:
@@ -23,6 +27,26 @@ def open_journal_file(path: Path) -> BinaryIO:
 def read_lines(file: BinaryIO) -> Iterator[bytes]:
     """Give the lines of a file with their ends; one that is longer than any entry comes in pieces."""
     return iter(lambda: file.readline(LONGEST_ENTRY), b"")
+
+
+class StudyLimit:
+    """Counts the studies of a journal while its entries are read, so that no journal takes minutes to read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._studies = path, 0
+
+    def check(self, entries: Iterable[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
+        """Pass on the entries from `number` on. Raises StorageError where there are too many studies."""
+        if number == 0:
+            self._studies = 0
+        for entry in entries:
+            self._studies += entry["op_code"] == _CREATE_STUDY
+            if self._studies > MOST_STUDIES:
+                raise StorageError(
+                    f"{self._path}: holds more than {MOST_STUDIES:,} studies; "
+                    "begin a new journal with --storage, or use a database: --storage sqlite:///PATH"
+                )
+            yield entry
 
 
 def lines_of(data: bytes) -> list[bytes]:

@@ -13,6 +13,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from search.errors import StorageError, StorageUnavailableError
 from search.study.journal_format import (
+    StudyLimit,
     check_beginning,
     damaged,
     entry_of,
@@ -49,11 +50,15 @@ class JournalReader(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._limit = StudyLimit(path)
         self._number, self._offset = 0, 0
         """How many entries were read, and where the next one begins."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield the entries from `log_number_from` on. Raises StorageError."""
+        return self._limit.check(self._entries(log_number_from), log_number_from)
+
+    def _entries(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         if log_number_from != self._number:
             self._number, self._offset = 0, 0
         try:
