@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from search.errors import HomeError, RegsearchError
 
-_ATTEMPTS = 5
+_ATTEMPTS = 50
 
 
 def default_data_dir() -> Path:
@@ -40,7 +40,8 @@ def write_whole(path: Path, content: bytes) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, content)
             return
-        except FileNotFoundError:  # another process has removed the folder meanwhile, since it was empty
+        # Another process has removed the folder meanwhile, since it was empty. Python says so in two ways.
+        except (FileExistsError, FileNotFoundError):
             if attempt == _ATTEMPTS - 1:
                 raise
 

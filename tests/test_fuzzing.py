@@ -148,6 +148,7 @@ def test_a_damaged_checkpoint_is_as_it_was_or_is_not_there(tmp_path_factory, dat
 @given(data=st.data())
 def test_a_damaged_result_that_was_left_is_read_or_passed_over(tmp_path_factory, data):
     home = tmp_path_factory.getbasetemp() / "home"
+    home.mkdir(exist_ok=True)
     spool, now = Spool(home, "x", "y"), datetime.now(UTC)
     spool.keep("0" * 12, TrialRecord(3, {}, Reason.COMPLETED, (EpochResult(1, 0.5, 0.5, 0.9, 0.0),), now, now))
     (path,) = (home / "undelivered" / "x").glob("*.json")

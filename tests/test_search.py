@@ -101,7 +101,7 @@ def test_a_search_ends_with_its_best_configuration(finished):
     assert shown["best"]["val_loss"] == min(record.best.val_loss for record in complete)
     assert [record.role for record in place.records()][:2] == [Role.BASELINE, Role.TEXTBOOK]
 
-    assert f"Best configuration of study tiny: trial {shown['confirmed']['best']['trial']}" in out
+    assert f"Best configuration of study tiny: {shown['winner']['name']}" in out
     assert f"{shown['best']['val_loss']:.4f}" in out
     for words in ("test accuracy", "gap", "sparsity", "report.html", "regsearch ui", "runs", "best.toml"):
         assert words in out
@@ -125,15 +125,19 @@ def test_the_best_configuration_and_its_weights_are_files(finished):
     from search.training.models import model_factory
 
     place, _ = finished
-    best = place.summary().best
-    assert best is not None
+    shown = place.show()
+    winner = shown["winner"]
     folder = place.home / "artifacts" / "tiny"
-    assert tomllib.loads((folder / "best.toml").read_text())["params"] == best.params
+    assert tomllib.loads((folder / "best.toml").read_text())["params"] == winner["params"]
     spec = load_spec(str(place.folder / "tiny.toml"))
     test = load_test(spec.data, place.folder)
     weights = load_file(folder / "best.safetensors")
     accuracy, loss, _ = score(model_factory(spec.model, (8, 8), 10)(), weights, test)
-    assert place.show()["test"]["best"] == {"accuracy": pytest.approx(accuracy), "loss": pytest.approx(loss)}
+    scored = next((which for which in ("best", "baseline") if shown[which]["trial"] == winner["trial"]), None)
+    if scored is None:  # another trial won over seeds: its weights are there, and its test score was not read
+        assert accuracy > 0.5
+    else:
+        assert shown["test"][scored] == {"accuracy": pytest.approx(accuracy), "loss": pytest.approx(loss)}
 
 
 def test_the_best_is_confirmed_over_seeds_beside_the_baseline(finished):
@@ -141,10 +145,12 @@ def test_the_best_is_confirmed_over_seeds_beside_the_baseline(finished):
     confirmed = place.show()["confirmed"]
     assert set(confirmed) == {
         "best",
+        "regularized",
         "one_standard_error",
         "baseline",
         "difference",
         "loss_difference",
+        "test_loss_difference",
         "ranking",
         "remarks",
     }
@@ -398,7 +404,7 @@ def here(make_place, without_mlflow) -> Place:
 
 
 def test_without_a_compiler_a_search_runs_and_says_what_that_costs(here, monkeypatch):
-    monkeypatch.setattr("search.training.kernels.building.shutil.which", lambda _name: None)
+    monkeypatch.setattr("search.training.kernels.building.find_program", lambda _name: None)
     result = start_here(here, trials="2")
     assert result.exit_code == 0, result.output
     assert "Steps take up to twice as long without compiled kernels: there is no C compiler" in result.stderr
@@ -496,8 +502,8 @@ def test_where_the_learning_rate_is_searched_the_baseline_gets_the_winners_too(h
     result = start_here(here)
     assert result.exit_code == 0, result.output
     confirmed = here.show()["confirmed"]
-    rate = confirmed["best"]["params"]["learning_rate"]
-    assert f"Confirming the baseline with trial {confirmed['best']['trial']}'s learning rate" in result.stdout
+    rate = confirmed["regularized"]["params"]["learning_rate"]
+    assert f"Confirming the baseline with trial {confirmed['regularized']['trial']}'s learning rate" in result.stdout
     # With 0.01, the nearest to what it has by default, four epochs are too few.
     assert confirmed["baseline"]["params"]["learning_rate"] == rate > 0.01
     assert confirmed["baseline"]["cocktail"] == []

@@ -125,6 +125,7 @@ def test_a_search_and_its_processes_survive_the_closing_of_their_terminal(tmp_pa
     code = """
 import os, signal, subprocess, sys
 from search.stopping import terminal_outlived
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever these tests were started by
 with terminal_outlived():
     child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=-1)
     child.stdout.readline()

@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from search.errors import StorageError, StorageUnavailableError
+from search.study.gone import WatchedFile
 from search.study.journal_format import (
     StudyLimit,
     check_beginning,
@@ -51,6 +52,7 @@ class JournalReader(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._limit = StudyLimit(path)
+        self._watched = WatchedFile(path)
         self._number, self._offset = 0, 0
         """How many entries were read, and where the next one begins."""
 
@@ -59,6 +61,7 @@ class JournalReader(BaseJournalBackend):
         return self._limit.check(self._entries(log_number_from), log_number_from)
 
     def _entries(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        self._watched.check()
         if log_number_from != self._number:
             self._number, self._offset = 0, 0
         try:

@@ -88,12 +88,6 @@ def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> N
         if attributes or study.trials or study.directions != _directions(spec):
             raise _not_ours(study.study_name, storage)
         return
-    if study.directions != _directions(spec):
-        told = ", ".join(direction.name.lower() for direction in study.directions)
-        raise StorageError(
-            f'study "{study.study_name}" has other directions than it was made with ({told}): another program has '
-            "changed them, and the sampler would take the worst trials for the best; choose another name: --name NEW"
-        )
     differences = spec_differences(StudySpec.from_json(attributes[_SPEC]), spec)
     if differences:
         raise SpecMismatchError(
@@ -101,6 +95,12 @@ def _check_spec(study: optuna.Study, spec: StudySpec, storage: BaseStorage) -> N
             + "\n".join(f"  {line}" for line in differences[:_MOST_DIFFERENCES])
             + (f"\n  and {more:,} more" if (more := len(differences) - _MOST_DIFFERENCES) > 0 else "")
             + "\nto search with the new one, give the study a new name: --name NEW"
+        )
+    if study.directions != _directions(spec):
+        told = ", ".join(direction.name.lower() for direction in study.directions)
+        raise StorageError(
+            f'study "{study.study_name}" has other directions than it was made with ({told}): another program has '
+            "changed them, and the sampler would take the worst trials for the best; choose another name: --name NEW"
         )
 
 
