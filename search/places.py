@@ -53,8 +53,10 @@ def replace_file(path: Path, content: bytes) -> None:
     and two writers do not share it. A link at `path` itself is replaced, and its target stays as it was.
     """
     half = path.with_name(f"{path.name[:_SHORTENED]}.{secrets.token_hex(8)}.part")
+    # Not within the try: what is there already is not ours to remove.
+    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o664)
     try:
-        with open(half, "xb", opener=_unfollowed) as file:
+        with open(descriptor, "wb") as file:
             file.write(content)
         os.replace(half, path)
     except OSError:
@@ -65,10 +67,6 @@ def replace_file(path: Path, content: bytes) -> None:
 
 _SHORTENED = 40
 """Characters of a file's name that its unfinished copy begins with: the whole could be too long with more behind it."""
-
-
-def _unfollowed(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o664)
 
 
 @contextmanager

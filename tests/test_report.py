@@ -471,7 +471,7 @@ def test_axes_are_logarithmic_where_losses_differ_by_much():
 @pytest.mark.parametrize("name", shipped_studies())
 def test_the_spec_as_a_file_is_the_spec(name, tmp_path):
     spec = load_spec(name)
-    odd = spec.model_copy(update={"description": 'quotes " and \\ and \n and \u200b and ä'})
+    odd = spec.model_copy(update={"description": 'quotes " and \\ and \n and ä'})
     for given in (spec, odd):
         (tmp_path / f"{name}.toml").write_text(spec_toml(given), encoding="utf-8")
         assert load_spec(str(tmp_path / f"{name}.toml")) == given
