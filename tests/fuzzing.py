@@ -23,9 +23,13 @@ def tries(short: int, long: int) -> Callable[[Any], Any]:
     )
 
 
-WORDS = st.sampled_from(
-    ["", " ", "..", "../x", "/etc/passwd", "a\0b", "\x1b[31m", "[red]", "\u202e", "é" * 200, "漢字" * 60, "nan", "own"]
-) | st.text(max_size=20)
+TRAPS = [
+    *("-rf", "~x", "CON", "a*?", "a:b", "x.", "mlflow", "..", "../../x", "/etc/passwd", "a/../b", "x" * 5000),
+    *("a\0b", "\x1b[31m", "\x9b2J", "a\rb", "a\nregsearch: done", "a\u2028b", "\u202e", "\u061c", "\u200f", "\u2066x"),
+    *("a\u200bb", "\U000e0041", "\ud800", "\udfff\ud800", "e\u0301", "\ufeff", "[red]", "<img src=x>", "[x](//y)"),
+]
+"""Names that shells, file systems, terminals and pages take for more than names."""
+WORDS = st.sampled_from(["", " ", "é" * 200, "漢字" * 60, "nan", "own"]) | st.sampled_from(TRAPS) | st.text(max_size=20)
 NUMBERS = (
     st.integers()
     | st.integers(-3, 300)
@@ -45,16 +49,17 @@ def changed(draw: st.DrawFn, document: Any) -> Any:
     """Return a document of tables and lists in which something is gone, renamed, added or something else."""
     document = json.loads(json.dumps(document))
     for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.sampled_from(_places(document)))
+        place = draw(st.sampled_from(places(document)))
         document = _with(document, place, draw(st.sampled_from(["value", "gone", "renamed", "added"])), draw)
     return document
 
 
-def _places(document: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(document: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the place of each table, list and value in a document, the document's own first, as keys from above."""
     items = {}
     if isinstance(document, dict | list):
         items = document if isinstance(document, dict) else dict(enumerate(document))
-    return [above, *(place for key, value in items.items() for place in _places(value, (*above, key)))]
+    return [above, *(place for key, value in items.items() for place in places(value, (*above, key)))]
 
 
 def _with(document: Any, place: tuple[Any, ...], change: str, draw: st.DrawFn) -> Any:
@@ -98,3 +103,59 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
             case "garbage":
                 content = draw(st.binary(max_size=200))
     return content
+
+
+MOST_BYTES = 1_000_000
+"""Of files that are made large on purpose."""
+_COUNTS = st.integers(1, 300) | st.integers(1, MOST_BYTES)
+
+
+@st.composite
+def repeated(draw: st.DrawFn, unit: str, most: int = MOST_BYTES, between: str = "") -> str:
+    """Return a text many times, a hundred or a million bytes of it; `{i}` in it is another number each time."""
+    length = len(unit.encode("utf-8", "surrogatepass")) + len(between)
+    if "{i}" not in unit:
+        return between.join([unit] * min(draw(_COUNTS), most // length))
+    count = min(draw(_COUNTS), most // (length + 4))
+    return between.join(unit.replace("{i}", str(i)) for i in range(count))
+
+
+LONG_TEXTS = ["x", "\\u202e", "\\ud800", "\\u001b[2J", "a\\n", "漢"]
+SMALL = [
+    "0",
+    "1e308",
+    "NaN",
+    "-Infinity",
+    "null",
+    "[]",
+    "{}",
+    '""',
+    '"{i}"',
+    '"\\u202e{i}"',
+    "{i}",
+    '{"a": {i}}',
+    "[[{i}]]",
+]
+
+
+@st.composite
+def large_json(draw: st.DrawFn, most: int = MOST_BYTES) -> str:
+    """Return a JSON value as text: long, deep, wide, or only odd."""
+    match draw(st.sampled_from(["odd", "text", "digits", "lists", "tables", "list", "table"])):
+        case "odd":
+            return json.dumps(draw(VALUES))
+        case "text":
+            return f'"{draw(repeated(draw(st.sampled_from(LONG_TEXTS)), most))}"'
+        case "digits":
+            return draw(st.sampled_from(["", "0.", "-1e"])) + draw(repeated("9", most))
+        case "lists":
+            opened = draw(repeated("[", most // 2))
+            return opened + "]" * len(opened)
+        case "tables":
+            opened = draw(repeated('{"a":', most * 5 // 6))
+            return f"{opened}0{'}' * (len(opened) // 5)}"
+        case "list":
+            return f"[{draw(repeated(draw(st.sampled_from(SMALL)), most, ','))}]"
+        case _:
+            entry = json.dumps(draw(WORDS))[:-1] + '{i}": ' + draw(st.sampled_from(SMALL))
+            return f"{{{draw(repeated(entry, most, ','))}}}"

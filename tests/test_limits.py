@@ -1,17 +1,12 @@
-"""Small files that would take minutes or much memory are refused, or read, at once; real ones are far from any limit.
-
-Measured in one process after the other: CPU seconds of this process alone, so that other work on the machine does not
-count, and the memory by which it grows.
-"""
+"""Small files that would take minutes or much memory are refused or read at once; real ones are far from any limit."""
 
 import json
-import resource
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from resources import little
 from small_study import as_if_searched
 from test_hostile_storage import _list, _show, _status
 
@@ -20,23 +15,6 @@ from search.spec import StudySpec, load_spec, read_spec, shipped_studies
 from search.spec.limits import MOST_BYTES, content_refusal
 
 DIGITS = Path(shipped_studies()["digits"]).read_text()
-SECONDS, MEGABYTES = 2.0, 100
-
-
-@contextmanager
-def little() -> Iterator[None]:
-    """Check that what is done inside takes little time and memory."""
-    began, before = time.process_time(), _peak()
-    yield
-    took, peak = time.process_time() - began, _peak() - before
-    # Twice as long on a machine that is busy with others, whose caches it shares.
-    assert took < 2 * SECONDS, f"{took:.1f} s"
-    assert peak < MEGABYTES, f"{peak:.0f} MB"
-
-
-def _peak() -> float:
-    """Return the most memory, in MB, that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def lines(line: Callable[[int], str], size: int = MOST_BYTES - 2000) -> str:

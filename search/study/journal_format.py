@@ -14,7 +14,8 @@ LONGEST_ENTRY = 64 * MEGABYTE
 """The curves of a trial of 100,000 epochs take 12 million bytes, and a confirmation of 6,000 runs two million."""
 _FIRST_BYTES = b'{"op_code":'
 MOST_STUDIES = 2_000
-"""Studies in one journal, deleted ones included. Optuna compares the name of each with those of all others."""
+"""Studies in one file, in a journal deleted ones included. There Optuna compares the name of each with those of all
+others, and in a database each takes a dozen statements to list."""
 _CREATE_STUDY = 0
 """Optuna's `JournalOperation.CREATE_STUDY`."""
 
@@ -42,11 +43,16 @@ class StudyLimit:
         for entry in entries:
             self._studies += entry["op_code"] == _CREATE_STUDY
             if self._studies > MOST_STUDIES:
-                raise StorageError(
-                    f"{self._path}: holds more than {MOST_STUDIES:,} studies; "
-                    "begin a new journal with --storage, or use a database: --storage sqlite:///PATH"
-                )
+                raise too_many_studies(self._path)
             yield entry
+
+
+def too_many_studies(file: object) -> StorageError:
+    """Return the error for a file of more studies than are read."""
+    return StorageError(
+        f"{file}: holds more than {MOST_STUDIES:,} studies; "
+        "begin a new file with --storage, or use a server's database: --storage postgresql://..."
+    )
 
 
 def lines_of(data: bytes) -> list[bytes]:

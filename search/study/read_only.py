@@ -1,15 +1,16 @@
 """Databases opened to be read, by those who may do no more. What is read is the business of others."""
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy.exc import SQLAlchemyError
 
 from search.sqlite_files import reader_of
+from search.study.server_schema import connect_alone
 
-_TAKES_WRITES = "SELECT NOT pg_is_in_recovery() AND has_table_privilege('trials', 'INSERT')"
+_TAKES_WRITES = "SELECT NOT pg_catalog.pg_is_in_recovery() AND pg_catalog.has_table_privilege('trials', 'INSERT')"
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -36,10 +37,10 @@ def server_takes_writes(url: str, options: dict[str, Any]) -> bool:
     """Return whether a server lets this user write trials; True where that is not known."""
     try:
         engine = sqlalchemy.create_engine(url, **options)
-        try:
-            with engine.connect() as connection:
-                return bool(connection.exec_driver_sql(_TAKES_WRITES).scalar())
-        finally:
-            engine.dispose()
-    except (SQLAlchemyError, ImportError):  # told when it is opened
+        # Before anything is known of the database: see `connect_alone`.
+        with closing(connect_alone(engine, options.get("connect_args", {}))) as connection:
+            cursor = connection.cursor()
+            cursor.execute(_TAKES_WRITES)
+            return bool(cursor.fetchone()[0])
+    except Exception:  # a driver may raise anything; told when it is opened
         return True

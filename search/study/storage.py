@@ -20,13 +20,14 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import NoStudiesError, StorageError, StorageUnavailableError, did_you_mean
-from search.printable import is_secret, mask_password, secret_values
+from search.printable import enumerated, is_secret, mask_password, secret_values
 from search.study.gone import watch_file
 from search.study.journal import open_journal
+from search.study.journal_format import MOST_STUDIES, too_many_studies
 from search.study.journal_reader import open_journal_to_read
 from search.study.patience import is_restarting, is_transient
 from search.study.read_only import read_only_options, server_takes_writes, sqlite_file
-from search.study.schema import OWN_TABLES, find_impostors
+from search.study.schema import OWN_TABLES, count_studies, find_impostors
 
 JOURNAL_NAME = "optuna.journal"
 """The default storage's file in the home folder."""
@@ -225,15 +226,17 @@ def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> 
     """
     engine = sqlalchemy.create_engine(url, **options)
     try:
+        # First: to list tables is to use operators, which may be somebody's.
+        if impostors := find_impostors(engine, options.get("connect_args", {})):
+            raise StorageError(
+                f"{mask_password(url)}: this database is not as Optuna makes it: it has {enumerated(impostors, 5)}, "
+                "by which somebody makes up or changes what is stored; name another --storage"
+            )
         tables = set(sqlalchemy.inspect(engine).get_table_names())
-        impostors = find_impostors(engine)
+        if database == "sqlite" and "studies" in tables and count_studies(engine) > MOST_STUDIES:
+            raise too_many_studies(mask_password(url))
     finally:
         engine.dispose()
-    if impostors:
-        raise StorageError(
-            f"{mask_password(url)}: this database is not as Optuna makes it: it has {', '.join(impostors[:5])}, "
-            "by which somebody makes up or changes what is stored; name another --storage"
-        )
     # Of a killed process's tables there may be some without the version; Optuna makes the rest.
     clashes = tables - OWN_TABLES if database == "sqlite" else tables & {"alembic_version", "studies", "trials"}
     if clashes and "version_info" not in tables:
