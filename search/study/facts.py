@@ -3,6 +3,7 @@
 Knows how that is read and written, and the study at a glance that comes of it and of the trials.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any, Literal, TypeVar
@@ -45,9 +46,9 @@ def set_fact(study: optuna.Study, key: str, value: Any) -> None:
     study.set_user_attr(_FACT + key, value)
 
 
-def fact(study: optuna.Study, key: str, kind: type[_Fact]) -> _Fact | None:
-    """Return what `set_fact` kept, or None. Raises ValueError where it is something else."""
-    value = study.user_attrs.get(_FACT + key)
+def fact(attributes: Mapping[str, Any], key: str, kind: type[_Fact]) -> _Fact | None:
+    """Return what `set_fact` kept among a study's attributes, or None. Raises ValueError where it is something else."""
+    value = attributes.get(_FACT + key)
     return None if value is None else read_as(kind, value)
 
 
@@ -63,7 +64,7 @@ def settle(study: optuna.Study, storage: BaseStorage, key: str, value: _Fact) ->
 
 def add_wall_seconds(study: optuna.Study, seconds: float) -> None:
     """Add to the time that the study has been run."""
-    study.set_user_attr(_WALL_SECONDS, _wall_seconds(study) + seconds)
+    study.set_user_attr(_WALL_SECONDS, _wall_seconds(study.user_attrs) + seconds)
 
 
 def set_test_score(study: optuna.Study, which: Literal["best", "baseline"], score: Score) -> None:
@@ -73,21 +74,21 @@ def set_test_score(study: optuna.Study, which: Literal["best", "baseline"], scor
 
 def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summary:
     """Return the study at a glance."""
-    attributes = study.user_attrs
+    attributes = study.user_attrs  # once: others may have written any number
     scores = {which: attributes[_TEST + which] for which in ("best", "baseline") if _TEST + which in attributes}
-    ablation, time = fact(study, ABLATION, Ablation), fact(study, TIME_SPENT, TimeSpent)
-    noise = read_noise(fact(study, NOISE, ModelNoise))
-    majorities = {examples: fact(study, MAJORITY + examples, Majority) for examples in ("validation", "test")}
+    ablation, time = fact(attributes, ABLATION, Ablation), fact(attributes, TIME_SPENT, TimeSpent)
+    noise = read_noise(fact(attributes, NOISE, ModelNoise))
+    majorities = {examples: fact(attributes, MAJORITY + examples, Majority) for examples in ("validation", "test")}
     summary = summarize(
         study.study_name,
         study.get_trials(deepcopy=False),
         spec,
         sieve,
         {which: read_as(Score, score) for which, score in scores.items()},
-        _wall_seconds(study),
-        _picked_once(fact(study, REPEATS, Repeats)),
+        _wall_seconds(attributes),
+        _picked_once(fact(attributes, REPEATS, Repeats)),
     )
-    remarks, confirmed = fact(study, REMARKS, list[str]) or (), summary.confirmed
+    remarks, confirmed = fact(attributes, REMARKS, list[str]) or (), summary.confirmed
     if confirmed is not None:
         confirmed = replace(confirmed, noise=None if noise is None else noise.remark, notes=remarks)
     return replace(
@@ -101,8 +102,8 @@ def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summa
     )
 
 
-def _wall_seconds(study: optuna.Study) -> float:
-    return _seconds(study.user_attrs.get(_WALL_SECONDS, 0.0))
+def _wall_seconds(attributes: Mapping[str, Any]) -> float:
+    return _seconds(attributes.get(_WALL_SECONDS, 0.0))
 
 
 def _finite(time: TimeSpent) -> TimeSpent:

@@ -9,6 +9,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 
 from search import __version__
 from search.errors import SpecMismatchError, StorageError, UsageError, did_you_mean
@@ -23,31 +24,31 @@ _VERSION = "regsearch"
 _MOST_DIFFERENCES = 50
 
 
-def our_study_names(storage: BaseStorage) -> list[str]:
-    """Return the names of the studies in the storage that regsearch made.
+def our_studies(storage: BaseStorage) -> dict[str, FrozenStudy]:
+    """Return the studies in the storage that regsearch made, by name, with their attributes: all in a few statements.
 
     Names that it gives to no study are left out: they would become folders, and stand on the terminal.
     """
-    ours = (study.study_name for study in storage.get_all_studies() if _SPEC in study.user_attrs)
-    return sorted(filter(is_study_name, ours))
+    ours = {study.study_name: study for study in storage.get_all_studies() if _SPEC in study.user_attrs}
+    return {name: ours[name] for name in sorted(filter(is_study_name, ours))}
 
 
 def load(name: str, storage: BaseStorage) -> tuple[optuna.Study, StudySpec]:
     """Return a study and its spec. Raises UsageError when there is none of that name, StorageError when not ours."""
     check_study_name(name)
-    ours = our_study_names(storage)
+    ours = our_studies(storage)
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        known = f" (known: {enumerated(ours)})" if ours else "; there are none yet"
+        known = f" (known: {enumerated([*ours])})" if ours else "; there are none yet"
         raise UsageError(f'there is no study "{name}"{did_you_mean(name, ours)}{known}') from None
     if name not in ours:
         raise _not_ours(name, storage)
     return study, stored_spec(study)
 
 
-def stored_spec(study: optuna.Study) -> StudySpec:
-    """Return the spec of a study of ours, as it is in the storage now."""
+def stored_spec(study: optuna.Study | FrozenStudy) -> StudySpec:
+    """Return the spec of a study of ours, as it is in the storage now, or as it was read."""
     return StudySpec.from_json(study.user_attrs[_SPEC])
 
 

@@ -19,7 +19,7 @@ from search.records import Reason
 from search.study.foreign import Sieve
 from search.study.gone import Existence
 from search.study.leases import Life, Observer, RunnerRecord, runners_of, seconds_awake_or_not, sign_of_life
-from search.study.opening import load, our_study_names, stored_spec
+from search.study.opening import load, our_studies, stored_spec
 from search.study.reading import as_written, legible, read_text
 from search.study.storage import storage_errors
 from search.study.trials import reason_of, runner_of, spent_trials
@@ -79,7 +79,7 @@ def standing(name: str, storage: BaseStorage, home: Path) -> Standing:
 def all_running(storage: BaseStorage, home: Path) -> list[Standing]:
     """Return the studies that somebody runs, by name; what is not legible is left out. Raises StorageError."""
     with storage_errors(storage), as_written("the storage"):
-        names = [name for name in our_study_names(storage) if _is_run(name, storage, home)]
+        names = [name for name, study in our_studies(storage).items() if _is_run(study.system_attrs, home)]
         return list(
             legible(names, lambda name: _standing(optuna.load_study(study_name=name, storage=storage), storage, home))
         )
@@ -142,8 +142,7 @@ class Dismissal:
         return "asked" if waited <= _LEASES_TO_ANSWER * runner.lease else "silent"
 
 
-def _is_run(name: str, storage: BaseStorage, home: Path) -> bool:
-    attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
+def _is_run(attributes: Mapping[str, Any], home: Path) -> bool:
     return any(sign_of_life(runner, home) != "dead" for runner in runners_of(attributes))
 
 

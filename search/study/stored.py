@@ -27,7 +27,7 @@ from search.study.annotations import Annotations
 from search.study.following import Following
 from search.study.foreign import Sieve
 from search.study.gone import Existence
-from search.study.opening import load, our_study_names, stored_spec
+from search.study.opening import load, our_studies, stored_spec
 from search.study.patience import Patience
 from search.study.reading import as_written, legible, read_texts
 from search.study.roster import Dismissal
@@ -196,7 +196,7 @@ class StoredStudy:
     @guarded
     def fact(self, key: str, kind: type[_Fact]) -> _Fact | None:
         """Return what `set_fact` kept, as a type that pydantic knows, or None."""
-        return facts.fact(self._study, key, kind)
+        return facts.fact(self._study.user_attrs, key, kind)
 
     @property
     def identity(self) -> str:
@@ -223,10 +223,9 @@ class StoredStudy:
 def list_studies(storage: BaseStorage) -> list[Summary]:
     """Return the studies in the storage that regsearch made, by name; what cannot be read is left out, and said."""
     with storage_errors(storage), as_written("the storage"):
-        return list(legible(our_study_names(storage), lambda name: _summarize(name, storage)))
+        ours = our_studies(storage)
+        return list(legible(ours, lambda name: _summarize(name, stored_spec(ours[name]), storage)))
 
 
-def _summarize(name: str, storage: BaseStorage) -> Summary:
-    study = optuna.load_study(study_name=name, storage=storage)
-    spec = stored_spec(study)
-    return facts.summarize_study(study, spec, Sieve(spec))
+def _summarize(name: str, spec: StudySpec, storage: BaseStorage) -> Summary:
+    return facts.summarize_study(optuna.load_study(study_name=name, storage=storage), spec, Sieve(spec))
