@@ -3,6 +3,7 @@
 A few hundred cases in the suite; with REGSEARCH_LONG=1 ten thousand study files, thousands of others, never the same.
 """
 
+import glob
 import json
 import tomllib
 from collections.abc import Callable
@@ -11,15 +12,18 @@ from datetime import UTC, datetime
 import pytest
 import torch
 from conftest import make_assignment
-from fuzzing import VALUES, WORDS, changed, damaged, tries
+from fuzzing import TRAPS, VALUES, WORDS, changed, damaged, large_json, repeated, tries
 from hypothesis import given
 from hypothesis import strategies as st
+from resources import little
 from safetensors.torch import load, save
 
 from search.errors import RegsearchError
+from search.printable import printable
 from search.records import EpochResult, Reason, TrialRecord
 from search.report.repeating import spec_toml
 from search.spec import DataSpec, StudySpec, load_spec, shipped_studies
+from search.spec.names import check_new_study_name
 from search.study.spool import Spool
 from search.training import files
 from search.training.checkpoints import Checkpoint, CheckpointFolder
@@ -74,6 +78,74 @@ STUDY_FILES = st.one_of(
 )
 
 
+UNITS = [
+    *(
+        "a.",
+        '"a" . ',
+        "'a'.",
+        "[",
+        "{a=",
+        "a={a=",
+        "[[a]]\n",
+        "[t{i}]\n",
+        "[[t{i}]]\n",
+        "x{i} = 1\n",
+        "\n",
+        "\r\n",
+        "# \n",
+    ),
+    *("a.b.c.d.e.f.g.h.i.j.k.l.m.n.o{i} = 1\n", "[a.b.c.d.e.f.g.h.i.j.k.l.m.n.o{i}]\n", "dropout_{i} = 0.5\n", "\\n"),
+    *(
+        "drpout{i} = 1\n",
+        "1,",
+        '"a",',
+        "1.5e3,",
+        "{},",
+        "{a=1},",
+        "9",
+        "x",
+        "\u202e",
+        "漢",
+        "\0",
+        "\ufeff",
+        "'",
+        '"',
+        "\\u202e",
+    ),
+    *("1979-05-27T07:32:00Z,", "[space]\n", "[space.x{i}]\nlow = 0.0\n", "_1", "0x1", "=", " ", "\t", "]", "}"),
+]
+BEFORE = [
+    "",
+    "x = ",
+    'x = "',
+    'x = """',
+    "x = '''",
+    "x = [",
+    "x = {",
+    "x = 0.",
+    "x = 1e",
+    "a.",
+    "[a.",
+    "# ",
+    "hidden = [",
+]
+AFTER = ["", "a = 1", "]", "}", '"', '"""', " = 1", "\n"]
+
+
+@st.composite
+def large_files(draw: st.DrawFn) -> bytes:
+    """Give study files of up to a million bytes in which something is long, deep or often there."""
+    lines = STUDIES[draw(SHIPPED)].decode().splitlines(keepends=True)
+    place = draw(st.integers(0, len(lines)))
+    if draw(st.booleans()):
+        many = draw(repeated(draw(st.sampled_from(UNITS))))
+        inserted = draw(st.sampled_from(BEFORE)) + many + draw(st.sampled_from(AFTER))
+    else:
+        inserted = f"{draw(st.sampled_from(['x', 'hidden', 'name', 'description', 'dropout']))} = {draw(large_json())}"
+    whole = [*lines[:place], inserted, "\n", *lines[place:]]
+    return "".join(whole if draw(st.booleans()) else [inserted]).encode("utf-8", "surrogatepass")
+
+
 def told(read: Callable[[], object]) -> str | None:
     """Return with what words something is refused, None where it is not; anything else than a refusal is raised."""
     try:
@@ -83,6 +155,12 @@ def told(read: Callable[[], object]) -> str | None:
     return None
 
 
+def assert_bounded(refusal: str) -> None:
+    """Check that a message is short enough to be read, and shows what a terminal would obey."""
+    assert len(refusal) < 20_100
+    assert printable(refusal) == refusal
+
+
 @tries(200, 10_000)
 @given(content=STUDY_FILES)
 def test_a_study_file_is_valid_or_refused(tmp_path_factory, content):
@@ -90,13 +168,44 @@ def test_a_study_file_is_valid_or_refused(tmp_path_factory, content):
     path.write_bytes(content)
     if (refusal := told(lambda: load_spec(str(path)))) is not None:
         assert refusal.startswith(str(path))
-        assert len(refusal) < 50_000
+        assert_bounded(refusal)
         return
     spec = load_spec(str(path))
     assert spec.baseline().keys() == spec.textbook().keys() == spec.parameters().keys()
     assert StudySpec.from_json(spec.to_json()) == spec
     path.write_text(spec_toml(spec), encoding="utf-8")
     assert load_spec(str(path)) == spec
+
+
+@tries(60, 3_000)
+@given(content=large_files())
+def test_a_study_file_of_a_megabyte_is_valid_or_refused_in_two_seconds_and_100_mb(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "large.toml"
+    path.write_bytes(content)
+    with little():
+        refusal = told(lambda: load_spec(str(path)))
+    if refusal is not None:
+        assert refusal.startswith(str(path))
+        assert_bounded(refusal)
+
+
+@tries(50, 3_000)
+@given(name=st.sampled_from(TRAPS) | WORDS, description=st.sampled_from(TRAPS) | WORDS, both=st.booleans())
+def test_a_name_or_description_of_any_characters_is_printable_and_a_new_study_s_name_is_a_folder_s(
+    tmp_path_factory, name, description, both
+):
+    folder = tmp_path_factory.getbasetemp()
+    given = tomllib.loads(STUDIES["digits"].decode()) | {"description": description} | ({"name": name} if both else {})
+    (folder / "named.toml").write_bytes(document(given))
+    refusal = told(lambda: check_new_study_name(load_spec(str(folder / "named.toml")).name))
+    if refusal is not None:
+        assert_bounded(refusal)
+        return
+    called = load_spec(str(folder / "named.toml")).name
+    assert printable(called) == called
+    assert (folder / called).parent == folder
+    assert not called.startswith(("-", "~", "."))
+    assert glob.escape(called).replace("[[]", "[") == called
 
 
 @tries(100, 5_000)
@@ -109,6 +218,21 @@ def test_a_stored_spec_is_valid_or_refused(content, cut):
     for stored in (text, text[: cut % (len(text) + 1)], content):
         refusal = told(lambda stored=stored: StudySpec.from_json(stored))
         assert refusal is None or refusal.startswith("stored spec")
+        assert_bounded(refusal or "")
+
+
+@tries(30, 2_000)
+@given(data=st.data())
+def test_a_stored_spec_of_a_megabyte_is_valid_or_refused_in_two_seconds_and_100_mb(data):
+    spec = json.loads(load_spec(data.draw(SHIPPED)).to_json())
+    section = data.draw(st.sampled_from([key for key in spec if isinstance(spec[key], dict)]))
+    held = data.draw(st.sampled_from([spec, spec[section]]))
+    held[data.draw(st.sampled_from([*held, "x"]))] = "HERE"
+    text = json.dumps(spec).replace('"HERE"', data.draw(large_json()))
+    with little():
+        refusal = told(lambda: StudySpec.from_json(text))
+    assert refusal is None or refusal.startswith("stored spec")
+    assert_bounded(refusal or "")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion", "cifar10", "newsgroups"])
