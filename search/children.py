@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,6 +73,21 @@ def drop_accidental_folder() -> None:
     here, own = os.path.abspath(""), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if here not in (own, *map(os.path.abspath, filter(None, entries))):
         sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
+
+
+def describe_exit(code: int | None) -> str:
+    """Return how a child process has ended, in words, by its exit code as Python has it: negative after a signal."""
+    if code is None:
+        return "no exit code"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name, text = signal.Signals(-code).name, signal.strsignal(-code)
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
+    if -code == signal.SIGKILL:
+        return f"{name}, from somebody or from the kernel, which sends it when memory is full"
+    return f"{name}: {text}"
 
 
 def find_program(name: str) -> str | None:

@@ -19,12 +19,14 @@ from search.spec import StudySpec
 from search.trainers import (
     NOTHING_OWN,
     LocalTrainer,
+    OutOfMemory,
     Own,
     ProcessTrainer,
     RayCluster,
     RayTrainer,
     StudyData,
     Trainer,
+    TrainerDied,
     TrainerLost,
     TrainerSetup,
     TrainerStopped,
@@ -35,6 +37,8 @@ from search.trainers import (
 from search.training.files import prepare_files
 from search.wishes import Wishes
 
+_ATTEMPTS = 3
+"""Trainers that are started in one place until it is given up."""
 _POLL_SECONDS = 0.2
 _LATECOMER_SECONDS = 20.0
 """Within which trainers find room if there is any: Ray starts a process for each."""
@@ -73,6 +77,10 @@ class Crew:
         self.notices: list[str] = []
         """What the user should know of how the trainers work, once they are ready."""
         self._count = count
+        self._numbers: list[int] = []
+        """Of the trainers, as they were first counted. The device of each goes by its number."""
+        self._mishaps: list[str] = []
+        """Trainers that failed while they started, in words."""
         self._kernels: Path | None = None
         self._fingerprint: str | None = None
         self._processors: list[str] = []
@@ -81,25 +89,29 @@ class Crew:
     def start(self) -> None:
         """Start all trainers; meanwhile check the data's files and compile. Raises DataError and KernelError."""
         in_process = self._wishes.workers == 0
-        elsewhere = []
-        for _ in range(0 if in_process else self._count):
-            elsewhere.append(self._hire())
-            self.trainers.append(elsewhere[-1])  # to be closed even if the next one is not to be had
+        elsewhere = [] if in_process else self._hire_all()
         if self._cluster is None:
             self._look_after_files()
         for index, trainer in enumerate(elsewhere):
             trainer.set_up(self._setup(index, self.slots))
         if in_process:
+            self._numbers = [0]
             self.trainers = [LocalTrainer(self._setup(0, self.slots), self._stop)]
 
     def get_ready(self, interrupted: Callable[[], None] = lambda: None) -> set[str]:
         """Wait until the trainers that have room have their data; return the checksums.
 
-        `interrupted` is called while there is no room, to raise what is to end that. Raises DataError, TrainerLost, and
-        TrainerError when there is no room for any of them.
+        Trainers that die meanwhile are replaced, or given up while there are others. `interrupted` is called while
+        there is no room, to raise what is to end that. Raises DataError, TrainerLost, and TrainerError when there is no
+        room for any of them.
         """
-        ready = _await_room(self.trainers, interrupted)
-        fingerprints = {trainer.get_ready() for trainer in ready}
+        ready: list[Trainer] = []
+        fingerprints: set[str] = set()
+        while not ready:
+            for trainer in _await_room(self.trainers, interrupted):
+                if (answer := self._get_ready(trainer, interrupted)) is not None:
+                    ready.append(answer[0])
+                    fingerprints.add(answer[1])
         self.slots = min(trainer.slots for trainer in ready)
         if len(fingerprints) == 1:
             (self._fingerprint,) = fingerprints
@@ -108,6 +120,7 @@ class Crew:
                 self.replace(index)
         if self._cluster is not None:
             self._look_around(self._cluster, ready)
+        self.notices += self._mishaps
         return fingerprints
 
     def replace(self, index: int, fewer_slots: bool = False) -> Trainer:
@@ -176,6 +189,53 @@ class Crew:
     def _hire(self) -> ProcessTrainer | RayTrainer:
         return ProcessTrainer(self._stop) if self._cluster is None else self._cluster.start_trainer(self._stop)
 
+    def _hire_all(self) -> list[ProcessTrainer | RayTrainer]:
+        """Start the trainers, or as many as the system allows. Raises TrainerLost when that is none."""
+        hired: list[ProcessTrainer | RayTrainer] = []
+        for number in range(self._count):
+            try:
+                hired.append(self._hire())
+            except TrainerDied as error:
+                if not hired:
+                    raise
+                self._mishaps.append(f"The search begins with {len(hired)} of {self._count} trainers: {error}")
+                break
+            self.trainers.append(hired[-1])  # to be closed even if the next one fails in another way
+            self._numbers.append(number)
+        return hired
+
+    def _get_ready(self, trainer: Trainer, interrupted: Callable[[], None]) -> tuple[Trainer, str] | None:
+        """Return the trainer, or the one that had to take its place, and the checksum of its data.
+
+        None when it is given up, or its successor has to wait for room, while there are others. Errors that a trainer
+        tells itself are not tried again, except for full memory, which others may have left by then.
+        """
+        index = self.trainers.index(trainer)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                if attempt > 1:
+                    interrupted()
+                    trainer = self.replace(index)
+                    if trainer.lacks is not None and len(self.trainers) > 1:
+                        return None
+                    _await_room([trainer], interrupted)
+                return trainer, trainer.get_ready()
+            except (TrainerDied, OutOfMemory) as error:
+                lacks_memory = isinstance(error, OutOfMemory)
+                if len(self.trainers) > 1 and (lacks_memory or attempt == _ATTEMPTS):
+                    self._give_up(index, error)
+                    return None
+                if attempt == _ATTEMPTS:
+                    raise
+                self._mishaps.append(f"A trainer failed while it started, and was replaced: {error}")
+        raise AssertionError("the last attempt returns or raises")
+
+    def _give_up(self, index: int, why: TrainerLost) -> None:
+        """Go on without a trainer, whose memory or device the others may need."""
+        self.trainers[index].close()
+        del self.trainers[index], self._numbers[index]
+        self._mishaps.append(f"The search begins with {len(self.trainers)} of {self._count} trainers: {why}")
+
     def _heed(self) -> None:
         if self._stop():
             raise TrainerStopped
@@ -207,7 +267,7 @@ class Crew:
             wishes.engine,
             wishes.precision,
             self._kernels,
-            self.devices[index % len(self.devices)],
+            self.devices[self._numbers[index] % len(self.devices)],
             # Several trainers share the processor: a thread each. A second one in each would wait for the other's.
             None if self._count == 1 and self._cluster is None else 1,
             -(-self._count // len(self.devices)),

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.children import NEUTRAL_FOLDER, start_python
+from search.children import NEUTRAL_FOLDER, describe_exit, start_python
 from search.errors import DetachError
 from search.logs import NewLog
 from search.places import working_directory
@@ -103,6 +103,8 @@ def _hand_over(process: subprocess.Popen[bytes], order: dict[str, object]) -> No
 
 def _failed(process: subprocess.Popen[bytes], log: NewLog) -> Launched:
     code = process.wait()
-    said = log.path.read_text(encoding="utf-8", errors="replace") or f"Error: the process ended with code {code}\n"
+    said = (
+        log.path.read_text(encoding="utf-8", errors="replace") or f"Error: the process ended ({describe_exit(code)})\n"
+    )
     log.remove()
     return Launched(process.pid, log.path, False, said, code if code >= 0 else 128 - code)

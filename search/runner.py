@@ -27,7 +27,7 @@ from search.pruning import Pruner
 from search.records import Assignment, EpochResult, News, Reason, TimeSpent, TrialRecord
 from search.shortage import Shortage
 from search.stopping import StopRequest
-from search.trainers import OutOfMemory, Report, TrainerLost, TrainerStopped, wait_for_any
+from search.trainers import KilledForMemory, OutOfMemory, Report, TrainerLost, TrainerStopped, wait_for_any
 from search.weights import WeightStore
 
 _ATTEMPTS = 3
@@ -319,8 +319,14 @@ class Runner:
 
     def _replace(self, post: Post, error: TrainerLost) -> None:
         """Put a dead trainer's trials back into the queue and start another in its place, unless it is hopeless."""
+        out_of_memory = isinstance(error, OutOfMemory)
         # With half the slots there is hope, and no trial is to blame.
-        too_many = isinstance(error, OutOfMemory) and post.trainer.slots > 1
+        too_many = out_of_memory and post.trainer.slots > 1
+        # What the kernel killed before its first epoch would need as much with half of them.
+        in_vain = not too_many or (isinstance(error, KilledForMemory) and not post.proven)
+        if out_of_memory and in_vain and len(self._posts) > 1:
+            self._give_up(post, TrainerError(str(error)))
+            return
         post.deaths_in_a_row += not too_many
         if post.deaths_in_a_row >= _ATTEMPTS:
             why = f"trainers failed {_ATTEMPTS} times in a row without finishing an epoch: {error}"

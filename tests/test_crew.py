@@ -6,7 +6,7 @@ from search import crew
 from search.crew import Crew
 from search.errors import DataError
 from search.spec import load_spec, read_spec
-from search.trainers import RayWishes
+from search.trainers import KilledForMemory, RayWishes, TrainerDied, TrainerLost
 from search.trainers.local import _factory
 from search.training.regularizers import BatchNorm
 from search.wishes import Wishes
@@ -133,3 +133,110 @@ def test_models_have_batch_norms_only_where_one_may_be_on(tmp_path, model, batch
     (trainer,) = alone.trainers
     modules = _factory(trainer._setup, trainer._data)().modules()
     assert any(isinstance(module, BatchNorm) for module in modules) == expected
+
+
+class Starting:
+    """A trainer that fails with some of the errors while it starts."""
+
+    lacks, slots = None, 2
+
+    def __init__(self, errors):
+        self._errors, self.closed = errors, False
+
+    def set_up(self, setup):
+        self.device, self.slots = setup.device, setup.slots
+
+    def get_ready(self):
+        if self._errors:
+            raise self._errors.pop(0)
+        return "the checksum"
+
+    def close(self):
+        self.closed = True
+
+
+DIED, KILLED = TrainerDied("SIGKILL"), KilledForMemory("its container is full")
+
+
+@pytest.fixture
+def starting(monkeypatch, tmp_path):
+    """Return what starts a crew on two devices whose trainers share a list of errors, and the trainers in order."""
+
+    def start(*errors, workers=2):
+        left, hired = list(errors), []
+
+        def hire(_crew):
+            hired.append(Starting(left))
+            return hired[-1]
+
+        monkeypatch.setattr(Crew, "_hire", hire)
+        made = Crew(load_spec("digits"), Wishes(tmp_path, workers=workers, kernels="torch", device="cpu"))
+        made.devices = ["cuda:0", "cuda:1"]
+        made.start()
+        return made, hired
+
+    return start
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_trainer_that_dies_before_the_search_has_begun_is_replaced(starting, deaths):
+    made, hired = starting(*[DIED] * deaths)
+    assert made.get_ready() == {"the checksum"}
+    assert len(made.trainers) == 2
+    assert [trainer for trainer in hired if not trainer.closed] == [hired[1], hired[-1]]
+    assert made.notices == ["A trainer failed while it started, and was replaced: SIGKILL"] * deaths
+
+
+def test_a_place_where_every_trainer_dies_is_given_up_and_the_others_keep_their_devices(starting):
+    made, _ = starting(*[DIED] * 3)
+    made.get_ready()
+    (left,) = made.trainers
+    assert left.device == made.replace(0).device == "cuda:1"
+    assert made.notices[-1] == "The search begins with 1 of 2 trainers: SIGKILL"
+
+
+def test_a_search_begins_with_fewer_trainers_where_memory_is_what_lacks(starting):
+    made, hired = starting(KILLED)
+    made.get_ready()
+    assert len(hired) == 2  # no other was started, which would need as much
+    assert made.trainers == hired[1:]
+    assert made.notices == ["The search begins with 1 of 2 trainers: its container is full"]
+
+
+def test_the_last_trainer_is_started_again_since_the_others_have_left_their_memory_to_it(starting):
+    made, hired = starting(KILLED, KILLED)
+    made.get_ready()
+    assert made.trainers == hired[2:]
+
+
+@pytest.mark.parametrize("error", [DIED, KILLED])
+def test_the_last_trainer_is_not_started_for_ever(starting, error):
+    made, hired = starting(*[error] * 99, workers=1)
+    with pytest.raises(TrainerLost, match=str(error)):
+        made.get_ready()
+    assert len(hired) == 3
+
+
+@pytest.mark.parametrize("error", [TrainerLost("ModuleNotFoundError: no module named x"), DataError("no such data")])
+def test_an_error_that_another_trainer_would_meet_too_is_told_at_once(starting, error):
+    made, hired = starting(error)
+    with pytest.raises(type(error), match=str(error)):
+        made.get_ready()
+    assert len(hired) == 2
+
+
+def test_a_search_begins_with_as_many_trainers_as_the_system_allows(monkeypatch, tmp_path):
+    hired = []
+
+    def hire(_crew):
+        if len(hired) == 2:
+            raise TrainerDied("the system refuses another process")
+        hired.append(Starting([]))
+        return hired[-1]
+
+    monkeypatch.setattr(Crew, "_hire", hire)
+    made = Crew(load_spec("digits"), Wishes(tmp_path, workers=5, kernels="torch", device="cpu"))
+    made.start()
+    made.get_ready()
+    assert made.trainers == hired
+    assert made.notices == ["The search begins with 2 of 5 trainers: the system refuses another process"]

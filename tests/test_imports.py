@@ -39,7 +39,7 @@ LAYERS = [
         "machine",
         "pareto",
     },
-    {"children", "places", "logs", "streams", "sqlite_files", "regular_files"},
+    {"children", "places", "logs", "streams", "sqlite_files", "regular_files", "memory"},
     {"records"},
     {"errors", "printable", "markdown"},
 ]

@@ -19,7 +19,7 @@ from search.shortage import Shortage
 from search.spec import PrunerSpec, load_spec
 from search.stopping import StopRequest
 from search.study import Study, open_storage
-from search.trainers import OutOfMemory, TrainerLost, TrainerStopped
+from search.trainers import KilledForMemory, OutOfMemory, TrainerLost, TrainerStopped
 from search.weights import WeightStore
 
 MAX_EPOCHS = 4  # of the tiny spec
@@ -263,6 +263,20 @@ def test_out_of_memory_halves_the_slots_and_goes_on(study, tmp_path):
     assert notes.reasons.count(Reason.COMPLETED) == 6
     assert study.spent() == 6
     assert sum("half the slots" in message for message in notes.messages) == 3
+
+
+@pytest.mark.parametrize(("kind", "slots"), [(KilledForMemory, 4), (OutOfMemory, 1)])
+def test_where_fewer_slots_do_not_help_the_others_go_on_with_the_memory_and_no_trial_is_to_blame(study, kind, slots):
+    class Killed(ScriptedTrainer):
+        def collect(self):
+            raise kind("the container is full")
+
+    first = Killed(falling, slots=slots)
+    notes = run_on(Machine([first, ScriptedTrainer(falling)], room=0), study, trials=6)
+    assert first.closed
+    assert notes.messages == ["The search goes on with 1 of its trainers: the container is full"]
+    assert notes.reasons.count(Reason.COMPLETED) == study.spent() == 6
+    assert {record.error for record in notes.records} == {None}
 
 
 class Machine(ScriptedCrew):

@@ -122,7 +122,7 @@ def test_killed_trainers_are_replaced_and_their_trials_run_again(make_place):
     assert_exact(place, 8)
     interrupted = [record for record in place.records() if record.reason is Reason.INTERRUPTED]
     assert len(interrupted) == 2
-    assert all("exit code -9" in str(record.error) for record in interrupted)
+    assert all("SIGKILL" in str(record.error) for record in interrupted)
     assert_all_in_mlflow(place)
 
 

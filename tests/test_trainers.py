@@ -18,10 +18,12 @@ from safetensors.torch import load
 from search.errors import DataError, DeviceError
 from search.spec import DataSpec, ModelSpec
 from search.trainers import (
+    KilledForMemory,
     LocalTrainer,
     OutOfMemory,
     ProcessTrainer,
     StudyData,
+    TrainerDied,
     TrainerLost,
     TrainerSetup,
     TrainerStopped,
@@ -349,6 +351,31 @@ def test_a_process_that_cannot_be_started_is_a_lost_trainer(monkeypatch):
     monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
     with pytest.raises(TrainerLost, match="refuses another process"):
         ProcessTrainer()
+
+
+@pytest.mark.parametrize(("kills", "kind"), [([0, 0], TrainerDied), ([0, 1], KilledForMemory)])
+def test_a_trainer_that_was_killed_is_told_from_one_that_the_kernel_killed_for_its_memory(monkeypatch, kills, kind):
+    monkeypatch.setattr("search.trainers.process.memory_kills", lambda: kills.pop(0))
+    trainer = ProcessTrainer()
+    trainer.set_up(setup())
+    trainer.process.kill()
+    with pytest.raises(TrainerLost) as caught:
+        trainer.get_ready()
+    assert type(caught.value) is kind
+    assert ("--workers 1" if kind is KilledForMemory else "SIGKILL") in str(caught.value)
+    trainer.close()
+
+
+class Huge:
+    """Data that do not fit into memory."""
+
+    def load(self):
+        raise MemoryError("Unable to allocate 7.5 TiB for an array")
+
+
+def test_data_that_do_not_fit_into_memory_are_told_as_such():
+    with pytest.raises(OutOfMemory, match="MemoryError: Unable to allocate 7.5 TiB"):
+        LocalTrainer(setup(data=Huge()))
 
 
 def test_a_process_that_does_not_even_die_is_abandoned(process_trainer, monkeypatch):

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "tracking/process.py: open": "the null device",
     "study/journal.py: open": "new, or not at all",
     "study/journal.py: os.open": "Optuna's journal and its lock, which many share; links to the lock are refused",
+    "memory.py: path.write_text": "a file of the kernel's",
     "study/leases.py: os.open": "new, by a random name",
 }
 """Where else than by `write_whole` and `replace_file` files are written, and why that follows no link."""

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from search.children import start_python
+from search.children import describe_exit, start_python
 from search.errors import DashboardError
 
 _OF_OTHER_SERVERS = ("_MLFLOW_", "MLFLOW_SERVER_", "MLFLOW_ENABLE_", "prometheus_multiproc_dir")
@@ -100,7 +100,9 @@ class Server:
     def check(self) -> None:
         """Raise DashboardError when it has ended."""
         if self._process.poll() is not None:
-            raise DashboardError(f"{self.name} has ended (exit code {self._process.returncode}){self._last_words()}")
+            raise DashboardError(
+                f"{self.name} has ended ({describe_exit(self._process.returncode)}){self._last_words()}"
+            )
 
     def end(self) -> None:
         """End it and all that it started; returns when they are gone."""

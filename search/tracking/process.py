@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
+from search.memory import be_expendable
 from search.printable import first_line
 from search.records import TrialRecord
 from search.tracking.messages import (
@@ -201,6 +202,7 @@ def main() -> None:
     """Run the process: messages come on standard input, reports go to standard output, nothing goes anywhere else."""
     reports = _private_stdout()
     _limit_memory()
+    be_expendable()
     # The search's end is this process's end, so a signal meant for the search must not end it in mid-write.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
-from search.children import start_python
+from search.children import describe_exit, start_python
 from search.places import absolute_address
 from search.records import TrialRecord
 from search.tracking.messages import (
@@ -189,7 +189,7 @@ class Tracker:
         if self._stopping:
             self._ended.set()
         else:
-            self._lost("its process ended unexpectedly")
+            self._lost(f"its process ended unexpectedly ({describe_exit(process.returncode)})")
 
     def _lost(self, problem: str) -> None:
         self._problem = problem

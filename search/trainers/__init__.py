@@ -9,11 +9,13 @@ from search.trainers.actor import RayTrainer
 from search.trainers.cluster import RayCluster, RayWishes
 from search.trainers.interface import (
     NOTHING_OWN,
+    KilledForMemory,
     OutOfMemory,
     Own,
     Report,
     StudyData,
     Trainer,
+    TrainerDied,
     TrainerLost,
     TrainerSetup,
     TrainerStopped,
@@ -25,6 +27,7 @@ from search.trainers.process import ProcessTrainer
 
 __all__ = [
     "NOTHING_OWN",
+    "KilledForMemory",
     "LocalTrainer",
     "OutOfMemory",
     "Own",
@@ -35,6 +38,7 @@ __all__ = [
     "Report",
     "StudyData",
     "Trainer",
+    "TrainerDied",
     "TrainerLost",
     "TrainerSetup",
     "TrainerStopped",

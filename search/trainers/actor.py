@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from search import __version__
 from search.errors import RegsearchError, UsageError
+from search.memory import is_out_of_memory
 from search.machine import describe_machine
 from search.places import close_to_others, machine_data_dir
-from search.trainers.interface import Own, Report, StudyData, TrainerLost, TrainerSetup
+from search.trainers.interface import KilledForMemory, Own, Report, StudyData, TrainerDied, TrainerLost, TrainerSetup
 from search.trainers.local import LocalTrainer, as_lost, brief
 from search.trainers.machine import cores, find_kernels, pick_devices
 from search.trainers.remote import RemoteTrainer, answer
@@ -66,7 +67,7 @@ class RayTrainer(RemoteTrainer):
     """A population in an actor, which Ray starts wherever there is room, and ends when the runner does."""
 
     def __init__(self, cluster: RayCluster, should_stop: Callable[[], bool]) -> None:
-        """Ask for a place; the actor waits for `set_up`. Raises TrainerLost when the cluster is gone."""
+        """Ask for a place; the actor waits for `set_up`. Raises TrainerDied when the cluster is gone."""
         import ray
 
         super().__init__(should_stop)
@@ -155,13 +156,14 @@ class RayTrainer(RemoteTrainer):
 
 @contextmanager
 def _cluster_needed() -> Iterator[None]:
-    """Turn the errors of Ray, and of the connection to a cluster that is gone, into TrainerLost."""
+    """Turn the errors of Ray, and of the connection to a cluster that is gone, into TrainerDied."""
     try:
         yield
     except RegsearchError:
         raise
     except Exception as error:
-        raise TrainerLost(f"a trainer in the Ray cluster died ({_first_and_last(error)})") from error
+        kind = KilledForMemory if is_out_of_memory(error) else TrainerDied
+        raise kind(f"a trainer in the Ray cluster died ({_first_and_last(error)})") from error
 
 
 def _first_and_last(error: Exception) -> str:
@@ -211,7 +213,7 @@ class TrainerActor:
                 "define it in the script itself"
             )
         except Exception as error:
-            self._error = TrainerLost(brief(error))
+            self._error = as_lost(error)
         else:
             processor = describe_machine([])["processor"]
             self._place = Place(ray.get_runtime_context().get_node_id(), setup.device, processor, notice)

@@ -25,8 +25,16 @@ class TrainerLost(Exception):
     """The trainer failed or died; its trials are unfinished and it is of no further use."""
 
 
+class TrainerDied(TrainerLost):
+    """The trainer's process or actor ended without a word, or could not be started: another may do better."""
+
+
 class OutOfMemory(TrainerLost):
     """The device's memory does not hold so many slots."""
+
+
+class KilledForMemory(OutOfMemory, TrainerDied):
+    """The kernel killed the trainer's process, since the memory of the machine or of its container was full."""
 
 
 class TrainerStopped(Exception):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search.errors import DataError, RegsearchError
+from search.memory import is_out_of_memory
 from search.records import Assignment, EpochResult
 from search.trainers.interface import (
     OutOfMemory,
@@ -56,7 +57,7 @@ class LocalTrainer:
         except RegsearchError:
             raise
         except Exception as error:
-            raise TrainerLost(brief(error)) from error
+            raise as_lost(error) from error
         self._keeper = make_keeper(setup, self._data)
 
     @staticmethod
@@ -190,7 +191,7 @@ class LocalTrainer:
         except RegsearchError:
             raise
         except Exception as error:
-            raise TrainerLost(brief(error)) from error
+            raise as_lost(error) from error
 
     def close(self) -> None:
         pass
@@ -248,8 +249,6 @@ def _doubts(data: Dataset) -> list[str]:
 
 def as_lost(error: Exception) -> TrainerLost:
     """Return how an error that ends a trainer is told to the runner."""
-    from search.training.memory import is_out_of_memory
-
     return (OutOfMemory if is_out_of_memory(error) else TrainerLost)(brief(error))
 
 

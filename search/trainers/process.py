@@ -18,12 +18,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
-from search.children import safe_children
+from search.children import describe_exit, safe_children
 from search.errors import RegsearchError
+from search.memory import be_expendable, describe_limit, memory_kills
 from search.places import in_an_existing_folder
 from search.streams import steady_streams
-from search.trainers.interface import TrainerLost, TrainerSetup
-from search.trainers.local import LocalTrainer, brief
+from search.trainers.interface import KilledForMemory, TrainerDied, TrainerLost, TrainerSetup
+from search.trainers.local import LocalTrainer, as_lost
 from search.trainers.remote import RemoteTrainer, answer
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class ProcessTrainer(RemoteTrainer):
     """
 
     def __init__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Start the process; it waits for `set_up`. Raises TrainerLost."""
+        """Start the process; it waits for `set_up`. Raises TrainerDied."""
         super().__init__(should_stop)
+        self._kills_before = memory_kills()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="regsearch trainer", daemon=True)
@@ -52,7 +54,7 @@ class ProcessTrainer(RemoteTrainer):
                 self.process.start()
         except OSError as error:
             self.connection.close()
-            raise TrainerLost(f"the system refuses another process ({error.strerror or error})") from error
+            raise TrainerDied(f"the system refuses another process ({error.strerror or error})") from error
         finally:
             theirs.close()
         self._delivery: threading.Thread | None = None
@@ -116,11 +118,17 @@ class ProcessTrainer(RemoteTrainer):
         except (EOFError, OSError) as error:
             raise self._lost() from error
         self.close()  # what it says later would answer another question
-        raise TrainerLost(f"a trainer process has not answered for {timeout:.0f} s")
+        raise TrainerDied(f"a trainer process has not answered for {timeout:.0f} s")
 
     def _lost(self) -> TrainerLost:
         self.process.join(_DEATH_SECONDS)
-        return TrainerLost(f"a trainer process died (exit code {self.process.exitcode})")
+        code = self.process.exitcode
+        if code == -signal.SIGKILL and memory_kills() > self._kills_before:
+            return KilledForMemory(
+                f"the kernel has killed a trainer process, since {describe_limit()}; --workers 1 and a smaller "
+                "--population need less"
+            )
+        return TrainerDied(f"a trainer process died ({describe_exit(code)})")
 
 
 def _abandon(process: BaseProcess) -> None:
@@ -146,6 +154,7 @@ def _serve(connection: Connection) -> None:
 
 def _answer_messages(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    be_expendable()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         import torch  # noqa: F401  the longest part of starting, and what it shall do may not be known yet
@@ -163,7 +172,7 @@ def _answer_messages(connection: Connection) -> None:
     except (TrainerLost, RegsearchError) as error:
         _say_goodbye(connection, error)
     except Exception as error:
-        _say_goodbye(connection, TrainerLost(brief(error)))
+        _say_goodbye(connection, as_lost(error))
 
 
 def _say_goodbye(connection: Connection, error: Exception) -> None:

@@ -6,20 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from search.memory import memory_left
+
 _SHARE = 0.5
 """Of the memory that is free: libraries and other programs need some, and an estimate is one."""
 # Rows of a slot: parameters, best epoch's weights, gradients and their concatenation, a copy to compute in.
 _ROWS = 5
-_FULL = ("out of memory", "allocate memory", "not enough memory")
 # An activation is kept for the backward pass, has a gradient, and dropout makes a mask and a product of it.
 _COPIES = 4
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means that a device's memory is full, and fewer slots may do."""
-    # CUDA has a type of its own for it; the processor's allocator only says so.
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(phrase in told for phrase in _FULL)
 
 
 def fitting_slots(template: nn.Module, batch: Tensor, moments: int, slots: int, device: str, sharers: int = 1) -> int:
@@ -37,7 +31,7 @@ def free_bytes(device: str) -> int:
     """Return how much memory a device has left; without limit where that cannot be known."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
-    return min(_available(Path("/proc/meminfo")), _left_of_quota(Path("/sys/fs/cgroup")))
+    return min(_available(Path("/proc/meminfo")), memory_left())
 
 
 @torch.no_grad()
@@ -66,12 +60,4 @@ def _available(meminfo: Path) -> int:
         lines = meminfo.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError, IndexError):
-        return sys.maxsize
-
-
-def _left_of_quota(cgroup: Path) -> int:
-    """Return what a container may still use, if it has a limit."""
-    try:
-        return int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):
         return sys.maxsize

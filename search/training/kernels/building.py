@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from search.children import find_program
+from search.children import describe_exit, find_program
 from search.errors import KernelError
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -144,4 +144,4 @@ def _run(command: Sequence[str], folder: str) -> str | None:
         return str(error)
     if done.returncode == 0:
         return None
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+    return (done.stderr.strip().splitlines() or [describe_exit(done.returncode)])[0]
