@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from search.confirm import FIRST_SEED
 from search.confirmation import METRICS
 from search.crew import Crew
-from search.errors import DataError, ExportError
+from search.errors import DataError, ExportError, TrainerError
 from search.intervals import Estimate
 from search.markdown import code, plain
 from search.places import replace_file
@@ -26,14 +23,16 @@ from search.printable import first_line
 from search.records import Assignment, Summary
 from search.spec import StudySpec
 from search.tracking.messages import without_passwords
-from search.trainers import NOTHING_OWN, LocalTrainer, Own
+from search.trainers import NOTHING_OWN, LocalTrainer, Own, TrainerLost
 from search.verdict import Winner, comparison, confirmed_winner, headline, hurts, searched_winner, warnings, winner
+from search.whole_folders import remove_unfinished, whole_folder
 from search.wishes import Wishes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_WORKSHOP = ".part"
+_CARD = "README.md"
+_FILES = ("model.safetensors", "spec.json", "program.pt2", _CARD)
 
 Pick = Literal["best", "one_standard_error"]
 
@@ -75,20 +74,20 @@ def export(
     """
     from search.training.exporting import write_program
 
-    is_there = _check_place(out)
+    _check_place(out)
     if choice.params.keys() != spec.parameters().keys():
         raise ExportError(f'trial {choice.trial} of study "{summary.study}" lacks parameters, or has some of another')
     trainer, weights = refit(spec, choice, fingerprint, wishes)
     model, example = trainer.module(weights)
     exported = Exported(choice, *trainer.test(weights), model, example)
     try:
-        # Checked before the training: a folder that somebody has made since is not the one that was checked.
-        out.mkdir(parents=True, exist_ok=is_there)
-        with _workshop(out) as folder:
+        _check_place(out)  # somebody may have put something there while the model was trained
+        with whole_folder(out, last=_CARD) as folder:
             replace_file(folder / "model.safetensors", weights)
             replace_file(folder / "spec.json", _spec_json(spec, choice).encode())
             write_program(model, example, folder / "program.pt2")
-            replace_file(folder / "README.md", _card(spec, summary, exported).encode())
+            replace_file(folder / _CARD, _card(spec, summary, exported).encode())
+            assert {file.name for file in folder.iterdir()} == set(_FILES)
     except OSError as error:
         raise ExportError(f"{out} cannot be written to: {error.strerror or error}") from error
     return exported
@@ -101,7 +100,10 @@ def refit(
     weights. `fingerprint` is that of the study's data, None where nobody can have changed it. Raises DataError.
     """
     crew = Crew(spec, replace(wishes, workers=0, population=1, ray=None), own=own)
-    crew.start()
+    try:
+        crew.start()
+    except TrainerLost as error:
+        raise TrainerError(f"the model could not be trained: {error}") from error
     (trainer,) = crew.trainers
     if fingerprint not in (None, *crew.get_ready()):
         where = "" if own.data is not None else f" in {wishes.data_dir}"
@@ -124,20 +126,6 @@ def register(exported: Exported, study: str, uri: str) -> str:
     return f'Load it from MLflow by mlflow.pytorch.load_model("{version}")'
 
 
-@contextmanager
-def _workshop(out: Path) -> Iterator[Path]:
-    """Yield a folder whose files are in `out` once all of them are whole: a killed export can be repeated there."""
-    folder = out / _WORKSHOP
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-        for file in list(folder.iterdir()):
-            os.replace(file, out / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _root_of(error: BaseException) -> str:
     """Return what lies below an error, in a line: the outermost message may be a page long."""
     while cause := error.__cause__ or error.__context__:
@@ -145,14 +133,14 @@ def _root_of(error: BaseException) -> str:
     return first_line(error)
 
 
-def _check_place(out: Path) -> bool:
-    """Return whether the folder is there, empty. Raises ExportError when something else is."""
+def _check_place(out: Path) -> None:
+    """Remove what an export that was killed has left. Raises ExportError when something else is there."""
     try:
-        if out.exists() and not out.is_dir():
+        if os.path.lexists(out) and not out.is_dir():
             raise ExportError(f"{out} is a file; name a new folder with --out")
-        if out.is_dir() and any(path.name != _WORKSHOP for path in out.iterdir()):
+        remove_unfinished(out, _FILES)
+        if out.is_dir() and any(out.iterdir()):
             raise ExportError(f"{out} is not empty; name a new folder with --out")
-        return out.exists()
     except OSError as error:
         raise ExportError(f"{out} cannot be used ({error.strerror}); name a new folder with --out") from error
 

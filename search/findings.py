@@ -54,20 +54,21 @@ class Findings:
         best = winner(summary)
         if best is None:
             return
-        toml, safetensors = self.artifacts / "best.toml", self.artifacts / "best.safetensors"
         try:
-            # Weights of a former winner never lie beside the configuration of this one, whenever the program dies.
-            kept = weights.load(best.trial, best.rate_of)
-            if safetensors.exists() and not _holds(safetensors, kept):
-                safetensors.unlink()
-            write_whole(toml, best_toml(summary).encode())
-            if kept is not None:
-                write_whole(safetensors, kept)
-            if summary.confirmed is None:  # one that is there is of a study that was deleted
-                (self.artifacts / "confirmed.json").unlink(missing_ok=True)
-            else:
-                confirmed = json.dumps(confirmation_json(summary.confirmed), indent=2)
-                write_whole(self.artifacts / "confirmed.json", confirmed.encode())
+            # Of a former winner nothing lies beside the configuration of this one, whenever the program dies.
+            confirmed = summary.confirmed
+            text = None if confirmed is None else json.dumps(confirmation_json(confirmed), indent=2).encode()
+            beside = {
+                self.artifacts / "best.safetensors": weights.load(best.trial, best.rate_of),
+                self.artifacts / "confirmed.json": text,
+            }
+            for path, content in beside.items():
+                if path.exists() and not _holds(path, content):
+                    path.unlink()
+            write_whole(self.artifacts / "best.toml", best_toml(summary).encode())
+            for path, content in beside.items():
+                if content is not None:
+                    write_whole(path, content)
         except OSError as error:
             self._say(
                 f"What was found could not be written to {self.artifacts} ({error.strerror or error}); "

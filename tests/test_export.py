@@ -75,14 +75,16 @@ def test_the_winner_is_exported_with_what_it_takes_to_use_it(searched):
 
 
 def test_an_export_that_was_killed_can_be_repeated_into_the_same_folder(searched):
-    half = searched / "again" / ".part"
-    half.mkdir(parents=True)
-    (half / "model.safetensors").write_bytes(b"half")
+    out, unfinished = searched / "again", f".again.{'0' * 16}.part"
+    (out / unfinished).mkdir(parents=True)
+    (searched / unfinished).mkdir()
+    for path in (out / unfinished / "program.pt2", out / "model.safetensors", searched / unfinished / "spec.json"):
+        path.write_bytes(b"half")
     home = ["--study", "tiny", "--home", str(searched / "runs")]
-    regsearch("export", *home, "--out", str(half.parent), "--no-register")
-    names = {"README.md", "model.safetensors", "program.pt2", "spec.json"}
-    assert {path.name for path in half.parent.iterdir()} == names
-    load_file(half.parent / "model.safetensors")
+    regsearch("export", *home, "--out", str(out), "--no-register")
+    assert {path.name for path in out.iterdir()} == {"README.md", "model.safetensors", "program.pt2", "spec.json"}
+    load_file(out / "model.safetensors")
+    assert not (searched / unfinished).exists()
 
 
 def test_the_pick_can_be_exported_instead(searched):

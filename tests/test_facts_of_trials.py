@@ -1,6 +1,7 @@
 """Facts stand beside the trial that they are of: a former winner's score, weights and marks are not the next one's."""
 
 import math
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from search.confirmation import Picks, Repeat, Repeats
 from search.dashboards.content import annotate
 from search.dashboards.notes import verdict_note
 from search.findings import Findings
+from search.places import write_whole
 from search.printing import print_explanation
 from search.records import Score
 from search.report.material import gather
@@ -123,6 +125,34 @@ def test_the_weights_of_a_former_best_trial_do_not_lie_beside_the_next_one_s_con
     end(study, 0.1)
     assert not write_best(study, tmp_path).exists()
     assert write_best(study, tmp_path, trial4=WEIGHTS[1]).exists()
+    study.close()
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_kill_amid_the_best_configuration_and_its_weights_leaves_no_two_that_do_not_belong_together(
+    tmp_path, monkeypatch, writes
+):
+    study = opened(tmp_path)
+    weights = write_best(study, tmp_path, trial2=WEIGHTS[0])
+    toml, confirmed = weights.with_name("best.toml"), weights.with_name("confirmed.json")
+    confirmed.write_text("of what was confirmed before")
+    end(study, 0.1)
+    done = []
+
+    def killed(path, content):
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(path)
+        write_whole(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("search.findings.write_whole", killed)
+        with suppress(KeyboardInterrupt):
+            write_best(study, tmp_path, trial4=WEIGHTS[1])
+    assert "trial 4" in toml.read_text() or not weights.exists()
+    assert not confirmed.exists()
+    assert write_best(study, tmp_path).read_bytes() == WeightStore(weights.parent, study=study.identity).load(4)
+    assert "trial 4" in toml.read_text()
     study.close()
 
 

@@ -39,7 +39,7 @@ LAYERS = [
         "machine",
         "pareto",
     },
-    {"children", "places", "logs", "streams", "sqlite_files", "regular_files", "memory"},
+    {"children", "places", "logs", "streams", "sqlite_files", "regular_files", "memory", "whole_folders"},
     {"records"},
     {"errors", "printable", "markdown"},
 ]

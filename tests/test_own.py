@@ -21,10 +21,10 @@ from own_models import (
 )
 from torch import nn
 
+from search.memory import is_out_of_memory
 from search.training.choosing import choose
 from search.training.engines import TwinEngine, VmappedEngine
 from search.training.layout import layout_of
-from search.memory import is_out_of_memory
 from search.training.models import ChannelDropout
 from search.training.own import (
     dropout_rates,

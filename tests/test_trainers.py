@@ -374,7 +374,7 @@ class Huge:
 
 
 def test_data_that_do_not_fit_into_memory_are_told_as_such():
-    with pytest.raises(OutOfMemory, match="MemoryError: Unable to allocate 7.5 TiB"):
+    with pytest.raises(OutOfMemory, match="MemoryError: Unable to allocate"):
         LocalTrainer(setup(data=Huge()))
 
 

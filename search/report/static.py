@@ -16,6 +16,7 @@ from search.places import replace_file
 from search.report.figure import Figure
 from search.report.page import in_script, plotly_js
 from search.report.theme import PALETTES, TEMPLATE, resolve
+from search.whole_folders import whole_folder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _SECONDS = 120
@@ -66,13 +67,13 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
             "apt install chromium, or leave out --plots: the report draws its plots where it is opened"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {folder / f"{name}.svg": text for name, text in _draw(figures, browser).items()}
-        for path, text in files.items():
-            replace_file(path, text.encode())
+        with whole_folder(folder) as unfinished:
+            files = {f"{name}.svg": text for name, text in _draw(figures, browser).items()}
+            for name, text in files.items():
+                replace_file(unfinished / name, text.encode())
     except OSError as error:
         raise ReportError(f"{folder}: the plots cannot be written ({error.strerror or error}); name another") from error
-    return list(files)
+    return [folder / name for name in files]
 
 
 def _draw(figures: Sequence[Figure], browser: str) -> Mapping[str, str]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from search import __version__
 from search.errors import RegsearchError, UsageError
-from search.memory import is_out_of_memory
 from search.machine import describe_machine
+from search.memory import is_out_of_memory
 from search.places import close_to_others, machine_data_dir
 from search.trainers.interface import KilledForMemory, Own, Report, StudyData, TrainerDied, TrainerLost, TrainerSetup
 from search.trainers.local import LocalTrainer, as_lost, brief

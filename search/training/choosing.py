@@ -7,8 +7,8 @@ from itertools import product
 
 import torch
 
-from search.records import Assignment
 from search.memory import is_out_of_memory
+from search.records import Assignment
 from search.training.population import Population, Way
 
 Choice = tuple[Way, int]

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from search.errors import DataError
 from search.regular_files import MEGABYTE, read_regular
+from search.whole_folders import remove_old
 
 # SHA-256 and size of the four uncompressed files of LeCun, Cortes and Burges' MNIST.
 MNIST_FILES = {
@@ -50,7 +50,6 @@ _DOWNLOAD_SECONDS = 60.0
 _MOST_BYTES = 64 * MEGABYTE
 """Of a file of a data set: the largest has 47 million."""
 _WORKSHOP = ".download-"
-_DAY = 86_400.0
 
 FOLDERS = {
     "mnist": "MNIST/raw",
@@ -154,7 +153,7 @@ def _download(download: _Download, folder: Path, place: Path) -> None:
     made = [path for path in (place, *place.parents) if path.is_relative_to(folder) and not os.path.exists(path)]
     try:
         place.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(place)
+        remove_old(place, _WORKSHOP)
         # A process killed while it downloads or extracts leaves no file of the data set that is not whole.
         with tempfile.TemporaryDirectory(prefix=_WORKSHOP, dir=place) as workshop:
             there = Path(workshop, place.relative_to(folder))
@@ -173,13 +172,6 @@ def _download(download: _Download, folder: Path, place: Path) -> None:
             f"Put the files {', '.join(download.files())} there, or name the folder that holds "
             f"{place.relative_to(folder)} with --data-dir or REGSEARCH_DATA. `--study digits` needs no download."
         ) from error
-
-
-def _remove_abandoned(place: Path) -> None:
-    """Remove the folders of downloads whose processes were killed: none takes a day."""
-    for workshop in place.glob(f"{_WORKSHOP}*"):
-        if time.time() - workshop.lstat().st_mtime > _DAY:
-            shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _copy_archives(source: Path, target: Path) -> None:

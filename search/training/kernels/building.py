@@ -19,6 +19,7 @@ from pathlib import Path
 
 from search.children import describe_exit, find_program
 from search.errors import KernelError
+from search.whole_folders import remove_old
 
 SOURCE = Path(__file__).with_name("kernels.c")
 
@@ -26,6 +27,7 @@ _FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "
 # The processor's own instructions make the difference; not every compiler knows the flag on every processor.
 _TUNINGS: Sequence[tuple[str, ...]] = (("-march=native",), ())
 _PATIENCE = 60.0
+_WORKSHOP = ".compile-"
 
 
 def kernel_library(folder: Path | None = None) -> Path:
@@ -122,7 +124,8 @@ def _processor() -> list[str]:
 
 def _compile(compiler: str, library: Path) -> None:
     # Whoever is first puts it in place as a whole; another who was as early puts the same there.
-    with tempfile.TemporaryDirectory(dir=library.parent) as workshop:
+    remove_old(library.parent, _WORKSHOP)
+    with tempfile.TemporaryDirectory(prefix=_WORKSHOP, dir=library.parent) as workshop:
         made = Path(workshop) / library.name
         for tuning in _TUNINGS:
             error = _run([compiler, *_FLAGS, *tuning, str(SOURCE), "-o", str(made), "-lm"], workshop)
