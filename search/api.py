@@ -213,10 +213,11 @@ def _run(session: Session, timeout: float | None, quiet: bool) -> Ending:
     """Run a session and leave everything as it was. Raises KeyboardInterrupt when it was interrupted."""
     from rich.console import Console
 
-    from search.streams import SteadyText
+    from search.streams import SteadyText, occupy_descriptors
     from search.terminal.live import make_progress
     from search.training.own import torch_left_alone
 
+    occupy_descriptors()
     stream: Any = SteadyText(sys.stderr)
     console = Console(file=stream, quiet=quiet, highlight=False, emoji=False)
     stop = StopRequest(timeout)

@@ -108,7 +108,7 @@ def steady_streams(results: bool = True) -> Iterator[None]:
 
     Streams that lead to no file descriptor, such as those of a test, are left alone.
     """
-    _occupy()
+    occupy_descriptors()
     before = sys.stdout, sys.stderr
     sys.stdout = _steady(sys.stdout, 1, essential=results)
     sys.stderr = _steady(sys.stderr, 2, essential=False)
@@ -170,7 +170,7 @@ def _leads_to(stream: TextIO, descriptor: int) -> bool:
     return False
 
 
-def _occupy() -> None:
+def occupy_descriptors() -> None:
     """Open something in the place of a closed standard stream.
 
     The next file to be opened would get its number, and what is printed would end up in a database. It cannot be

@@ -95,6 +95,24 @@ with steady_streams(results=False):
     assert (tmp_path / "data").read_text() == "data"
 
 
+def test_no_file_of_a_search_from_python_takes_the_place_of_a_closed_stream(tmp_path):
+    code = """
+from search.api import _run
+
+
+class Session:
+    def prepare(self):
+        with open("journal", "w") as file:
+            file.write(str(file.fileno()))
+        raise SystemExit(3)
+
+
+_run(Session(), None, quiet=True)
+"""
+    assert run(code, '"$@" <&- >&- 2>&-', tmp_path).returncode == 3
+    assert int((tmp_path / "journal").read_text()) > 2
+
+
 def test_a_pipe_that_somebody_has_made_non_blocking_gets_everything(tmp_path):
     code = f"""{_STREAMS}
 os.set_blocking(1, False)

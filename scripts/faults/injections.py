@@ -19,6 +19,7 @@ from scripts.faults.pretend import NAME, POINTS
 from scripts.faults.processes import pretend
 from scripts.faults.proxy import Proxy
 from scripts.faults.reading import anothers_folder, read_only_mount
+from scripts.faults.startups import ROWS as STARTUPS
 from scripts.faults.strangers import deleted, thrown_in
 from scripts.faults.tally import Tally
 from scripts.faults.whole import (
@@ -330,6 +331,7 @@ FAULTS = (
     Fault("new home killed", "kill -9 at one of its first file operations, journal", killed_at_a_file(None), 30),
     Fault("new home killed", "kill -9 at one of its first statements, SQLite", killed_at_a_file("sqlite"), 30),
     Fault("4 starts at once", "of a new home, with MLflow", first_starts_at_once, 10, 0),
+    *(Fault(*row) for row in STARTUPS),
     Fault("runner asleep", "SIGSTOP for three leases of 2 s, journal", asleep, 5),
     Fault("runner asleep", "the same for leases of 6 s, on PostgreSQL", with_postgresql(asleep), 5),
     Fault("16 starts at once", "one study, journal", many_starts, 3),
@@ -344,12 +346,12 @@ FAULTS = (
     Fault("home read-only", "another user's, read by each command", anothers_folder, 10, 0, needs=("root", "setpriv")),
     Fault("progress cannot be written", "the log's disk full for 8 s, `start --detach`", log_full, 10, 0, _MOUNTS),
     *(
-        Fault("progress cannot be written", how, redirected(shell, code), 10, few)
-        for how, shell, code, few in (
-            ("`start` into a pipe that `head -n 1` closes", "| head -n 1", 141, 1),
-            ("`start >/dev/full 2>&1`", ">/dev/full 2>&1", 1, 0),
-            ("`start 2>/dev/full`", "2>/dev/full", 0, 0),
-            ("`start` without standard streams", "<&- >&- 2>&-", 1, 0),
+        Fault("progress cannot be written", how, redirected(shell, code), times, few)
+        for how, shell, code, times, few in (
+            ("`start` into a pipe that `head -n 1` closes", "| head -n 1", 141, 10, 1),
+            ("`start >/dev/full 2>&1`", ">/dev/full 2>&1", 1, 10, 0),
+            ("`start 2>/dev/full`", "2>/dev/full", 0, 10, 0),
+            ("`start` without standard streams", "<&- >&- 2>&-", 1, 20, 0),
         )
     ),
     Fault("terminal closed", "amid the live view of `start`", terminal_closed, 10),

@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.faults.invariants import violations
 from scripts.faults.pretend import NAME
+from scripts.faults.replay import replayed
 from search.study import StoredStudy, close_storage, open_storage
 
 
@@ -42,6 +44,7 @@ class Tally:
             study = StoredStudy.load(name, opened)
             trials, records = study._study.trials, study.records()
             self.budget_error += study.unfinished()
+            is_trained = study.fact("data_fingerprint", str) is not None  # pretended trainers have no data
             close_storage(opened)
         except Exception as error:
             self.unreadable += 1
@@ -55,7 +58,6 @@ class Tally:
         epochs = {trial.number: len(trial.intermediate_values) for trial in trials}
         self.trained += sum(epochs.values())
         self.thrown_away += sum(epochs[record.number] for record in records if record.reason.is_no_result)
-        for record in ended:  # what is told of a trial is what was reported of it, and the same whenever it is run
-            reported = trials[record.number].intermediate_values
-            if {row.epoch: row.val_loss for row in record.epochs} != reported:
-                self.complaints.append(f"trial {record.number}: its curve and its reports differ")
+        self.complaints += violations(trials, records)
+        if is_trained:
+            self.complaints += replayed(study.spec, ended)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scripts.faults.comparison import differences
 from scripts.faults.pretend import NAME
 from scripts.faults.processes import Process, regsearch, trainers_of
 from scripts.faults.proxy import Proxy
 from scripts.faults.tally import Tally
-from search.study import StoredStudy, open_storage
+from search.study import StoredStudy, close_storage, open_storage
 from tests.mlflow_server import MLflowServer
 from tests.ray_cluster import Machines, settings
 
@@ -37,10 +38,11 @@ sampler = "random"
 """
 
 
-def start(home: Path, trials: int, *more: object, **environment: str) -> Process:
+def start(home: Path, trials: int, *more: object, prefix: tuple[str, ...] = (), **environment: str) -> Process:
     study = home.with_suffix(".toml")
     study.write_text(SMALL.format(trials=trials))
-    return regsearch("start", "--study", study, "--home", home, "--no-confirm", "--workers", 2, *more, **environment)
+    fixed = ("--no-confirm", "--workers", 2, "--engine", "stacked", "--precision", "fp32")
+    return regsearch("start", "--study", study, "--home", home, *fixed, *more, prefix=prefix, **environment)
 
 
 def killed_for_real(trainer: bool) -> Callable:
@@ -62,28 +64,18 @@ def killed_for_real(trainer: bool) -> Callable:
 
 
 def compare_mlflow(home: Path, tally: Tally, uri: str | None = None) -> None:
-    """Have MLflow told what it misses, and count the trials that it has otherwise than Optuna.
+    """Have MLflow told what it misses, and count all that it has otherwise than Optuna.
 
     `uri` is that of a server whose database is in the home all the same.
     """
     synced = regsearch("sync", "--study", NAME, "--home", home, *(["--tracking-uri", uri] if uri else []))
     if synced.end():
         tally.complaints.append(f"sync: {synced.output[-500:]}")
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    experiment = client.get_experiment_by_name(NAME)
-    runs = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'trial'", max_results=1000)
-    studies = client.search_runs([experiment.experiment_id], "tags.`regsearch.kind` = 'study'")
-    if len(studies) != 1:
-        tally.complaints.append(f"MLflow has {len(studies)} runs of the study")
     opened = open_storage(None, home)
-    wanted = sorted(
-        (record.number, {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[record.state])
-        for record in StoredStudy.load(NAME, opened).records()
-    )
-    there = sorted((int(run.data.tags["regsearch.trial"]), run.info.status) for run in runs)
-    tally.mlflow_differs = (tally.mlflow_differs or 0) + len(set(wanted) ^ set(there)) + abs(len(there) - len(wanted))
+    found = differences(f"sqlite:///{home}/mlflow.db", NAME, StoredStudy.load(NAME, opened).records())
+    close_storage(opened)
+    tally.mlflow_differs = (tally.mlflow_differs or 0) + len(found)
+    tally.complaints += found
 
 
 def out_of_memory(dice: random.Random, home: Path, tally: Tally) -> None:
