@@ -103,8 +103,8 @@ def _hand_over(process: subprocess.Popen[bytes], order: dict[str, object]) -> No
 
 def _failed(process: subprocess.Popen[bytes], log: NewLog) -> Launched:
     code = process.wait()
-    said = (
-        log.path.read_text(encoding="utf-8", errors="replace") or f"Error: the process ended ({describe_exit(code)})\n"
-    )
+    said = log.path.read_text(encoding="utf-8", errors="replace")
+    if code < 0 or not said:  # it could not say itself why it ended
+        said += f"Error: the process ended before the search began ({describe_exit(code)})\n"
     log.remove()
     return Launched(process.pid, log.path, False, said, code if code >= 0 else 128 - code)
