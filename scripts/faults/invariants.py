@@ -1,7 +1,7 @@
 """What holds of every study, whatever has happened to it: read from its trials as Optuna has them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -29,16 +29,21 @@ def violations(trials: Sequence[FrozenTrial], records: Sequence[TrialRecord]) ->
 def _of_result(trial: FrozenTrial, record: TrialRecord) -> list[str]:
     """Return which copies of a trial's losses disagree: its curve, its reports and its value."""
     found = []
-    if {row.epoch: row.val_loss for row in record.epochs} != trial.intermediate_values:
+    curve = {row.epoch: row.val_loss for row in record.epochs}
+    if _finite(curve) != _finite(trial.intermediate_values) or curve.keys() != trial.intermediate_values.keys():
         found.append("its curve and its reports differ")
     if [row.epoch for row in record.epochs] != [*range(1, len(record.epochs) + 1)]:
         found.append("its epochs are not all there once")
-    finite = [row.val_loss for row in record.epochs if math.isfinite(row.val_loss)]
-    if trial.state is TrialState.COMPLETE and len(trial.values) == 1 and trial.value != min(finite):
+    best = min(_finite(curve).values(), default=None)
+    if trial.state is TrialState.COMPLETE and len(trial.values) == 1 and trial.value != best:
         found.append(f"its value {trial.value} is not the best of its curve")
     if trial.user_attrs.get("epochs") != len(record.epochs):
         found.append(f"it has {len(record.epochs)} epochs and says {trial.user_attrs.get('epochs')}")
     return found
+
+
+def _finite(losses: Mapping[int, float]) -> dict[int, float]:
+    return {epoch: loss for epoch, loss in losses.items() if math.isfinite(loss)}
 
 
 def _first(record: TrialRecord) -> int:
