@@ -18,6 +18,8 @@ MOST_TEXT = 10_000
 """Characters of a description."""
 MOST_VALUES = 2000
 """Keys and entries of lists in a study file. One with 200 layers, each with a range of its own, has 1,300."""
+MOST_STORED_VALUES = 40_000
+"""Likewise of a stored spec. `MOST_DROPOUTS` layers with a range of seven keys each have 33,000."""
 _MOST_PARTS = 16
 _BARE, _QUOTED = r"[A-Za-z0-9_-]++", r""""(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'"""
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:(?:{_BARE}|{_QUOTED})[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}", re.MULTILINE)
@@ -32,15 +34,15 @@ def key_refusal(text: str) -> str | None:
     return f"line {line} has a key of more than {_MOST_PARTS} parts; a study's keys have at most four"
 
 
-def content_refusal(given: object) -> str | None:
-    """Return why a file's content is too much for a study; None when it is not."""
+def content_refusal(given: object, most: int = MOST_VALUES) -> str | None:
+    """Return why a file's content is too much for a study; None when it is not. `most` values are enough."""
     count, level = 0, [given]
     while level:
         inner: list[object] = []
         for value in level:
             inner += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         count += len(inner)
-        if count > MOST_VALUES:
-            return f"holds more than {MOST_VALUES:,} values; a study of 200 layers with ranges of their own has 1,300"
+        if count > most:
+            return f"holds more than {most:,} values; a study of 200 layers with ranges of their own has 1,300"
         level = inner
     return None

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from search.errors import RegsearchError, SpecError, UsageError, did_you_mean
 from search.printable import printable
 from search.regular_files import read_regular
-from search.spec.limits import MOST_BYTES, MOST_STORED, MOST_TEXT, content_refusal, key_refusal
+from search.spec.limits import MOST_BYTES, MOST_STORED, MOST_STORED_VALUES, MOST_TEXT, content_refusal, key_refusal
 from search.spec.names import name_refusal
 from search.spec.parameters import OWN
 from search.spec.problems import Findings, as_lines, as_toml, bad_value
@@ -122,6 +122,8 @@ class StudySpec(Section):
             given = json.loads(text)
         except (RecursionError, TypeError, ValueError) as error:
             raise SpecError(f"stored spec: not valid JSON: {error}") from error
+        if (refusal := content_refusal(given, MOST_STORED_VALUES)) is not None:
+            raise SpecError(f"stored spec: {refusal}")
         if isinstance(given, dict) and isinstance(given.get("description"), str):
             # Earlier versions let some pass that files may not have any more.
             given["description"] = printable(given["description"])
