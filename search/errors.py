@@ -66,12 +66,19 @@ class HomeError(RegsearchError):
 class StorageError(RegsearchError):
     """The study's storage is unreachable, damaged, or not Optuna's."""
 
+    is_raw = False
+    """Whether the message is the database's own, to which address and way out are still to be added."""
+    sqlstate: str | None = None
+    """The SQLSTATE of an error of PostgreSQL."""
+
 
 class StorageUnavailableError(StorageError):
     """The storage does not answer, or has no room, right now: it may be worth trying again."""
 
-    restarting = False
-    """Whether it is a server that is just stopping or starting, by its own words: that is over in seconds."""
+    outage: object = None
+    """How long it is worth waiting for; see `study/sqlstates.py`. None is as long as the user allows."""
+    passes = False
+    """Whether a server says by itself that it is busy, stopping or starting: a start waits for that, too."""
 
 
 class StudyGoneError(StorageError):

@@ -120,12 +120,16 @@ class Session:
             raise
 
     def _open(self) -> Study:
-        from search.study import Study, open_storage
+        from search.study import Study, close_storage, open_storage
 
         options = self.options
         storage = open_storage(options.storage, options.home)
         task: Task = "search" if options.search else "finish"
-        return Study.open(options.name, self.spec, storage, options.home, options.lease, options.outage, task)
+        try:
+            return Study.open(options.name, self.spec, storage, options.home, options.lease, options.outage, task)
+        except BaseException:
+            close_storage(storage)  # a server has few connections, and may be asked again
+            raise
 
     @property
     def choices(self) -> str:

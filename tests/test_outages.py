@@ -98,12 +98,12 @@ def test_a_server_that_is_starting_is_told_from_one_that_is_not_there(tmp_path):
         server.shutdown(socket.SHUT_RDWR)
     with pytest.raises(StorageUnavailableError, match="refused") as absent:
         open_storage(url, tmp_path)
-    assert (starting.value.restarting, absent.value.restarting) == (True, False)
+    assert (starting.value.passes, absent.value.passes) == (True, False)
 
 
-def _away(restarting: bool) -> StorageUnavailableError:
+def _away(passes: bool) -> StorageUnavailableError:
     error = StorageUnavailableError("away")
-    error.restarting = restarting
+    error.passes = passes
     return error
 
 

@@ -24,7 +24,7 @@ from search.records import Reason
 from search.spec import StudySpec, check_new_study_name, check_study_name, is_study_name, load_spec
 from search.study import Study, open_storage
 from search.study.roster import standing
-from search.study.storage import _driver_message
+from search.study.connections import driver_message
 from search.terminal.standings import print_standings
 from search.tracked import _subject
 from search.tracking.entities import trial_tags
@@ -206,7 +206,7 @@ ADDRESSES = [
 def test_a_secret_anywhere_in_an_address_is_shown_nowhere(url, monkeypatch):
     assert SECRET not in mask_password(url)
     assert SECRET not in without_passwords(f"cannot connect to {url}", url)
-    assert SECRET not in _driver_message(OSError(f"cannot connect to {url}, password='{SECRET}'"), url)
+    assert SECRET not in driver_message(OSError(f"cannot connect to {url}, password='{SECRET}'"), url)
     for argument in (url, f"--storage={url}"):
         monkeypatch.setattr("sys.orig_argv", ["regsearch", "start", argument])
         with pytest.raises(UsageError, match="shows this command line"):
@@ -215,7 +215,7 @@ def test_a_secret_anywhere_in_an_address_is_shown_nowhere(url, monkeypatch):
 
 def test_a_driver_s_words_hold_no_secret_of_the_options():
     url = f"postgresql://h/d?options=-c%20app.password%3D{SECRET}"
-    assert _driver_message(OSError(f'invalid value "{SECRET}"'), url) == 'invalid value "***"'
+    assert driver_message(OSError(f'invalid value "{SECRET}"'), url) == 'invalid value "***"'
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import StorageUnavailableError
 from search.study.journal import Journal
+from search.study.sqlstates import BRIEFLY
 
 _memory = threading.RLock()
 
@@ -70,15 +71,23 @@ def _one_transaction(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
         try:
             yield connection
         except (StorageInternalError, SQLAlchemyError) as error:
-            # Optuna tries some calls again by itself, on a connection that is gone; what it says then is misleading.
-            if connection.invalidated:
-                raise StorageUnavailableError("the database has ended the connection; it is tried again") from error
-            raise
+            if connection.in_transaction():
+                raise
+            raise _refused() from error
         finally:
             sessions.remove()
         if not connection.in_transaction():
-            # Optuna keeps some errors to itself, and rolls back.
-            raise InvalidRequestError("the database refused one of several writes, and none was made")
+            raise _refused()
+
+
+def _refused() -> StorageUnavailableError:
+    """Return the error of a transaction that Optuna has rolled back without a word, as it does where a key is there.
+
+    Another process has written the same at the same moment: the next try finds what that one wrote.
+    """
+    refused = StorageUnavailableError("the database refused one of several writes, and none was made")
+    refused.outage = BRIEFLY
+    return refused
 
 
 def _lock(connection: sqlalchemy.Connection, study_id: int) -> None:

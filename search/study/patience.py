@@ -1,39 +1,29 @@
 """Trying again while a storage is away: a database that restarts, a disk that is full, a folder that is read-only.
 
-Training goes on meanwhile. What is tried again must do no harm when the first try got through after all.
+Training goes on meanwhile. What is tried again must do no harm when the first try got through after all. Which errors
+that is, and how long each is waited for, stands in `sqlstates.py`.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import sqlalchemy
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_when_event_set
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_any, stop_when_event_set
 from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_random_exponential
 
 from search.errors import StorageUnavailableError
-from search.study.gone import is_dropped
+from search.study.sqlstates import AWAY, RETRY, Outage, outage_of
 
 _T = TypeVar("_T")
 
-_LONGEST_PAUSE = 10.0
-_ON_A_DEAD_CONNECTION = "8s2b"
-"""Of a statement after the one that found its connection gone (https://docs.sqlalchemy.org/en/21/errors.html): where
-Optuna reads trials it takes any error for too long a statement, and asks in another way."""
-_RESTART_SECONDS = 30.0
-_RESTART_PAUSE = 0.3
-_RESTARTING = re.compile(
-    "the database system is (starting up|shutting down|in recovery mode|not (yet )?accepting connections)"
-    "|terminating connection (due to|because of)|server closed the connection unexpectedly"
-)
-"""What PostgreSQL says then, before there is a connection that errors could have codes on:
-https://github.com/postgres/postgres/blob/REL_15_STABLE/src/backend/postmaster/postmaster.c, `ProcessStartupPacket`, and
-https://www.postgresql.org/docs/15/errcodes-appendix.html, class 57."""
+_FIRST_PAUSE = 0.1
+_RETRY_SECONDS = 10.0
+"""For which readers, too, begin a transaction anew that was in the way of another one."""
+_TRIES_IN_SILENCE = 3
+_START_SECONDS = 60.0
+_START_PAUSE = 0.3
 
 
 class Patience:
@@ -46,18 +36,18 @@ class Patience:
         """Why the storage does not answer right now, in words; None when it does."""
         self._describe = describe
         self._hurry = threading.Event()
-        self._retrying = Retrying(
+
+    def call(self, work: Callable[[], _T]) -> _T:
+        """Return what `work` does in the end. Raises what it raises when that lasts, or is no outage at all."""
+        retrying = Retrying(
             retry=retry_if_exception(is_transient),
-            stop=stop_after_delay(seconds) | stop_when_event_set(self._hurry),
-            wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE),
+            stop=stop_any(_Limit(self.seconds), stop_when_event_set(self._hurry)),
+            wait=_pause,
             sleep=sleep_using_event(self._hurry),
             before_sleep=self._take_note,
             reraise=True,
         )
-
-    def call(self, work: Callable[[], _T]) -> _T:
-        """Return what `work` does in the end. Raises what it raises when that lasts, or is no outage at all."""
-        result = self._retrying(work)
+        result = retrying(work)
         self.trouble = None
         return result
 
@@ -66,31 +56,34 @@ class Patience:
         self._hurry.set()
 
     def _take_note(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if error is not None:
-            self.trouble = self._describe(error)
+        # What is over at once is not worth a word.
+        if _outage(state) is not RETRY or state.attempt_number > _TRIES_IN_SILENCE:
+            self.trouble = self._describe(_error(state))
+
+
+class _Limit:
+    """Ends one call's tries when an outage has lasted for longer than such a one may."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._outage: Outage | None = None
+        self._since = 0.0
+
+    def __call__(self, state: RetryCallState) -> bool:
+        outage, passed = _outage(state), state.seconds_since_start or 0.0
+        if outage is not self._outage:
+            self._outage, self._since = outage, passed
+        allowed = max(self._seconds, _RETRY_SECONDS) if outage is RETRY else self._seconds
+        return passed >= allowed or passed - self._since > outage.seconds
 
 
 def is_transient(error: BaseException) -> bool:
     """Return whether an error says that the storage is away, full or busy, and not that it is asked for nonsense."""
-    error = _below_optunas(error)
-    if is_dropped(error):
-        return False
-    if isinstance(error, (StorageUnavailableError, OperationalError, sqlalchemy.exc.TimeoutError)):
-        return True
-    if isinstance(error, PendingRollbackError) and error.code == _ON_A_DEAD_CONNECTION:
-        return True
-    return isinstance(error, DBAPIError) and bool(error.connection_invalidated)
-
-
-def is_restarting(error: BaseException) -> bool:
-    """Return whether a server says that it is just stopping or starting, or has ended the connection for that."""
-    error = _below_optunas(error)
-    return is_transient(error) and _RESTARTING.search(str(error)) is not None
+    return outage_of(error) is not None
 
 
 def outlast_restart(work: Callable[[], _T], interrupted: Callable[[], None]) -> _T:
-    """Return what `work` does, begun anew for half a minute where it meets a server that is just being restarted.
+    """Return what `work` does, begun anew for a minute where it meets a server that says that it is busy.
 
     What does not answer at all at the first call is not waited for: its address may be wrong. `interrupted` is called
     between two calls, to raise what is to end this.
@@ -100,16 +93,23 @@ def outlast_restart(work: Callable[[], _T], interrupted: Callable[[], None]) -> 
         try:
             return work()
         except StorageUnavailableError as error:
-            if deadline is None and error.restarting:
-                deadline = time.monotonic() + _RESTART_SECONDS
+            if deadline is None and error.passes:
+                deadline = time.monotonic() + _START_SECONDS
             if deadline is None or time.monotonic() > deadline:
                 raise
         interrupted()
-        time.sleep(_RESTART_PAUSE)
+        time.sleep(_START_PAUSE)
 
 
-def _below_optunas(error: BaseException) -> BaseException:
-    """Return the error that Optuna has wrapped into its own."""
-    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
+def _pause(state: RetryCallState) -> float:
+    return wait_random_exponential(_FIRST_PAUSE, _outage(state).longest_pause)(state)
+
+
+def _outage(state: RetryCallState) -> Outage:
+    return outage_of(_error(state)) or AWAY
+
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert error is not None, "only what has failed is tried again"
     return error

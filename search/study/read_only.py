@@ -19,18 +19,14 @@ def sqlite_file(url: str) -> Path | None:
     return Path(file[1]) if file else None
 
 
-def read_only_options(url: str, database: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return SQLAlchemy's options for an engine through which nothing can be written, given those for others.
+def sqlite_reader(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return SQLAlchemy's options for an engine through which no SQLite file can be written, given those for others.
 
     May raise OSError and sqlite3.Error.
     """
-    arguments: dict[str, Any] = options.get("connect_args", {})
-    if (file := sqlite_file(url)) is not None and re.match(r"sqlite(\+pysqlite)?:", url):
-        return {"creator": reader_of(file.absolute(), arguments["timeout"])}
-    if database == "postgresql":
-        settings = f"{arguments['options']} -c default_transaction_read_only=on"
-        return {"connect_args": {**arguments, "options": settings}}
-    return {}
+    if (file := sqlite_file(url)) is None or not re.match(r"sqlite(\+pysqlite)?:", url):
+        return {}
+    return {"creator": reader_of(file.absolute(), options["connect_args"]["timeout"])}
 
 
 def server_takes_writes(url: str, options: dict[str, Any]) -> bool:

@@ -19,14 +19,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from search.errors import NoStudiesError, StorageError, StorageUnavailableError, did_you_mean
-from search.printable import enumerated, is_secret, mask_password, secret_values
+from search.errors import NoStudiesError, StorageError, did_you_mean
+from search.printable import enumerated, mask_password
+from search.study.connections import database_error, driver_message, engine_options
 from search.study.gone import watch_file
 from search.study.journal import open_journal
 from search.study.journal_format import MOST_STUDIES, too_many_studies
 from search.study.journal_reader import open_journal_to_read
-from search.study.patience import is_restarting, is_transient
-from search.study.read_only import read_only_options, server_takes_writes, sqlite_file
+from search.study.read_only import server_takes_writes, sqlite_file, sqlite_reader
 from search.study.schema import OWN_TABLES, count_studies, find_impostors
 
 JOURNAL_NAME = "optuna.journal"
@@ -45,18 +45,11 @@ _LAST_TABLES = frozenset({"version_info", "alembic_version"})
 """Tables without which nobody has finished making the others."""
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
-_SQLITE_BUSY_SECONDS = 60  # optuna-dashboard may be reading
-_RECYCLE_SECONDS = 1800
-_LOCK_SECONDS = 20
-_IDLE_SECONDS = 10
-_CONNECT_SECONDS = 10
 _ONE_AFTER_THE_OTHER = (
     "SET LOCAL lock_timeout = '120s'",
     "SET LOCAL idle_in_transaction_session_timeout = '60s'",
     "SELECT pg_advisory_xact_lock(7265677365617263)",  # any number that nobody else takes
 )
-_KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
-"""So that a connection to a server that has vanished is given up soon: libpq's own limit is two hours."""
 
 
 def open_storage(url: str | None, home: Path, to_read: bool = False) -> BaseStorage:
@@ -101,20 +94,22 @@ def storage_errors(storage: BaseStorage) -> Iterator[None]:
     """Turn what a database says while it is used into a StorageError without passwords."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise _storage_error(
-            error,
+    except (StorageInternalError, SQLAlchemyError, StorageError) as error:
+        if isinstance(error, StorageError) and not error.is_raw:
+            raise
+        text = (
             f"{describe_failure(error, storage)}; "
-            "what was recorded is kept, run the same command again when this is mended",
-        ) from None
+            "what was recorded is kept, run the same command again when this is mended"
+        )
+        raise database_error(text, error) from None
 
 
 def describe_failure(error: BaseException, storage: BaseStorage) -> str:
     """Return what is wrong with the storage, in the driver's words, without passwords."""
-    if isinstance(error, StorageError):
+    if isinstance(error, StorageError) and not error.is_raw:
         return str(error).partition(";")[0]
     url = storage.url if isinstance(storage, RDBStorage) else ""
-    return f"{mask_password(url) or 'storage'}: {_driver_message(error, url)}"
+    return f"{mask_password(url) or 'storage'}: {driver_message(error, url)}"
 
 
 def describe_storage(storage: BaseStorage) -> str:
@@ -136,7 +131,7 @@ def _journal_path(url: str) -> Path:
 def _open_database(url: str, database: str, to_read: bool) -> BaseStorage:
     if database == "sqlite" and re.fullmatch(r"sqlite(\+\w+)?://(/|/:memory:)?(\?.*)?", url):
         raise StorageError(f"{url}: this database lives in memory and would be lost; give a file: sqlite:///PATH")
-    options = _engine_options(database)
+    options = engine_options(url, database, to_read)
     if (file := _storage_file(url, Path())) is not None and os.path.exists(file) and not os.path.isfile(file):
         raise StorageError(f"{mask_password(url)}: is a folder, a pipe or a device; give a file: sqlite:///PATH")
     try:
@@ -148,19 +143,13 @@ def _open_database(url: str, database: str, to_read: bool) -> BaseStorage:
         if file is not None:
             watch_file(storage.engine, file)
         return storage
-    except (StorageError, NoStudiesError):
+    except NoStudiesError:
         raise
     except Exception as error:  # a driver may raise anything
+        if isinstance(error, StorageError) and not error.is_raw:
+            raise
         # Without the cause: its traceback would show the password.
-        raise _storage_error(error, f"{mask_password(url)}: {_explanation(error, url)}") from None
-
-
-def _storage_error(error: Exception, text: str) -> StorageError:
-    if not is_transient(error):
-        return StorageError(text)
-    unavailable = StorageUnavailableError(text)
-    unavailable.restarting = is_restarting(error)
-    return unavailable
+        raise database_error(f"{mask_password(url)}: {_explanation(error, url)}", error) from None
 
 
 def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
@@ -178,7 +167,7 @@ def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
 
 def _with_tables_there(url: str, database: str, options: dict[str, Any]) -> RDBStorage:
     """Return the storage to read from, on which nothing is changed. Raises NoStudiesError when it holds nothing yet."""
-    options = options | read_only_options(url, database, options)
+    options = options | sqlite_reader(url, options)
     tables = _refuse_foreign_tables(url, database, options)
     if not tables >= _LAST_TABLES:
         raise _no_studies(url)
@@ -204,18 +193,6 @@ def _alone_in_folder(file: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def _engine_options(database: str) -> dict[str, Any]:
-    if database == "sqlite":
-        return {"connect_args": {"timeout": _SQLITE_BUSY_SECONDS}}
-    # A server closes idle connections, and trials may take hours.
-    options: dict[str, Any] = {"pool_pre_ping": True, "pool_recycle": _RECYCLE_SECONDS}
-    if database == "postgresql":
-        # A runner that was stopped in the middle of a transaction must not hold up the others: the server ends it.
-        settings = f"-c lock_timeout={_LOCK_SECONDS}s -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s"
-        options["connect_args"] = {"options": settings, "connect_timeout": _CONNECT_SECONDS, **_KEEP_ALIVE}
-    return options
 
 
 def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> set[str]:
@@ -256,32 +233,9 @@ def _explanation(error: Exception, url: str) -> str:
         case ArgumentError() | NoSuchModuleError() | ValueError() | LookupError():
             return "is not a valid database URL; the form is postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
         case RuntimeError() if "schema" in str(error):
-            return _driver_message(error, url)
+            return driver_message(error, url)
         case _:
-            return f"cannot be opened: {_driver_message(error, url)}"
-
-
-def _driver_message(error: BaseException, url: str) -> str:
-    """Return the driver's own words (not SQLAlchemy's around them) on one line, without the password."""
-    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
-    message = str(getattr(error, "orig", None) or error) or type(error).__name__
-    for password in _passwords(url):
-        message = message.replace(password, "***")
-    return mask_password(" ".join(message.split()))
-
-
-def _passwords(url: str) -> set[str]:
-    """Return the URL's passwords, as written and as decoded."""
-    found = re.search(r"://[^:/?#@]*:(.*)@", url)
-    passwords = {found[1]} if found else set()
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except (ArgumentError, ValueError):
-        return passwords - {""}
-    query = {str(value) for key, value in parsed.query.items() if is_secret(key)}
-    assigned = {secret for value in parsed.query.values() for secret in secret_values(str(value))}
-    return (passwords | query | assigned | {parsed.password or ""}) - {""}
+            return f"cannot be opened: {driver_message(error, url)}"
 
 
 def is_there(url: str | None, home: Path) -> bool:
@@ -316,7 +270,7 @@ def is_writable(url: str | None, home: Path) -> bool:
     if file is not None:  # something is made beside it, too
         return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
     database = (url or "").partition("://")[0].partition("+")[0]
-    return url is None or database != "postgresql" or server_takes_writes(url, _engine_options(database))
+    return url is None or database != "postgresql" or server_takes_writes(url, engine_options(url, database))
 
 
 def require_there(url: str | None, home: Path) -> None:

@@ -56,8 +56,9 @@ def guarded(
     @functools.wraps(method)
     def call(self: _Stored, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         def work() -> _Result:
-            self._existence.check()
-            return method(self, *args, **kwargs)
+            with self._existence.used():
+                self._existence.check()
+                return method(self, *args, **kwargs)
 
         with understood(self._storage, self.name), self._existence.required():
             return self._patience.call(work)
