@@ -33,22 +33,23 @@ class NoPostgreSQL(Exception):
 
 
 @contextmanager
-def postgresql_server(*, durable: bool = False) -> Iterator[str]:
+def postgresql_server(*settings: str, durable: bool = False, folder: Path | None = None) -> Iterator[str]:
     """Yield the URL of a new, empty database on a server that runs until the block is left.
 
-    `durable` waits for the disk at every commit, as servers do by default. Raises NoPostgreSQL.
+    `settings` are the server's (`name=value`). `durable` waits for the disk at every commit, as servers do by default.
+    Its files lie in `folder` if one is given. Raises NoPostgreSQL.
     """
     programs = _programs()
     _check_driver()
     identity = _identity()
     # Not below pytest's folders, which belong to one user; and a socket's path is short.
-    folder = Path(tempfile.mkdtemp(prefix="regsearch-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="regsearch-pg-", dir=folder))
     if identity:
         shutil.chown(folder, _USER)
     _run([programs / "initdb", "-D", folder / "data", "-U", _USER, "-A", "trust", "--no-sync"], identity)
     command = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
-    if not durable:
-        command += ["-c", "fsync=off"]
+    for setting in (*settings, *([] if durable else ["fsync=off"])):
+        command += ["-c", setting]
     # In a session of its own it does not hear Ctrl-C. Leaving the block closes the pipe.
     serve = ["sh", "-c", _SERVE, folder, *command]
     with subprocess.Popen(serve, stdin=subprocess.PIPE, start_new_session=True, **identity):

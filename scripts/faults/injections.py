@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.faults.beginnings import all_killed_at_first, first_starts_at_once, killed_at_a_file
+from scripts.faults.databases import ROWS as DATABASES
 from scripts.faults.outputs import folder_deleted, log_full, mounted, redirected, terminal_closed
 from scripts.faults.pretend import NAME, POINTS
 from scripts.faults.processes import pretend
@@ -361,6 +362,7 @@ FAULTS = (
         Fault("PostgreSQL cut off", f"for {seconds} s, by a TCP proxy", cut_off(seconds), times, few)
         for seconds, times, few in ((5, 3, 1), (30, 2, 0), (120, 1, 0))
     ),
+    *(Fault(*row) for row in DATABASES),
     Fault("MLflow server killed", "and started again, ten times in a row", mlflow_restarted, 2, 0),
     *(
         Fault("MLflow server cut off", f"for {seconds} s, by a TCP proxy", mlflow_cut_off(seconds), times, few)

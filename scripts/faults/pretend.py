@@ -15,12 +15,13 @@ from pathlib import Path
 
 import sqlalchemy
 
+from search.errors import RegsearchError
 from search.pruning import make_pruner
 from search.records import Assignment, EpochResult
 from search.runner import Runner
 from search.spec import StudySpec
 from search.stopping import StopRequest
-from search.study import Study, close_storage, open_storage
+from search.study import Study, close_storage, open_storage, outlast_restart
 from search.study.journal import JournalBackend
 from search.study.ledger import Ledger
 from search.trainers import Report
@@ -166,6 +167,16 @@ def die_at(point: str, times: int) -> None:
             JournalBackend.append_logs = append
 
 
+def conclude(study: Study) -> None:
+    """Read and write what follows a search."""
+    study.elect()
+    study.add_wall_seconds(1.0)
+    study.set_fact("remarks", [])
+    study.settle("probe", 1)
+    for read in (study.summary, study.records, study.unfinished, study.waiting, study.spent, study.importances):
+        read()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--home", type=Path, required=True)
@@ -175,24 +186,43 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=0.02)
     parser.add_argument("--die")
+    parser.add_argument("--fail", help="an SQLSTATE and a file, see scripts/faults/statements.py")
     options = parser.parse_args()
+    if options.fail:
+        from scripts.faults.statements import Sabotage
+
+        code, _, file = options.fail.partition(":")
+        Sabotage(code, Path(file)).install(sqlalchemy.Engine)
     if options.die:
         point, _, times = options.die.partition(":")
         die_at(point, int(times))
     spec = make_spec(options.trials)
     options.home.mkdir(parents=True, exist_ok=True)
-    # By the environment: no password stands among a process's arguments.
-    storage = open_storage(os.environ.get("REGSEARCH_STORAGE"), options.home)
-    study = Study.open(NAME, spec, storage, options.home, options.lease, options.outage)
+
+    def opened() -> Study:
+        # By the environment: no password stands among a process's arguments.
+        storage = open_storage(os.environ.get("REGSEARCH_STORAGE"), options.home)
+        try:
+            return Study.open(NAME, spec, storage, options.home, options.lease, options.outage)
+        except BaseException:
+            close_storage(storage)
+            raise
+
+    study = outlast_restart(opened, lambda: None)
     print("running", flush=True)
     with StopRequest() as stop:
         crew = Alone(PretendTrainer(options.slots, options.seconds))
         weights = WeightStore(options.home / "artifacts" / NAME)
         Runner(study, crew, make_pruner(spec, NAME), weights, Onlooker(), stop).run()
+    if options.fail and stop.signal is None:
+        conclude(study)
     study.close()
-    close_storage(storage)
+    close_storage(study._storage)
     sys.exit(0 if stop.signal is None else 130)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RegsearchError as error:
+        sys.exit(f"Error: {error}")

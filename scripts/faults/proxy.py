@@ -32,6 +32,11 @@ class Proxy:
         self._pairs.clear()
         self._open.set()
 
+    def redirect(self, target: str | tuple[str, int]) -> None:
+        """Lead to another server from now on; what leads to the old one is closed."""
+        self._target = target
+        self.mend()
+
     def close(self) -> None:
         self._listener.close()
         self.mend()
