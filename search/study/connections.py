@@ -71,6 +71,8 @@ def engine_options(url: str, database: str, to_read: bool = False) -> dict[str, 
     options: dict[str, Any] = {"plugins": [_PLUGIN], "pool_pre_ping": True, "pool_recycle": _RECYCLE_SECONDS}
     if database != "postgresql":
         return options
+    # A server has few connections: one that two threads need at once is given back after that.
+    options["pool_size"] = 1
     # What has been committed is to be seen at once by those who wait for a lock.
     options["isolation_level"] = "READ COMMITTED"
     options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS, "client_encoding": "utf8", **_KEEP_ALIVE}
@@ -114,6 +116,8 @@ def _translate(context: ExceptionContext) -> Exception | None:
     text = driver_message(error, engine.url.render_as_string(hide_password=False) if engine is not None else "")
     translated = database_error(text, error)
     translated.is_raw = True
+    if isinstance(translated, StorageUnavailableError) and context.connection is not None and context.is_disconnect:
+        translated.passes = True  # the server was there
     return translated
 
 
@@ -125,7 +129,8 @@ def database_error(text: str, error: BaseException) -> StorageError:
         ending.sqlstate = sqlstate_of(error)
         return ending
     unavailable = StorageUnavailableError(text)
-    unavailable.sqlstate, unavailable.outage, unavailable.passes = sqlstate_of(error), outage, outage.passes
+    unavailable.sqlstate, unavailable.outage = sqlstate_of(error), outage
+    unavailable.passes = error.passes if isinstance(error, StorageUnavailableError) else outage.passes
     return unavailable
 
 

@@ -156,13 +156,14 @@ def _with_tables(url: str, options: dict[str, Any]) -> RDBStorage:
     """Return the storage with Optuna's tables, made if need be by one process, however many begin at once."""
     engine = sqlalchemy.create_engine(url, **options)
     try:
-        with engine.begin() as connection:
-            if engine.dialect.name == "postgresql" and not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        if engine.dialect.name == "postgresql" and not sqlalchemy.inspect(engine).has_table("alembic_version"):
+            with engine.begin() as connection:
                 for statement in _ONE_AFTER_THE_OTHER:
                     connection.exec_driver_sql(statement)
-            return _rdb_storage(url, options)
+                return _rdb_storage(url, options)
     finally:
         engine.dispose()
+    return _rdb_storage(url, options)
 
 
 def _with_tables_there(url: str, database: str, options: dict[str, Any]) -> RDBStorage:
