@@ -23,8 +23,8 @@ from search.printable import first_line, mask_password, one_line, printable
 from search.records import Reason
 from search.spec import StudySpec, check_new_study_name, check_study_name, is_study_name, load_spec
 from search.study import Study, open_storage
-from search.study.roster import standing
 from search.study.connections import driver_message
+from search.study.roster import standing
 from search.terminal.standings import print_standings
 from search.tracked import _subject
 from search.tracking.entities import trial_tags

@@ -20,7 +20,7 @@ import sqlalchemy
 
 from scripts.faults.processes import REPOSITORY, pretend
 from scripts.faults.tally import Tally
-from search.study.sqlstates import AWAY, BRIEFLY, RETRY, SQLSTATES, WAIT
+from search.study.sqlstates import AWAY, BRIEFLY, OVERTAKEN, RETRY, SQLSTATES, WAIT
 from tests.postgresql import postgresql_server
 
 PAGE = REPOSITORY / "docs" / "reliability.md"
@@ -39,11 +39,20 @@ HEAD = (
 CODES = (
     *("53100", "53200", "53300", "57P01", "57P03", "58030", "25006"),
     *("40001", "40P01", "55P03", "57014", "25P03"),
+    "23505",
     *("08006", "28P01", "42501", "42P01", "XX000"),
     *("XX001", "22P02"),
 )
 """At least one of each answer, and of each class of the table that a statement can meet."""
-MANNERS = {WAIT: "wait", AWAY: "wait, but a start ends", BRIEFLY: "wait for a minute", RETRY: "at once again"}
+_MADE_ONCE = ("INSERT INTO studies ",)
+"""Where Optuna rightly takes a key that is there for a study that is there."""
+MANNERS = {
+    OVERTAKEN: "at once again, for a minute",
+    WAIT: "wait",
+    AWAY: "wait, but a start ends",
+    BRIEFLY: "wait for a minute",
+    RETRY: "at once again",
+}
 _NAMES = {"08006": "connection_failure", "28P01": "invalid_password", "22P02": "invalid_text_representation"}
 _TRIALS = 12
 _MOST_RUNS = 400
@@ -77,6 +86,8 @@ class Sabotage:
     def _is_due(self, statement: str) -> bool:
         key = " ".join(_ROWS.sub("(?)", _PARAMETERS.sub("?", statement)).split())
         if key in self.failed or "SQLSTATE" in key or "pg_terminate_backend" in key:
+            return False
+        if self._code == "23505" and key.startswith(_MADE_ONCE):
             return False
         self.failed.add(key)
         if self._file is not None:
@@ -157,7 +168,7 @@ def _search(outcome: Outcome, file: Path, url: str, home: Path) -> None:
 
 def _may_end(code: str, output: str) -> bool:
     """Return whether a runner may end with an error, which then has to be one line that names what happened."""
-    ends = answer(code) not in (MANNERS[WAIT], MANNERS[RETRY])
+    ends = answer(code) not in (MANNERS[WAIT], MANNERS[RETRY], MANNERS[OVERTAKEN])
     return ends and "Traceback" not in output and code in output.rpartition("Error: ")[2]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import StorageUnavailableError
 from search.study.journal import Journal
-from search.study.sqlstates import BRIEFLY
+from search.study.sqlstates import OVERTAKEN
 
 _memory = threading.RLock()
 
@@ -81,12 +81,9 @@ def _one_transaction(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
 
 
 def _refused() -> StorageUnavailableError:
-    """Return the error of a transaction that Optuna has rolled back without a word, as it does where a key is there.
-
-    Another process has written the same at the same moment: the next try finds what that one wrote.
-    """
+    """Return the error of a transaction that Optuna has rolled back without a word, as it does where a key is there."""
     refused = StorageUnavailableError("the database refused one of several writes, and none was made")
-    refused.outage = BRIEFLY
+    refused.outage = OVERTAKEN
     return refused
 
 

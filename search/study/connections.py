@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from search.errors import StorageError, StorageUnavailableError
 from search.printable import is_secret, mask_password, secret_values
-from search.study.sqlstates import below_optunas, is_refused_value, outage_of, sqlstate_of
+from search.study.sqlstates import below_optunas, is_left_to_optuna, outage_of, sqlstate_of
 
 LOCK_SECONDS = 20
 _IDLE_SECONDS = 10
@@ -105,7 +105,7 @@ def _translate(context: ExceptionContext) -> Exception | None:
     see an error that it does not know.
     """
     error = context.sqlalchemy_exception
-    if error is None or context.is_pre_ping or is_refused_value(error):
+    if error is None or context.is_pre_ping or is_left_to_optuna(error):
         return None
     outage, engine = outage_of(error), context.engine
     if not context.is_disconnect and context.connection is not None and sqlstate_of(error) is None:

@@ -34,13 +34,15 @@ AWAY = Outage(inf, 10.0, False)
 """The same, where a start takes it for a wrong address."""
 BRIEFLY = Outage(60.0, 5.0, False)
 """An administrator may be in the middle of mending, restoring or switching over; after a minute it is an error."""
+OVERTAKEN = Outage(60.0, 1.0, True)
+"""Another process has written the same at the same moment: the next try finds what that one wrote."""
 RETRY = Outage(inf, 1.0, True)
 """The transaction was in the way of another one, or took too long: it is begun anew at once."""
 
 SQLSTATES: dict[str, tuple[str, Outage | None]] = {
     "08": ("connection_exception", AWAY),
     "0A000": ("feature_not_supported", BRIEFLY),  # such as a cached plan that must not change its result type
-    "23505": ("unique_violation", BRIEFLY),  # somebody was faster: what is there now is found by the next try
+    "23505": ("unique_violation", OVERTAKEN),
     "25006": ("read_only_sql_transaction", WAIT),
     "25P02": ("in_failed_sql_transaction", RETRY),
     "25P03": ("idle_in_transaction_session_timeout", RETRY),
@@ -173,9 +175,15 @@ def below_optunas(error: BaseException) -> BaseException:
     return error
 
 
-def is_refused_value(error: BaseException) -> bool:
-    """Return whether a database refuses what is written, which may be there already: Optuna answers that itself."""
-    return isinstance(below_optunas(error), IntegrityError)
+def is_left_to_optuna(error: BaseException) -> bool:
+    """Return whether Optuna has to see an error as it is: that a study of that name is there, and SQLite's likewise.
+
+    Elsewhere it takes a key that is there for written, and what was to be written is lost without a word.
+    """
+    error = below_optunas(error)
+    if not isinstance(error, IntegrityError):
+        return False
+    return sqlstate_of(error) is None or (error.statement or "").startswith("INSERT INTO studies ")
 
 
 def _is_outage_by_class(error: BaseException) -> bool:
