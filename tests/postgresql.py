@@ -41,7 +41,7 @@ def postgresql_server(*settings: str, durable: bool = False, folder: Path | None
     """
     programs = _programs()
     _check_driver()
-    identity = _identity()
+    identity = identity_of_servers()
     # Not below pytest's folders, which belong to one user; and a socket's path is short.
     folder = Path(tempfile.mkdtemp(prefix="regsearch-pg-", dir=folder))
     if identity:
@@ -79,7 +79,7 @@ def _check_driver() -> None:
         raise NoPostgreSQL("PostgreSQL's driver is not installed: pip install 'psycopg[binary]'") from error
 
 
-def _identity() -> dict[str, Any]:
+def identity_of_servers() -> dict[str, Any]:
     """Return whom to run the server as, as arguments of `Popen`: it refuses root."""
     if os.geteuid() != 0:
         return {}

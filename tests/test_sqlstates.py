@@ -1,12 +1,14 @@
 """Databases that fail at any statement, or are set up otherwise than the code relies on: searches go on, exactly."""
 
 import itertools
+import shutil
 
 import pytest
 import sqlalchemy
 from fixed_study import curve, make_spec
 from sqlalchemy.exc import OperationalError
 
+from scripts.faults.databases import pgbouncer
 from scripts.faults.statements import CODES, HEAD, MARK, PAGE, Sabotage, answer, failing, rewritten
 from search.errors import StorageError, StorageUnavailableError, StudyGoneError
 from search.records import Reason
@@ -136,6 +138,14 @@ def test_an_administrator_s_minute_is_counted_from_the_change_and_not_from_the_o
         Patience(3600.0, str).call(work)
     assert met.count(AWAY) == 20
     assert 3 <= met.count(BRIEFLY) <= 6
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="PgBouncer is not installed")
+def test_a_pgbouncer_that_pools_statements_is_refused_with_the_way_out(postgresql, tmp_path):
+    with pgbouncer(postgresql, "statement") as through:
+        with pytest.raises(StorageError, match="pool_mode = transaction") as refused:
+            open_storage(through, tmp_path)
+        assert not isinstance(refused.value, StorageUnavailableError)
 
 
 HOSTILE = {

@@ -1,6 +1,5 @@
 """Faults of PostgreSQL servers that answer all the same: full, read-only, crowded, replaced, or set up otherwise."""
 
-import pwd
 import random
 import shutil
 import socket
@@ -18,7 +17,7 @@ import sqlalchemy
 from scripts.faults.processes import Process, pretend
 from scripts.faults.proxy import Proxy
 from scripts.faults.tally import Tally
-from tests.postgresql import postgresql_server
+from tests.postgresql import identity_of_servers, postgresql_server
 
 _TRIALS = 40
 _DATABASE = "regsearch"
@@ -76,15 +75,14 @@ def pgbouncer(storage: str, mode: str) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="regsearch-bouncer-"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    file = folder / "pgbouncer.ini"
+    file, identity = folder / "pgbouncer.ini", identity_of_servers()  # it refuses root, too
     file.write_text(
-        f"[databases]\npostgres = host={storage.partition('host=')[2]} dbname=postgres user=postgres\n"
+        f"[databases]\n* = host={storage.partition('host=')[2].replace('%2F', '/')} user=postgres\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
         f"pool_mode = {mode}\ndefault_pool_size = 4\nlogfile = {folder}/log\n"
     )
-    shutil.chown(folder, "postgres")
-    user = pwd.getpwnam("postgres")  # it refuses root
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
+    if identity:
+        shutil.chown(folder, "postgres")
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(["pgbouncer", str(file)], stdout=quiet, stderr=quiet, start_new_session=True, **identity)
     try:
@@ -92,7 +90,7 @@ def pgbouncer(storage: str, mode: str) -> Iterator[str]:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             time.sleep(0.05)
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/{sqlalchemy.make_url(storage).database}"
     finally:
         server.terminate()
         server.wait()

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from search.errors import StorageUnavailableError
 from search.study.journal import Journal
-from search.study.sqlstates import OVERTAKEN
+from search.study.sqlstates import OVERTAKEN, below_optunas
 
 _memory = threading.RLock()
 
@@ -71,7 +71,7 @@ def _one_transaction(storage: RDBStorage) -> Iterator[sqlalchemy.Connection]:
         try:
             yield connection
         except (StorageInternalError, SQLAlchemyError) as error:
-            if connection.in_transaction():
+            if connection.in_transaction() or isinstance(below_optunas(error), DBAPIError):
                 raise
             raise _refused() from error
         finally:

@@ -140,6 +140,8 @@ def outage_of(error: BaseException) -> Outage | None:
         return error.outage if isinstance(error.outage, Outage) else AWAY
     if isinstance(error, StorageError):
         return None
+    if pools_statements(error):
+        return None
     if (state := sqlstate_of(error)) is not None:
         _, outage = SQLSTATES.get(state) or SQLSTATES.get(state[:2]) or ("", None)
         return outage
@@ -150,6 +152,11 @@ def outage_of(error: BaseException) -> Outage | None:
     if isinstance(code, int) and code in MYSQL:
         return MYSQL[code]
     return AWAY if _is_outage_by_class(error) else None
+
+
+def pools_statements(error: BaseException) -> bool:
+    """Return whether PgBouncer refuses transactions, with the code that it has for all of its errors."""
+    return "statement pooling mode" in str(getattr(error, "orig", error))
 
 
 def sqlstate_of(error: BaseException) -> str | None:

@@ -28,6 +28,7 @@ from search.study.journal_format import MOST_STUDIES, too_many_studies
 from search.study.journal_reader import open_journal_to_read
 from search.study.read_only import server_takes_writes, sqlite_file, sqlite_reader
 from search.study.schema import OWN_TABLES, count_studies, find_impostors
+from search.study.sqlstates import pools_statements
 
 JOURNAL_NAME = "optuna.journal"
 """The default storage's file in the home folder."""
@@ -233,6 +234,11 @@ def _explanation(error: Exception, url: str) -> str:
             return f"the database's driver is not installed: pip install '{package}'"
         case ArgumentError() | NoSuchModuleError() | ValueError() | LookupError():
             return "is not a valid database URL; the form is postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        case _ if pools_statements(error):
+            return (
+                f"cannot be opened: {driver_message(error, url)}; results are recorded in transactions: let PgBouncer "
+                "pool those (pool_mode = transaction)"
+            )
         case RuntimeError() if "schema" in str(error):
             return driver_message(error, url)
         case _:
