@@ -2,10 +2,12 @@
 
 import itertools
 import shutil
+import sqlite3
 
 import pytest
 import sqlalchemy
 from fixed_study import curve, make_spec
+from optuna.study import StudyDirection
 from sqlalchemy.exc import OperationalError
 
 from scripts.faults.databases import pgbouncer
@@ -118,6 +120,47 @@ REFUSALS = {
 def test_a_refused_connection_is_known_by_the_server_s_words(words):
     error = OperationalError(None, None, Exception(f"connection failed: {words}"))
     assert (sqlstate_of(error), outage_of(error)) == REFUSALS[words]
+
+
+CODES_OF_OTHERS = {
+    (1213, "Deadlock found when trying to get lock"): RETRY,
+    (1205, "Lock wait timeout exceeded"): RETRY,
+    (1040, "Too many connections"): WAIT,
+    (1290, "The MySQL server is running with the --read-only option"): WAIT,
+    (1049, "Unknown database 'x'"): None,
+    (2006, "MySQL server has gone away"): AWAY,
+}
+
+
+@pytest.mark.parametrize("words", CODES_OF_OTHERS)
+def test_an_error_of_mysql_is_known_by_its_code_and_else_by_its_class(words):
+    assert outage_of(OperationalError(None, None, Exception(*words))) == CODES_OF_OTHERS[words]
+
+
+def test_an_sqlite_file_that_is_busy_or_full_is_waited_for_and_one_that_is_damaged_is_not(tmp_path):
+    file = tmp_path / "study.db"
+    storage = open_storage(f"sqlite:///{file}", tmp_path)
+    pages = sqlite3.connect(file).execute("PRAGMA page_count").fetchone()[0]
+
+    def limit(connection, _record):
+        for setting in (f"max_page_count = {pages}", "busy_timeout = 0"):
+            connection.execute(f"PRAGMA {setting}")
+
+    sqlalchemy.event.listen(storage.engine, "connect", limit)
+    storage.engine.dispose()
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    with pytest.raises(StorageUnavailableError, match="disk is full"):
+        storage.set_study_user_attr(study_id, "a", "x" * 100_000)
+    other = sqlite3.connect(file)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageUnavailableError, match="locked"):
+        storage.set_study_user_attr(study_id, "a", "x")
+    other.close()
+    close_storage(storage)
+    file.write_bytes(file.read_bytes()[:100] + bytes(file.stat().st_size - 100))
+    with pytest.raises(StorageError) as damaged:
+        open_storage(f"sqlite:///{file}", tmp_path)
+    assert not isinstance(damaged.value, StorageUnavailableError)
 
 
 def test_an_administrator_s_minute_is_counted_from_the_change_and_not_from_the_outage_before_it(monkeypatch):

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from search.errors import StorageError, StorageUnavailableError
 from search.printable import is_secret, mask_password, secret_values
-from search.study.sqlstates import below_optunas, is_left_to_optuna, outage_of, sqlstate_of
+from search.study.sqlstates import below_optunas, has_code, is_left_to_optuna, outage_of, sqlstate_of
 
 LOCK_SECONDS = 20
 _IDLE_SECONDS = 10
@@ -107,12 +107,9 @@ def _translate(context: ExceptionContext) -> Exception | None:
     error = context.sqlalchemy_exception
     if error is None or context.is_pre_ping or is_left_to_optuna(error):
         return None
-    outage, engine = outage_of(error), context.engine
-    if not context.is_disconnect and context.connection is not None and sqlstate_of(error) is None:
-        # Such as too many parameters, for which Optuna has a slower way.
-        name = getattr(context.original_exception, "sqlite_errorname", "SQLITE_ERROR")
-        if name == "SQLITE_ERROR" or outage is None:
-            return None
+    if not (context.is_disconnect or context.connection is None or has_code(error)):
+        return None
+    engine = context.engine
     text = driver_message(error, engine.url.render_as_string(hide_password=False) if engine is not None else "")
     translated = database_error(text, error)
     translated.is_raw = True

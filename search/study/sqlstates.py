@@ -81,7 +81,6 @@ SQLSTATES: dict[str, tuple[str, Outage | None]] = {
 SQLITE = {
     "SQLITE_BUSY": AWAY,
     "SQLITE_CANTOPEN": AWAY,
-    "SQLITE_ERROR": BRIEFLY,  # such as a table that is not there
     "SQLITE_FULL": AWAY,
     "SQLITE_INTERRUPT": AWAY,
     "SQLITE_IOERR": AWAY,
@@ -145,13 +144,28 @@ def outage_of(error: BaseException) -> Outage | None:
     if (state := sqlstate_of(error)) is not None:
         _, outage = SQLSTATES.get(state) or SQLSTATES.get(state[:2]) or ("", None)
         return outage
-    original = getattr(error, "orig", None)
-    if (name := getattr(original, "sqlite_errorname", None)) is not None:
-        return SQLITE.get("_".join(name.split("_")[:2]))
-    code = original.args[0] if original is not None and original.args else None
-    if isinstance(code, int) and code in MYSQL:
-        return MYSQL[code]
+    if has_code(error):
+        return SQLITE[name] if (name := _sqlite_name(error)) in SQLITE else MYSQL[_mysql_code(error)]
     return AWAY if _is_outage_by_class(error) else None
+
+
+def has_code(error: BaseException) -> bool:
+    """Return whether an error has a code by which this module knows it, and need not be judged by its class.
+
+    SQLite's SQLITE_ERROR stands for too much: too many parameters, for instance, for which Optuna has a slower way.
+    """
+    name = _sqlite_name(error)
+    return sqlstate_of(error) is not None or name in SQLITE or _mysql_code(error) in MYSQL
+
+
+def _sqlite_name(error: BaseException) -> str:
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return "_".join(str(name).split("_")[:2])
+
+
+def _mysql_code(error: BaseException) -> int:
+    first = next(iter(getattr(getattr(error, "orig", None), "args", ())), None)
+    return first if isinstance(first, int) else 0
 
 
 def pools_statements(error: BaseException) -> bool:
