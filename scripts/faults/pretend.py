@@ -21,7 +21,7 @@ from search.records import Assignment, EpochResult
 from search.runner import Runner
 from search.spec import StudySpec
 from search.stopping import StopRequest
-from search.study import Study, close_storage, open_storage, outlast_restart
+from search.study import Study, close_storage, open_storage, outlast_restart, patience
 from search.study.journal import JournalBackend
 from search.study.ledger import Ledger
 from search.trainers import Report
@@ -193,6 +193,7 @@ def main() -> None:
 
         code, _, file = options.fail.partition(":")
         Sabotage(code, Path(file)).install(sqlalchemy.Engine)
+        patience._FIRST_PAUSE = 0.01  # of a hundred failures in a row none lasts
     if options.die:
         point, _, times = options.die.partition(":")
         die_at(point, int(times))

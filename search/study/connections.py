@@ -17,7 +17,7 @@ from search.errors import StorageError, StorageUnavailableError
 from search.printable import is_secret, mask_password, secret_values
 from search.study.sqlstates import below_optunas, has_code, is_left_to_optuna, outage_of, sqlstate_of
 
-LOCK_SECONDS = 20
+_LOCK_SECONDS = 20
 _IDLE_SECONDS = 10
 _STATEMENT_SECONDS = 300
 _SQLITE_BUSY_SECONDS = 60  # optuna-dashboard may be reading
@@ -28,7 +28,7 @@ _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_coun
 
 SETTINGS = {
     # A runner that was stopped in the middle of a transaction must not hold up the others: the server ends it.
-    "lock_timeout": f"'{LOCK_SECONDS}s'",
+    "lock_timeout": f"'{_LOCK_SECONDS}s'",
     "idle_in_transaction_session_timeout": f"'{_IDLE_SECONDS}s'",
     "statement_timeout": f"'{_STATEMENT_SECONDS}s'",
     # Less gives other losses than were written.
@@ -39,7 +39,7 @@ SETTINGS = {
     ),
 }
 """PostgreSQL's settings that the code relies on, as SQL expressions, for the length of each transaction."""
-_SET = "SELECT " + ", ".join(f"set_config('{name}', {value}, true)" for name, value in SETTINGS.items())
+_SET_ALL = "SELECT " + ", ".join(f"set_config('{name}', {value}, true)" for name, value in SETTINGS.items())
 _TRANSACTION_TIMEOUT = ", set_config('transaction_timeout', '0', true)"
 _HAS_TRANSACTION_TIMEOUT = (17,)
 
@@ -95,7 +95,7 @@ def driver_message(error: BaseException, url: str) -> str:
 
 def _set(connection: Connection) -> None:
     newer = (connection.dialect.server_version_info or ()) >= _HAS_TRANSACTION_TIMEOUT
-    connection.exec_driver_sql(_SET + _TRANSACTION_TIMEOUT * newer)
+    connection.exec_driver_sql(_SET_ALL + _TRANSACTION_TIMEOUT * newer)
 
 
 def _translate(context: ExceptionContext) -> Exception | None:

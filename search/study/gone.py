@@ -151,12 +151,16 @@ class Existence:
 
     def look_at(self, connection: Any) -> None:
         """Raise StudyGoneError where a driver's new connection leads to a database without the study."""
-        cursor = connection.cursor()
-        cursor.execute(self._identity_query)
-        found = cursor.fetchone()
-        cursor.close()
-        connection.rollback()
-        self._compare(found[0] if found else None)
+        try:
+            cursor = connection.cursor()
+            cursor.execute(self._identity_query)
+            found = cursor.fetchone()
+            cursor.close()
+            connection.rollback()
+            self._compare(found[0] if found else None)
+        except BaseException:
+            connection.close()
+            raise
 
     def _is_missing(self) -> bool:
         try:
