@@ -156,7 +156,7 @@ def _search(outcome: Outcome, file: Path, url: str, home: Path) -> None:
             dice.random()
             runner.kill()
         ended = runner.end()
-        if ended > 0 and not _may_end(outcome.code, runner.output):
+        if ended > 0 and not may_end(outcome.code, runner.output):
             outcome.otherwise.append(f"{outcome.code} ended with {ended}: {runner.output[-1500:]}")
         if ended == 0 or (_count(file) == before and ended > 0):
             break
@@ -166,7 +166,7 @@ def _search(outcome: Outcome, file: Path, url: str, home: Path) -> None:
     outcome.tally.count(home, url, _TRIALS)
 
 
-def _may_end(code: str, output: str) -> bool:
+def may_end(code: str, output: str) -> bool:
     """Return whether a runner may end with an error, which then has to be one line that names what happened."""
     ends = answer(code) not in (MANNERS[WAIT], MANNERS[RETRY], MANNERS[OVERTAKEN])
     return ends and "Traceback" not in output and code in output.rpartition("Error: ")[2]
