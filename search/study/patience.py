@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_any, stop_when_event_set
 from tenacity.nap import sleep_using_event
+from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
 from search.errors import StorageUnavailableError
@@ -61,7 +62,7 @@ class Patience:
             self.trouble = self._describe(_error(state))
 
 
-class _Limit:
+class _Limit(stop_base):
     """Ends one call's tries when an outage has lasted for longer than such a one may."""
 
     def __init__(self, seconds: float) -> None:

@@ -282,6 +282,7 @@ class Study(StoredStudy):
         ranges = distributions(spec.choices)
         self._ledger = Ledger(self._storage, self.name, ranges, membership.runner, self._trials(), self._sieve.counts)
         spool = Spool(home, self.name, self.identity)
+        self._existence.check()  # by its identity it is recognized from now on
         self._endings = Endings(self._storage, self._study_id, self._ledger, membership, spec, spool, self._sieve)
         others = membership.others()
         self._had_others = bool(others)
