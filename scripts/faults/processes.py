@@ -33,6 +33,7 @@ class Process:
                 with self._news:
                     self.lines.append(line.rstrip())
                     self._news.notify_all()
+        self.child.wait()  # else who waits for a text could miss that it will never come
         with self._news:
             self._news.notify_all()
 
