@@ -35,12 +35,13 @@ SETTINGS = {
     "extra_float_digits": "'1'",
     # What was committed counts: a crash of the server must not take it back. What is stricter is left as it is.
     "synchronous_commit": (
-        "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END"
+        "CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off' THEN 'on' "
+        "ELSE pg_catalog.current_setting('synchronous_commit') END"
     ),
 }
 """PostgreSQL's settings that the code relies on, as SQL expressions, for the length of each transaction."""
-_SET_ALL = "SELECT " + ", ".join(f"set_config('{name}', {value}, true)" for name, value in SETTINGS.items())
-_TRANSACTION_TIMEOUT = ", set_config('transaction_timeout', '0', true)"
+_SET_ALL = "SELECT " + ", ".join(f"pg_catalog.set_config('{name}', {value}, true)" for name, value in SETTINGS.items())
+_TRANSACTION_TIMEOUT = ", pg_catalog.set_config('transaction_timeout', '0', true)"
 _HAS_TRANSACTION_TIMEOUT = (17,)
 
 _PLUGIN = "regsearch"
