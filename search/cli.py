@@ -12,7 +12,7 @@ import click
 from search import __version__
 from search.children import drop_accidental_folder, safe_children
 from search.commands.reading import report, show, studies, watch
-from search.commands.running import logs, status, stop
+from search.commands.running import logs, repair, status, stop
 from search.commands.searching import GIVEN, confirm, explain, start
 from search.commands.sharing import export, sync, ui
 from search.detached import take_over
@@ -73,7 +73,7 @@ def main() -> None:
     context.with_resource(safe_children())
 
 
-for _command in (start, status, stop, logs, confirm, explain, show, watch, report, studies, export, sync, ui):
+for _command in (start, status, stop, logs, confirm, explain, show, watch, report, studies, export, sync, repair, ui):
     main.add_command(_command)
 
 

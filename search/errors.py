@@ -81,6 +81,10 @@ class StorageUnavailableError(StorageError):
     """Whether a server says by itself that it is busy, stopping or starting: a start waits for that, too."""
 
 
+class DamagedError(StorageError):
+    """What is stored of a study is not what was written: a disk or a person has changed it."""
+
+
 class StudyGoneError(StorageError):
     """The study, or all of its storage, has been deleted while it was in use."""
 

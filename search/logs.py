@@ -68,7 +68,7 @@ def newest_log(home: Path, study: str) -> Path:
     found = [(match[1], path) for path in files if (match := name.fullmatch(path.name))]
     if not found:
         raise UsageError(
-            f'{home / _FOLDER} holds no log of study "{study}"; `regsearch start --detach` writes one, '
+            f'{home / _FOLDER} holds no log of study "{study}"; `start --detach` writes one, '
             "--home names another folder"
         )
     return max(found, key=lambda each: (each[0], each[1].stat().st_mtime_ns))[1]

@@ -148,7 +148,7 @@ class Session:
         if self._study.delivered:
             line += f"\n{self._study.delivered} results that an earlier run could not record are recorded now"
         if left_out := self._study.summary().left_out:
-            line += f"\nOther programs' trials are left out ({len(left_out)}); regsearch show names them"
+            line += f"\nOther programs' trials are left out ({len(left_out)}); `show` names them"
         for other in self._study.others:
             line += f"\nThis study is also run by process {other.pid} on {other.host}; the budget counts for both"
         return line

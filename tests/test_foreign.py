@@ -311,7 +311,7 @@ def test_what_is_queued_beyond_the_budget_is_told_with_how_to_run_it(alone, tmp_
         alone._study.enqueue_trial({"dropout_0": dropout})
     assert alone.unfinished() == 0
     told = regsearch("show", "--study", "fixed", "--home", str(tmp_path))
-    assert "2 queued trials wait; regsearch start with --trials 18 runs them" in told
+    assert "2 queued trials wait; `start` with --trials 18 runs them" in told
     later = reopen(alone, tmp_path, make_spec(trials=18))
     search_on(later)
     assert {record.params["dropout_0"] for record in later.records()} >= {0.125, 0.25}

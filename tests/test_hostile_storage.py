@@ -18,6 +18,7 @@ from conftest import regsearch
 from fuzzing import changed, tries
 from hypothesis import given
 from hypothesis import strategies as st
+from journal_lines import write_sealed
 from rich.console import Console
 from small_study import as_if_searched
 
@@ -139,7 +140,7 @@ def test_values_of_any_kind_are_an_error_or_are_shown(shared_lines, tmp_path_fac
     else:
         line = data.draw(changed(line))
     written = [*shared_lines[:number], line, *shared_lines[number + 1 :]]
-    (home / "optuna.journal").write_text("".join(json.dumps(each) + "\n" for each in written))
+    write_sealed(home, written)
     look(home, data.draw(st.sampled_from([_report, _stop, _run, _run, *[_track] * 6])))
 
 
@@ -148,7 +149,7 @@ def rewrite(home: Path, lines: list[dict], change: Callable[[dict], Any]) -> Non
     lines = json.loads(json.dumps(lines))
     assert sum(bool(change(line)) for line in lines) > 0
     home.mkdir(exist_ok=True)
-    (home / "optuna.journal").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_sealed(home, lines)
 
 
 READING = [

@@ -1,7 +1,6 @@
 """The journal file survives kills, power cuts and full disks, and nothing good is ever dropped."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from search.errors import StorageError
 from search.study import journal
 from search.study.file_systems import refuse_network_file_system
 from search.study.journal import JournalBackend, JournalLock, open_journal
+from search.study.journal_format import line_of
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ def test_damage_in_the_middle_is_told_and_nothing_changed(path, garbage):
     lines = path.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*lines[:2], garbage, *lines[2:]])
     path.write_bytes(damaged)
-    with pytest.raises(StorageError, match=rf"j.journal: line 3 of {len(lines) + 1} is damaged.*sed -i 3d"):
+    with pytest.raises(
+        StorageError, match=rf"line 3 of {len(lines) + 1} is damaged.*regsearch repair --storage {path}"
+    ):
         open_journal(path)
     assert path.read_bytes() == damaged
     assert corrupt_files(path) == []
@@ -209,7 +211,7 @@ def test_a_group_that_fails_appends_nothing(path):
         fail()
     assert path.read_bytes() == good
     backend.append_logs([{"op_code": 5}])
-    assert path.read_bytes() == good + b'{"op_code":5}\n'
+    assert path.read_bytes() == good + line_of({"op_code": 5})
 
 
 def test_a_group_is_its_threads_own(path):
@@ -219,7 +221,7 @@ def test_a_group_is_its_threads_own(path):
         thread = threading.Thread(target=backend.append_logs, args=[[{"op_code": 5, "i": 1}]])
         thread.start()
         thread.join()
-    assert path.read_bytes() == good + b'{"op_code":5,"i":1}\n{"op_code":5,"i":0}\n'
+    assert path.read_bytes() == good + line_of({"op_code": 5, "i": 1}) + line_of({"op_code": 5, "i": 0})
 
 
 def test_a_full_disk_leaves_the_whole_lines_of_a_group(path, monkeypatch):
@@ -241,7 +243,7 @@ def test_a_full_disk_leaves_the_whole_lines_of_a_group(path, monkeypatch):
             append_six()
     assert path.read_bytes().startswith(good)
     left = path.read_bytes()[len(good) :].splitlines(keepends=True)
-    assert left == [b'{"op_code":5,"i":%d}\n' % i for i in range(len(left))]
+    assert left == [line_of({"op_code": 5, "i": i}) for i in range(len(left))]
     assert 0 < len(left) < 6
     backend.append_logs([{"op_code": 5, "i": 9}])
     assert corrupt_files(path) == []
@@ -274,9 +276,9 @@ def test_threads_take_turns(path):
         thread.start()
     for thread in threads:
         thread.join()
-    lines = path.read_bytes().splitlines()
+    lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == before + 80
-    assert all(json.loads(line) == log for line in lines[before:])
+    assert set(lines[before:]) == {line_of(log)}
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen:

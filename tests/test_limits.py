@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from journal_lines import lines_of
 from resources import little
 from small_study import as_if_searched
 from test_hostile_storage import _list, _show, _status
@@ -200,7 +201,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_a_journal_of_a_megabyte_is_read_or_refused_at_once(change, entries, tmp_path):
-    text = "".join(json.dumps(entry) + "\n" for entry in change(entries))
+    text = lines_of(change(entries)).decode()
     deep = "[" * 100_000
     (tmp_path / "optuna.journal").write_text(text.replace('"fact_repeats": null', f'"fact_repeats": {deep}'))
     for read in (_list, _show, _status):

@@ -141,7 +141,7 @@ def test_a_database_with_runs_that_is_half_changed_is_kept_and_its_study_written
     [aside] = whole.parent.glob("mlflow.db.half-made-*")
     notice = " ".join(iter(tracker.notice, None))
     assert f"holds runs, is kept as {aside.name}" in notice
-    assert "`regsearch sync` writes each other study" in notice
+    assert "`sync` writes each other study" in notice
     assert Reader(uri).numbers == [0, 1, 2]
     with closing(sqlite3.connect(aside)) as connection:
         assert connection.execute("SELECT count(*) FROM runs WHERE name LIKE 'trial-%'").fetchone() == (3,)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.faults.beginnings import all_killed_at_first, first_starts_at_once, killed_at_a_file
+from scripts.faults.damage import any_line, damaged_file, flip_bit
 from scripts.faults.databases import ROWS as DATABASES
 from scripts.faults.outputs import folder_deleted, log_full, mounted, redirected, terminal_closed
 from scripts.faults.pretend import NAME, POINTS
@@ -341,6 +342,9 @@ FAULTS = (
         Fault(f"{kind} journal", "killed, then the file's end damaged", torn_tail(kind), 10)
         for kind in ("torn", "NUL-filled", "garbage")
     ),
+    Fault("damaged journal", "a line of a finished study's, mended as is advised", damaged_file(None, any_line), 20, 2),
+    Fault("flipped bit", "in a finished study's journal, mended as is advised", damaged_file(None, flip_bit), 20, 2),
+    Fault("flipped bit", "in a finished study's SQLite file", damaged_file("sqlite", flip_bit), 20),
     Fault("disk full", "a tmpfs of 2 MB, full for 4 s", full_disk, 5, needs=_MOUNTS),
     Fault("home read-only", "remounted for 4 s", read_only, 5, needs=_MOUNTS),
     Fault("home read-only", "read by each command, on such a mount", read_only_mount, 10, needs=_MOUNTS),

@@ -1,4 +1,4 @@
-"""Commands about searches that are running, here or elsewhere: status, stop, logs."""
+"""Commands about searches that are running, here or elsewhere, and their storage: status, stop, logs, repair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from search.arguments import in_home, open_place, option, place, place_as_given
-from search.commands.output import say, stdout
+from search.commands.output import say, stdout, tell
 from search.printable import printable
 
 
@@ -78,3 +78,23 @@ def logs(study: str, follow: bool, lines: int | None, home: Path) -> None:
     for line in read_log(path, lines, follow):
         # A line ends with its line end: of what stands before that, none begins another line.
         click.echo(printable(line), nl=False)
+
+
+@click.command(short_help="Mend a damaged storage.")
+@option("--study", metavar="NAME", show_default="all in the storage", help="Name of a stored study.")
+@place
+def repair(study: str | None, home: Path, storage: str | None) -> None:
+    """Mend a damaged storage, keep the damaged file beside it, and tell what was done.
+
+    Trials that cannot be read become failed ones, all others keep their numbers; the next `start` makes up for them.
+
+    \b
+      regsearch repair
+      regsearch repair --storage ~/runs/optuna.journal
+    """
+    from search.study.repair import repair as repair_storage
+
+    done = repair_storage(storage, home, study)
+    for line in done:
+        tell(line)
+    tell("It is mended; the same `regsearch start` as before goes on" if done else "Nothing is damaged")

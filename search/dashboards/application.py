@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -146,7 +147,8 @@ class Dashboards:
         try:
             page = page_path(Path(self._config.home), check_study_name(study)).read_text("utf-8")
         except Exception:  # no such study, a name that leads out of the home, no such file
-            return Reply("404 Not Found", f"There is no report of {study!r}: regsearch report --study ...")
+            told = f"regsearch report --study {shlex.quote(study)} --home {shlex.quote(str(self._config.home))}"
+            return Reply("404 Not Found", f"There is no report of {study!r}: `{told}` makes one")
         return Reply("200 OK", page, "text/html")
 
     def _page_of_mlflow(self, link: Link, study: str) -> Reply:

@@ -3,7 +3,6 @@
 Knows how that is read and written, and the study at a glance that comes of it and of the trials.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any, Literal, TypeVar
@@ -17,8 +16,9 @@ from search.records import Majority, ModelNoise, Score, Summary, TimeSpent
 from search.spec import StudySpec
 from search.study.commits import exclusive
 from search.study.foreign import Sieve
+from search.study.kept import Kept, keep, keep_in
 from search.study.reading import read_as, read_noise
-from search.study.trials import summarize
+from search.study.trials import check_numbers, summarize
 
 REPEATS = "repeats"
 """Name of the fact that holds what is confirmed."""
@@ -41,12 +41,18 @@ _FACT = "fact_"
 _Fact = TypeVar("_Fact")
 
 
+def is_result(key: str) -> bool:
+    """Return whether an attribute of a study tells results, which can be found again, and not what it is."""
+    made_once = {_FACT + name for name in ("identity", "data_fingerprint", "test_fingerprint")}
+    return (key.startswith((_FACT, _TEST)) or key == _WALL_SECONDS) and key not in made_once
+
+
 def set_fact(study: optuna.Study, key: str, value: Any) -> None:
     """Keep a JSON value."""
-    study.set_user_attr(_FACT + key, value)
+    keep(study, _FACT + key, value)
 
 
-def fact(attributes: Mapping[str, Any], key: str, kind: type[_Fact]) -> _Fact | None:
+def fact(attributes: Kept, key: str, kind: type[_Fact]) -> _Fact | None:
     """Return what `set_fact` kept among a study's attributes, or None. Raises ValueError where it is something else."""
     value = attributes.get(_FACT + key)
     return None if value is None else read_as(kind, value)
@@ -58,33 +64,35 @@ def settle(study: optuna.Study, storage: BaseStorage, key: str, value: _Fact) ->
     with exclusive(storage, study_id):
         kept = storage.get_study_user_attrs(study_id).get(_FACT + key)
         if kept is None:
-            storage.set_study_user_attr(study_id, _FACT + key, value)
+            keep_in(storage, study_id, _FACT + key, value)
     return value if kept is None else read_as(type(value), kept)
 
 
 def add_wall_seconds(study: optuna.Study, seconds: float) -> None:
     """Add to the time that the study has been run."""
-    study.set_user_attr(_WALL_SECONDS, _wall_seconds(study.user_attrs) + seconds)
+    keep(study, _WALL_SECONDS, _wall_seconds(Kept(study)) + seconds)
 
 
 def set_test_score(study: optuna.Study, which: Literal["best", "baseline"], score: Score) -> None:
     """Keep a test score."""
-    study.set_user_attr(_TEST + which, asdict(score))
+    keep(study, _TEST + which, asdict(score))
 
 
 def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summary:
     """Return the study at a glance."""
-    attributes = study.user_attrs  # once: others may have written any number
-    scores = {which: attributes[_TEST + which] for which in ("best", "baseline") if _TEST + which in attributes}
+    attributes = Kept(study)  # once: others may have written any number
+    scores = {which: attributes.get(_TEST + which) for which in ("best", "baseline")}
     ablation, time = fact(attributes, ABLATION, Ablation), fact(attributes, TIME_SPENT, TimeSpent)
     noise = read_noise(fact(attributes, NOISE, ModelNoise))
     majorities = {examples: fact(attributes, MAJORITY + examples, Majority) for examples in ("validation", "test")}
+    trials = study.get_trials(deepcopy=False)
+    check_numbers(trials)
     summary = summarize(
         study.study_name,
-        study.get_trials(deepcopy=False),
+        trials,
         spec,
         sieve,
-        {which: read_as(Score, score) for which, score in scores.items()},
+        {which: read_as(Score, score) for which, score in scores.items() if score is not None},
         _wall_seconds(attributes),
         _picked_once(fact(attributes, REPEATS, Repeats)),
     )
@@ -102,8 +110,8 @@ def summarize_study(study: optuna.Study, spec: StudySpec, sieve: Sieve) -> Summa
     )
 
 
-def _wall_seconds(attributes: Mapping[str, Any]) -> float:
-    return _seconds(attributes.get(_WALL_SECONDS, 0.0))
+def _wall_seconds(attributes: Kept) -> float:
+    return _seconds(attributes.get(_WALL_SECONDS) or 0.0)
 
 
 def _finite(time: TimeSpent) -> TimeSpent:

@@ -20,7 +20,7 @@ from search.study.foreign import Sieve
 from search.study.gone import Existence
 from search.study.opening import stored_spec
 from search.study.reading import as_written
-from search.study.storage import storage_errors
+from search.study.storage import mending_advice, storage_errors
 from search.study.trials import first_attempt, role_of, spent_trials
 
 
@@ -53,7 +53,11 @@ class Following:
 
     def look(self) -> Look:
         """Return what is new. Raises StorageError."""
-        with storage_errors(self._storage), as_written(f'study "{self._name}"'), self._existence.required():
+        with (
+            storage_errors(self._storage),
+            as_written(f'study "{self._name}"', mending_advice(self._storage)),
+            self._existence.required(),
+        ):
             self._existence.check()
             return self._look()
 

@@ -19,6 +19,7 @@ from search.study.reading import MISREAD, describe_misread
 from search.study.samplers import distributions
 from search.study.trials import (
     CONFIG,
+    DAMAGED,
     REFUSED,
     RUNNER,
     check_values,
@@ -26,6 +27,7 @@ from search.study.trials import (
     has_curves,
     is_queued_elsewhere,
     to_record,
+    why_damaged,
 )
 
 _BY_OTHERS = {
@@ -43,9 +45,9 @@ class Sieve:
         self._spec = spec
         self._objectives, self._max_epochs = len(spec.search.objectives), spec.training.max_epochs
         self._known: dict[int, str | None] = {}
-        """By trial that has ended, why it is left out; None where it is not."""
+        """By id of a trial that has ended, why it is left out; None where it is not."""
         self._known_configs: dict[int, str | None] = {}
-        """By trial that has ended, why its configuration does not count; None where it does."""
+        """By id of a trial that has ended, why its configuration does not count; None where it does."""
 
     # Of a study without trials, neither is needed; a spec may have thousands of parameters.
     @cached_property
@@ -70,9 +72,9 @@ class Sieve:
             return None
         if trial.state == TrialState.RUNNING:
             return self._config_refusal(trial)
-        if trial.number not in self._known:
-            self._known[trial.number] = self._ended_refusal(trial)
-        return self._known[trial.number]
+        if trial._trial_id not in self._known:
+            self._known[trial._trial_id] = self._ended_refusal(trial)
+        return self._known[trial._trial_id]
 
     def sift(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials that are not left out."""
@@ -101,21 +103,23 @@ class Sieve:
         try:
             check_values([trial], self._objectives)
             to_record(trial)
+            return why_damaged(trial)
         except MISREAD as error:
             return f"it holds what regsearch does not write ({describe_misread(error)})"
-        return None
 
     def _config_refusal(self, trial: FrozenTrial) -> str | None:
         if not trial.state.is_finished():  # others may still change it
             return self._read_config(trial)
-        if trial.number not in self._known_configs:
-            self._known_configs[trial.number] = self._read_config(trial)
-        return self._known_configs[trial.number]
+        if trial._trial_id not in self._known_configs:
+            self._known_configs[trial._trial_id] = self._read_config(trial)
+        return self._known_configs[trial._trial_id]
 
     def _read_config(self, trial: FrozenTrial) -> str | None:
         is_taken = RUNNER in trial.system_attrs
         if REFUSED in trial.user_attrs and not is_taken and trial.state != TrialState.WAITING:
             return f"refused: {one_line(str(trial.user_attrs[REFUSED]))}"
+        if CONFIG not in trial.user_attrs and DAMAGED in trial.user_attrs:
+            return why_damaged(trial)
         if CONFIG not in trial.user_attrs or (is_queued_elsewhere(trial) and not is_taken):
             return _BY_OTHERS.get(trial.state, "another program queued it")
         try:

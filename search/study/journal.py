@@ -12,11 +12,12 @@ The lock stands in `<journal>.flock`, not `.lock`: that name is Optuna's own, an
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -25,16 +26,19 @@ from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 
 from search.errors import StorageError, StorageUnavailableError
 from search.study.file_systems import refuse_network_file_system
 from search.study.gone import WatchedFile
 from search.study.journal_format import (
     LONGEST_ENTRY,
-    StudyLimit,
+    OWN_WORKER,
+    JournalLines,
     check_beginning,
-    damaged,
     is_good,
+    is_torn,
+    line_of,
     lines_of,
     not_a_journal,
 )
@@ -58,6 +62,7 @@ class Journal(JournalStorage):
         super().__init__(self._file)
         # One thread may keep the others away for several calls. It is always taken before the file's lock.
         self._thread_lock = threading.RLock()  # type: ignore[assignment]
+        self._worker_id_prefix = self._replay_result._worker_id_prefix = f"{OWN_WORKER}{uuid.uuid4()}-"
         # Optuna reads it after each new trial, and sets it when that is read back: here maybe later.
         self._replay_result._last_created_trial_id_by_this_process = -1
 
@@ -87,10 +92,16 @@ class Journal(JournalStorage):
                 self._append(logs)
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
+        created = Counter[int]()
         for log in logs:
             if "trial_id" in log:
                 trial = self._replay_result.get_trial(log["trial_id"])
                 self.check_trial_is_updatable(log["trial_id"], trial.state)
+            elif log["op_code"] == JournalOperation.CREATE_TRIAL:
+                # Should an earlier line be damaged, this tells how many trials that line made.
+                study_id = log["study_id"]
+                log["number"] = len(self._replay_result._study_id_to_trial_ids[study_id]) + created[study_id]
+                created[study_id] += 1
         self._file.append_logs(logs)
 
 
@@ -204,7 +215,7 @@ class JournalBackend(JournalFileBackend):
         super().__init__(str(path))
         self._group = threading.local()
         self._watched = WatchedFile(path)
-        self._limit = StudyLimit(path)
+        self._lines = JournalLines(path)
         self._repair_if_free()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
@@ -213,9 +224,7 @@ class JournalBackend(JournalFileBackend):
             return
         self._watched.check()
         try:
-            yield from self._limit.check(super().read_logs(log_number_from), log_number_from)
-        except ValueError:  # not JSON, or not even text
-            raise damaged(self._path) from None
+            yield from self._lines.read(log_number_from)
         except OSError as error:
             text = f"{self._path}: the journal cannot be read: {error.strerror or error}"
             raise StorageUnavailableError(text) from error
@@ -251,7 +260,7 @@ class JournalBackend(JournalFileBackend):
         if hasattr(self._group, "logs"):
             self._group.logs += logs
             return
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        lines = b"".join(map(line_of, logs))
         try:
             with self._opened() as file:
                 if not _ends_with_newline(file):
@@ -328,7 +337,7 @@ def _sound_end(file: int) -> int:
         whole = lines if start == 0 else lines[1:]  # the first one begins amid the file
         end = size
         for line in reversed(whole):
-            if is_good(line):
+            if is_good(line) or not is_torn(line):
                 return end
             end -= len(line)
         if start == 0:

@@ -1,7 +1,4 @@
-"""A journal opened to be read: without a lock, repairs, or any right but to read the file.
-
-An end that a kill or a full disk has torn is passed over, as the next writer will move it away.
-"""
+"""A journal opened to be read: without a lock, repairs, or any right but to read the file."""
 
 import os
 from collections.abc import Iterator
@@ -13,16 +10,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from search.errors import StorageError, StorageUnavailableError
 from search.study.gone import WatchedFile
-from search.study.journal_format import (
-    StudyLimit,
-    check_beginning,
-    damaged,
-    entry_of,
-    is_good,
-    not_a_journal,
-    open_journal_file,
-    read_lines,
-)
+from search.study.journal_format import JournalLines, check_beginning, not_a_journal
 from search.study.reading import MISREAD
 
 
@@ -47,35 +35,18 @@ def open_journal_to_read(path: Path) -> ReadOnlyJournal:
 
 
 class JournalReader(BaseJournalBackend):
-    """Reads the entries of a journal, again and again, each time from where the last reading ended."""
+    """Reads the entries of a journal file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._limit = StudyLimit(path)
+        self._lines = JournalLines(path)
         self._watched = WatchedFile(path)
-        self._number, self._offset = 0, 0
-        """How many entries were read, and where the next one begins."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield the entries from `log_number_from` on. Raises StorageError."""
-        return self._limit.check(self._entries(log_number_from), log_number_from)
-
-    def _entries(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         self._watched.check()
-        if log_number_from != self._number:
-            self._number, self._offset = 0, 0
         try:
-            with open_journal_file(self._path) as file:
-                file.seek(self._offset)
-                for line in read_lines(file):
-                    if (entry := entry_of(line)) is None:
-                        # Without its newline it is the last one, maybe under way.
-                        if line.endswith(b"\n") and any(map(is_good, read_lines(file))):
-                            raise damaged(self._path)
-                        return
-                    self._number, self._offset = self._number + 1, self._offset + len(line)
-                    if self._number > log_number_from:
-                        yield entry
+            yield from self._lines.read(log_number_from)
         except OSError as error:
             why = error.strerror or error
             raise StorageUnavailableError(f"{self._path}: the journal cannot be read: {why}") from error

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.study.arrivals import Arrival, arrival, arrivals
 from search.study.commits import exclusive, one_commit
 from search.study.queued import Refused
-from search.study.trials import OPTIONAL, ORIGIN, REFUSED, RUNNER, runner_of
+from search.study.trials import OPTIONAL, ORIGIN, REFUSED, RUNNER, runner_of, seal_of
 
 Filling = Callable[[FrozenTrial], tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Returns parameters and attributes to write for a trial, or for the one that follows it."""
@@ -193,10 +193,7 @@ class Ledger:
         commit = one_commit(self._storage) if queued is None else exclusive(self._storage, self._study_id)
         try:
             with commit:
-                for key, value in curves.items():
-                    self._storage.set_trial_system_attr(trial_id, key, value)
-                self._set_attributes(trial_id, changed | dict(attributes))
-                self._storage.set_trial_state_values(trial_id, state, told)
+                self._end(trial, state, told, changed | dict(attributes), curves)
                 if queued is not None:
                     self.enqueue(*queued)
         except UpdateFinishedTrialError:
@@ -221,8 +218,7 @@ class Ledger:
 
     def lose(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
         """Fail a running trial of another runner. Raises UpdateFinishedTrialError where that has ended it."""
-        self._set_attributes(trial._trial_id, attributes)
-        self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        self._end(trial, TrialState.FAIL, None, attributes, {})
 
     def may_have_more(self, budget: int) -> bool:
         """Return whether there is something to take or to start, as far as is known."""
@@ -253,6 +249,24 @@ class Ledger:
         if not counts and entry[0] != _NO_PLACE:
             self.begun -= 1
             self._waiting = deque((place - (place > entry[0]), trial_id) for place, trial_id in self._waiting)
+
+    def _end(
+        self,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+    ) -> None:
+        """Write how a trial ends, with the checksum of all that is kept of it; its state comes last."""
+        ended = copy(trial)
+        ended.state, ended.values = state, values
+        ended.user_attrs = trial.user_attrs | dict(attributes)
+        ended.system_attrs = trial.system_attrs | dict(system_attributes)
+        for key, value in (dict(system_attributes) | seal_of(ended)).items():
+            self._storage.set_trial_system_attr(trial._trial_id, key, value)
+        self._set_attributes(trial._trial_id, attributes)
+        self._storage.set_trial_state_values(trial._trial_id, state, values)
 
     def _is_over(self, number: int) -> bool:
         return self._storage.get_trial(self._ids[number]).state.is_finished()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from search.errors import SpecError, StorageError
+from search.errors import DamagedError, SpecError, StorageError
 from search.printable import one_line, printable, shortened
 from search.records import ModelNoise, Params
 from search.spec import parameter_of
@@ -32,15 +32,15 @@ MISREAD = (ArithmeticError, AssertionError, AttributeError, LookupError, Recursi
 
 
 @contextmanager
-def as_written(subject: str) -> Iterator[None]:
-    """Raise StorageError where what is read inside is not as regsearch writes it."""
+def as_written(subject: str, advice: str = "") -> Iterator[None]:
+    """Raise StorageError where what is read inside is not as regsearch writes it; with advice what to do then."""
     try:
         yield
     except MISREAD as error:
         raise StorageError(
             f"{subject} holds what regsearch does not write ({describe_misread(error)}); whoever can write to it may "
-            "have changed it: name another --study, or another --storage (should it be a mistake of regsearch's own, "
-            "REGSEARCH_DEBUG=1 tells where)"
+            f"have changed it: {advice}name another --study, or another --storage (should it be a mistake of "
+            "regsearch's own, REGSEARCH_DEBUG=1 tells where)"
         ) from error
 
 
@@ -50,7 +50,7 @@ def legible(names: Iterable[str], read: Callable[[str], _T]) -> Iterator[_T]:
     for name in names:
         try:
             yield read(name)
-        except (SpecError, *MISREAD) as error:
+        except (DamagedError, SpecError, *MISREAD) as error:
             left_out += 1
             if left_out <= _MOST_LEFT_OUT:
                 _log.warning(

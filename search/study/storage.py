@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from search.study.journal_format import MOST_STUDIES, too_many_studies
 from search.study.journal_reader import open_journal_to_read
 from search.study.read_only import server_takes_writes, sqlite_file, sqlite_reader
 from search.study.schema import OWN_TABLES, count_studies, find_impostors
+from search.study.sqlite_repair import is_sound
 from search.study.sqlstates import pools_statements
 
 JOURNAL_NAME = "optuna.journal"
@@ -46,6 +48,7 @@ _LAST_TABLES = frozenset({"version_info", "alembic_version"})
 """Tables without which nobody has finished making the others."""
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb")
+_DAMAGE = re.compile("malformed|not decode|not a database")
 _ONE_AFTER_THE_OTHER = (
     "SET LOCAL lock_timeout = '120s'",
     "SET LOCAL idle_in_transaction_session_timeout = '60s'",
@@ -98,11 +101,19 @@ def storage_errors(storage: BaseStorage) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError, StorageError) as error:
         if isinstance(error, StorageError) and not error.is_raw:
             raise
+        failure = describe_failure(error, storage)
         text = (
-            f"{describe_failure(error, storage)}; "
+            f"{failure}; {mending_advice(storage) if _DAMAGE.search(failure) else ''}"
             "what was recorded is kept, run the same command again when this is mended"
         )
         raise database_error(text, error) from None
+
+
+def mending_advice(storage: BaseStorage) -> str:
+    """Return the command that mends a damaged SQLite database, as the beginning of what else there is to do."""
+    if not isinstance(storage, RDBStorage) or storage.engine.dialect.name != "sqlite":
+        return ""
+    return f"`regsearch repair --storage {shlex.quote(storage.url)}` mends a damaged file; "
 
 
 def describe_failure(error: BaseException, storage: BaseStorage) -> str:
@@ -140,6 +151,12 @@ def _open_database(url: str, database: str, to_read: bool) -> BaseStorage:
             return _with_tables_there(url, database, options)
         with _alone_in_folder(file):
             _refuse_foreign_tables(url, database, options)
+            if file is not None and not is_sound(
+                file
+            ):  # a damaged index hides what is there, and it would be made again
+                raise StorageError(
+                    f"{url}: SQLite's own check finds damage; `regsearch repair --storage {shlex.quote(url)}` mends it"
+                )
             storage = _with_tables(url, options)
         if file is not None:
             watch_file(storage.engine, file)
@@ -291,6 +308,12 @@ def _no_studies(url: str | None, home: Path = Path()) -> NoStudiesError:
     return NoStudiesError(
         f"{mask_password(str(where))} holds no studies yet; `regsearch start --study digits` makes one, {way_out}"
     )
+
+
+def journal_file(url: str | None, home: Path) -> Path | None:
+    """Return the file of a storage that is a journal; None for others."""
+    is_journal = url is None or "://" not in url or url.startswith("journal://")
+    return _storage_file(url, home) if is_journal else None
 
 
 def _storage_file(url: str | None, home: Path) -> Path | None:

@@ -27,12 +27,13 @@ from search.study.annotations import Annotations
 from search.study.following import Following
 from search.study.foreign import Sieve
 from search.study.gone import Existence
+from search.study.kept import Kept
 from search.study.opening import load, our_studies, stored_spec
 from search.study.patience import Patience
 from search.study.reading import as_written, legible, read_texts
 from search.study.roster import Dismissal
-from search.study.storage import describe_failure, storage_errors
-from search.study.trials import spent_trials, unfinished_trials
+from search.study.storage import describe_failure, mending_advice, storage_errors
+from search.study.trials import check_numbers, spent_trials, unfinished_trials
 
 _FEWEST_TO_COMPARE = 4
 _Arguments = ParamSpec("_Arguments")
@@ -44,7 +45,7 @@ _Stored = TypeVar("_Stored", bound="StoredStudy")
 @contextmanager
 def understood(storage: BaseStorage, name: str) -> Iterator[None]:
     """Raise StorageError, without passwords, where the storage fails or holds something else than we write."""
-    with storage_errors(storage), as_written(f'study "{name}"'):
+    with storage_errors(storage), as_written(f'study "{name}"', mending_advice(storage)):
         yield
 
 
@@ -197,7 +198,7 @@ class StoredStudy:
     @guarded
     def fact(self, key: str, kind: type[_Fact]) -> _Fact | None:
         """Return what `set_fact` kept, as a type that pydantic knows, or None."""
-        return facts.fact(self._study.user_attrs, key, kind)
+        return facts.fact(Kept(self._study), key, kind)
 
     @property
     def identity(self) -> str:
@@ -214,7 +215,10 @@ class StoredStudy:
         return self._sieve.sift(self._trials(states))
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        if states is None:
+            check_numbers(trials)
+        return trials
 
     def _counted(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return those that have a place in the budget."""

@@ -18,6 +18,7 @@ from search.confirmation import Confirmation, Repeats, conclude, one_standard_er
 from search.pareto import pareto_front
 from search.records import EpochResult, Params, Reason, Role, Score, Summary, TrialRecord
 from search.spec import StudySpec
+from search.study.checksums import CHECKSUM, is_intact, seal, sealed_end
 from search.study.reading import read_line, read_params, read_text
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ ORIGIN = (CONFIG, ROLE, RETRY_OF, SUCCESSOR_OF, _TRAINER_DEATHS)
 OPTIONAL = (ROLE, RETRY_OF, "error", "worker")
 """Attributes that a trial need not have; None is as if it had none, since Optuna cannot remove any."""
 _CURVES = "curves"
+_OF_BEST = ("val_accuracy", "train_loss", "gap", "sparsity")
+_SEALED = {
+    **dict.fromkeys((*ORIGIN, "epochs", "best_epoch", *_OF_BEST, "error", "worker", REASON), True),
+    _CURVES: False,
+}
+"""Attributes that a trial's checksum is of; see `checksums.seal`."""
+DAMAGED = "damaged"
+"""What `regsearch repair` says of a trial that it has put in the place of one that could not be read."""
 _CURVE_NAMES = ("train_loss", "val_loss", "val_accuracy", "sparsity", "val_loss_error")
 _STATE_NAMES = {
     TrialState.COMPLETE: "complete",
@@ -58,7 +67,7 @@ def end_attributes(record: TrialRecord) -> dict[str, Any]:
     attributes: dict[str, Any] = {"epochs": len(record.epochs)}
     if record.best is not None:
         attributes["best_epoch"] = record.best.epoch
-        for name in ("val_accuracy", "train_loss", "gap", "sparsity"):
+        for name in _OF_BEST:
             attributes[name] = _to_json(getattr(record.best, name))
     if record.error is not None:
         attributes["error"] = record.error
@@ -70,6 +79,19 @@ def end_attributes(record: TrialRecord) -> dict[str, Any]:
 def curves(record: TrialRecord) -> dict[str, Any]:
     """Return the system attributes to write when a trial ends."""
     return {_CURVES: epochs_to_json(record.epochs)}
+
+
+def seal_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the system attributes to write for a trial as it is in its end, see `checksums.seal`."""
+    return {CHECKSUM: seal(trial, _SEALED)}
+
+
+def why_damaged(trial: FrozenTrial) -> str | None:
+    """Return why the record of a trial that a runner has ended is not to be believed; None where it is."""
+    if DAMAGED in trial.user_attrs:
+        return "it could not be read, and another one was put in its place by `regsearch repair`"
+    is_ended_here = REASON in trial.user_attrs or CHECKSUM in trial.system_attrs
+    return "its record is damaged: it has another checksum" if is_ended_here and not is_intact(trial, _SEALED) else None
 
 
 def epochs_to_json(epochs: Sequence[EpochResult]) -> dict[str, list[float | str | None]]:
@@ -179,7 +201,7 @@ def to_record(trial: FrozenTrial) -> TrialRecord:
         # Earlier versions had them among the user's attributes.
         epochs=epochs_from_json(trial.system_attrs.get(_CURVES) or attributes.get(_CURVES, {})),
         started=_aware(trial.datetime_start or trial.datetime_complete),  # no start if failed while waiting
-        ended=_aware(trial.datetime_complete),
+        ended=sealed_end(trial) or _aware(trial.datetime_complete),
         role=role_of(trial),
         retry_of=_retry_of(trial),
         error=read_text(attributes.get("error")),
@@ -227,6 +249,12 @@ def check_values(trials: Iterable[FrozenTrial], objectives: int) -> None:
     for trial in trials:
         if trial.values is not None and len(trial.values) != objectives:
             raise ValueError(f"trial {trial.number} has {len(trial.values)} values instead of {objectives}")
+
+
+def check_numbers(trials: Sequence[FrozenTrial]) -> None:
+    """Raise ValueError where all trials of a study do not have the numbers from 0 on, each once."""
+    if sorted(trial.number for trial in trials) != list(range(len(trials))):
+        raise ValueError("numbers of trials are missing or there twice")
 
 
 def spent_trials(trials: Sequence[FrozenTrial]) -> int:

@@ -275,7 +275,7 @@ def _left_out(summary: Summary) -> list[str]:
     lines = []
     if beyond := summary.beyond_budget:
         which = f"{beyond} queued trials wait" if beyond > 1 else "1 queued trial waits"
-        told = f"{which}; regsearch start with --trials {summary.enough_trials} runs {'them' if beyond > 1 else 'it'}"
+        told = f"{which}; `start` with --trials {summary.enough_trials} runs {'them' if beyond > 1 else 'it'}"
         lines.append(f"Beyond budget  {told}")
     if count := len(summary.left_out):
         lines.append(f"Left out       {count} trial{'s' * (count > 1)} of other programs, or changed by them")

@@ -91,7 +91,7 @@ class _HalfMade:
         kept = "" if self.aside is None else f"; the old one, which holds runs, is kept as {self.aside.name}"
         return (
             f"{file} was half-made, since its making was cut off, and is made anew{kept}. "
-            "`regsearch sync` writes each other study of this home to it"
+            "`sync` writes each other study of this home to it"
         )
 
 
