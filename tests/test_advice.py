@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -187,7 +188,10 @@ def listed(desk: Desk, command: str) -> None:
     "regsearch stop {}{}",
 )
 def detached(desk: Desk, command: str) -> None:
-    printed = regsearch("start", "--study", str(desk.folder / "tiny.toml"), "--detach", "--home", str(desk.home))
+    # In a process of its own, which ends before the search that it leaves behind.
+    start = [sys.executable, "-P", "-m", "search", "start", "--detach"]
+    options = ["--study", str(desk.folder / "tiny.toml"), "--home", str(desk.home)]
+    printed = subprocess.run([*start, *options], capture_output=True, text=True, check=True).stdout
     template = command.replace(" {}{}", " --study {}")
     for _ in range(100):  # a search that has just been cut off shows what there was
         if (desk.home / "optuna.journal").exists():
