@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from search.trainers import Report
     from search.weights import WeightStore
 
-_TRACKING_PATIENCE = 30.0
-_INTERRUPTED_TRACKING_PATIENCE = 5.0
+_TRACKING_PATIENCE = (30.0, 600.0)
+_INTERRUPTED_TRACKING_PATIENCE = (5.0, 30.0)
+"""Seconds without progress, and in all, after which MLflow is left behind."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Session:
             raise
         except Exception:
             # What MLflow has not written yet is written all the same, as far as that goes soon.
-            tracker.finish(Closing(interrupted=True, ended=datetime.now(UTC)), _INTERRUPTED_TRACKING_PATIENCE)
+            tracker.finish(Closing(interrupted=True, ended=datetime.now(UTC)), *_INTERRUPTED_TRACKING_PATIENCE)
             raise
         except BaseException:
             tracker.abandon()
@@ -253,7 +254,7 @@ class Session:
         interrupted_by = stop.signal if cut_short else None
         # As long as this process writes to MLflow it runs the study: who starts it next would write the same.
         patience = _TRACKING_PATIENCE if interrupted_by is None else _INTERRUPTED_TRACKING_PATIENCE
-        outcome = tracker.finish(told, patience)
+        outcome = tracker.finish(told, *patience)
         if outcome.message is None:
             findings.pass_on(iter(tracker.notice, None))
         stopped = cut_short and interrupted_by is None and stop.requested
@@ -268,7 +269,7 @@ class Session:
     def _leave_to(self, holder: RunnerRecord, tracker: Tracker) -> Ending:
         """Return the ending where somebody else does what follows the search."""
         self._crew.close()
-        outcome = tracker.finish(Closing(False, datetime.now(UTC), to_be_continued=True), _TRACKING_PATIENCE)
+        outcome = tracker.finish(Closing(False, datetime.now(UTC), to_be_continued=True), *_TRACKING_PATIENCE)
         return Ending(self._study.summary(), outcome, None, False, left_to=f"process {holder.pid} on {holder.host}")
 
     def close(self) -> None:

@@ -122,6 +122,13 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """From the process: MLflow had taken these trials, and does not hold them any more."""
+
+    numbers: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Alive:
     """From the process: something that takes long has got one step further."""
 

@@ -1,7 +1,8 @@
 """The tracking process: takes trials from the search and keeps trying until MLflow has them.
 
-Knows about queues, pauses and giving up; how a trial becomes runs and metrics is `writer`'s business. It ends
-when told to, or when the search has died (its end of the pipe is closed), after one last try.
+Knows about queues, pauses and giving up. How a trial becomes runs and metrics is `writer`'s business; how a request is
+sent again, that of `retry`. It ends when told to, or when the search has died (its end of the pipe is closed), after a
+last try, or some more where the server answers in part.
 """
 
 import logging
@@ -10,9 +11,11 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,6 +27,7 @@ from search.tracking.messages import (
     Closing,
     Ended,
     LookAgain,
+    Lost,
     Notice,
     Opening,
     Written,
@@ -33,13 +37,20 @@ from search.tracking.messages import (
 )
 
 if TYPE_CHECKING:
+    from search.tracking.retry import RepeatedRequests
     from search.tracking.writer import MlflowWriter
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until the next try, after 1, 2, ... failed ones in a row; the last holds from then on."""
 
+_LAST_TRIES = 3
+"""At the end, where a server that answers does not let everything through."""
+
 _REFUSALS_IN_A_ROW = 10
 """So many trials refused by a store that otherwise works mean that it is not the trials' fault."""
+
+_LONGEST_PAUSE = 3600.0
+"""Seconds for which a server may ask not to be asked again."""
 
 _NICENESS = 10
 MOST_MEMORY = 4 * 2**30
@@ -62,8 +73,8 @@ class Inbox:
         with self._changed:
             self._changed.wait_for(lambda: self.pending or self.closing)
 
-    def pause(self, seconds: float) -> None:
-        """Return after `seconds`, or as soon as the end has come."""
+    def pause(self, seconds: float | None) -> None:
+        """Return after `seconds`, or as soon as the end has come; with None, only then."""
         with self._changed:
             self._changed.wait_for(lambda: self.closing, seconds)
 
@@ -82,6 +93,17 @@ class Inbox:
             self._changed.notify_all()
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """Reason for which not all could be written."""
+
+    text: str
+    pause: float = 0.0
+    """Seconds for which the server asks not to be asked again."""
+    is_final: bool = False
+    """Whether trying again changes nothing, since the server refuses the credentials."""
+
+
 class Courier:
     """Carries trials from the inbox to MLflow, and says so when it cannot."""
 
@@ -90,43 +112,78 @@ class Courier:
         self._inbox = inbox
         self._report = report
         self._writer: MlflowWriter | None = None
+        self._requests: RepeatedRequests | None = None
+        self._written: set[int] = set()
         self._failures = 0
+        self._has_told_refusal = False
 
     def run(self) -> None:
-        """Work until the search closes or dies; the try after that is the last."""
-        while True:
-            closing = self._inbox.closing
-            problem = self._attempt(closing)
-            if closing is not None:
-                self._report(Ended(problem))
-                return
+        """Work until the search closes or dies; then try for the last time."""
+        while (closing := self._inbox.closing) is None:
+            problem = self._attempt(None)
             if problem is None:
                 self._succeeded()
                 self._inbox.wait()
             else:
                 self._failed(problem)
-                self._inbox.pause(_PAUSES[min(self._failures, len(_PAUSES)) - 1])
+                pause = max(_PAUSES[min(self._failures, len(_PAUSES)) - 1], min(problem.pause, _LONGEST_PAUSE))
+                self._inbox.pause(None if problem.is_final else pause)
+        problem = self._conclude(closing)
+        self._report(Ended(None if problem is None else problem.text))
 
-    def _attempt(self, closing: Closing | None) -> str | None:
+    def _conclude(self, closing: Closing) -> _Problem | None:
+        """Write what is left. Try again only where there is a server that answered something."""
+        problem = None
+        for pause in _PAUSES[:_LAST_TRIES]:
+            answers = self._answers
+            problem = self._attempt(closing)
+            if problem is None or problem.is_final or problem.pause or self._answers == answers:
+                break
+            time.sleep(pause)
+        return problem
+
+    @property
+    def _answers(self) -> int:
+        return 0 if self._requests is None else self._requests.answers
+
+    def _attempt(self, closing: Closing | None) -> _Problem | None:
         """Write all there is, then the study's own run when `closing`. Return what went wrong."""
         try:
             self._connected()
             problem = self._write_pending()
             if closing is not None:
-                problem = self._connected().close(closing) or problem
+                problem = self._close(closing) or problem
         except Exception as error:  # MLflow raises its own, SQLAlchemy's, requests', OSError ...: all are an outage
             self._writer = None
-            return self._reason(error)
+            return self._problem(error)
         return problem
+
+    def _close(self, closing: Closing) -> _Problem | None:
+        writer = self._connected()
+        problem = writer.close(closing)
+        self._tell_refusals()
+        # A server that was set back to an older copy of its database has lost trials that it had taken.
+        if not closing.to_be_continued and (lost := self._written - writer.numbers):
+            self._written -= lost
+            self._report(Lost(frozenset(lost)))
+        return None if problem is None else _Problem(problem)
 
     def _connected(self) -> "MlflowWriter":
         if self._writer is None:
             with self._at_work():  # importing MLflow takes seconds of CPU, many on a busy machine
+                from search.tracking.retry import RepeatedRequests
                 from search.tracking.writer import MlflowWriter
 
+            def alive() -> None:
+                self._report(Alive())
+
+            if self._requests is None:
+                self._requests = RepeatedRequests(self._opening.uri, alive)
+                self._requests.install()
+            requests = self._requests
             # A database file of our own is made at the first connection, which takes as long.
             with self._at_work() if self._opening.uri.startswith("sqlite:") else nullcontext():
-                self._writer = MlflowWriter(self._opening, lambda: self._report(Alive()))
+                self._writer = MlflowWriter(self._opening, alive, lambda: requests.creations)
             if self._writer.notice is not None:
                 self._report(Notice(self._writer.notice))
         return self._writer
@@ -147,7 +204,7 @@ class Courier:
         finally:
             done.set()
 
-    def _write_pending(self) -> str | None:
+    def _write_pending(self) -> _Problem | None:
         """Try every pending trial once. One that is refused goes to the end of the queue and holds up no other."""
         problem, in_a_row = None, 0
         for _ in range(len(self._inbox.pending)):
@@ -159,8 +216,10 @@ class Courier:
             try:
                 new = self._connected().write(record)
             except Exception as error:
-                problem, in_a_row = self._reason(error), in_a_row + 1
+                problem, in_a_row = self._problem(error), in_a_row + 1
                 self._inbox.pending.rotate(-1)
+                if problem.is_final or problem.pause:
+                    raise
                 # How much got through is unknown: look again. Raises if it is MLflow that fails, not the trial.
                 self._writer = None
                 self._connected()
@@ -169,7 +228,9 @@ class Courier:
             else:
                 in_a_row = 0
                 self._inbox.pending.popleft()
+                self._written.add(record.number)
                 self._report(Written(record.number, new))
+                self._tell_refusals()
         return problem
 
     def _succeeded(self) -> None:
@@ -177,18 +238,40 @@ class Courier:
             self._report(Notice(f"MLflow at {self._where()} takes trials again; all are written."))
         self._failures = 0
 
-    def _failed(self, problem: str) -> None:
+    def _failed(self, problem: _Problem) -> None:
         self._failures += 1
-        if self._failures == 1:
+        if self._failures == 1 or problem.is_final:
+            rest = (
+                "MLflow is tried once more at its end"
+                if problem.is_final
+                else "what is missing is written once that works"
+            )
+            self._report(
+                Notice(f"MLflow at {self._where()} cannot be written ({problem.text}). The search goes on; {rest}.")
+            )
+
+    def _tell_refusals(self) -> None:
+        """Tell of the first thing that MLflow does not take: there may be one of the kind in each trial."""
+        assert self._writer is not None
+        if self._writer.refused and not self._has_told_refusal:
+            self._has_told_refusal = True
+            refused = without_passwords(self._writer.refused[0], self._opening.uri)
             self._report(
                 Notice(
-                    f"MLflow at {self._where()} cannot be written ({problem}). "
-                    "The search goes on; what is missing is written once that works."
+                    f"MLflow at {self._where()} refuses {refused}. All else is written; "
+                    "further ones that it refuses are not named."
                 )
             )
 
     def _where(self) -> str:
         return without_passwords(self._opening.uri, self._opening.uri)
+
+    def _problem(self, error: Exception) -> _Problem:
+        from search.tracking.retry import BusyError, RefusedError, raised_by
+
+        busy = raised_by(error, BusyError)
+        is_final = raised_by(error, RefusedError) is not None
+        return _Problem(self._reason(error), 0.0 if busy is None else busy.seconds, is_final)
 
     def _reason(self, error: BaseException) -> str:
         """Return the root of an error in one short line: its outermost message is often a page long."""

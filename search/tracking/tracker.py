@@ -7,6 +7,7 @@ Nothing here imports MLflow, raises for MLflow's sake or waits for it, except `T
 No trial is lost: Optuna's storage is the truth, and whatever MLflow misses `regsearch sync` writes, or the next start.
 """
 
+import math
 import os
 import shlex
 import subprocess
@@ -28,6 +29,7 @@ from search.tracking.messages import (
     Closing,
     Ended,
     LookAgain,
+    Lost,
     Notice,
     Opening,
     TrackedStudy,
@@ -37,8 +39,8 @@ from search.tracking.messages import (
     without_passwords,
 )
 
-# The process retries by itself, after looking at what got through; MLflow's own blind retries of up to 8 minutes
-# could write a run twice. What the user has set wins.
+# The process repeats requests by itself (`retry`): MLflow's own retries take up to 8 minutes, and write runs twice
+# without a word. What the user has set wins.
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
@@ -115,16 +117,16 @@ class Tracker:
         """Return the next line for the user, each once: MLflow cannot be written, is back, its process died."""
         return self._notices.popleft() if self._notices else None
 
-    def finish(self, closing: Closing, timeout: float) -> TrackingOutcome:
-        """Complete the study's run and wait until all is written; give up after `timeout` seconds without progress.
+    def finish(self, closing: Closing, timeout: float, limit: float = math.inf) -> TrackingOutcome:
+        """Complete the study's run and wait until all is written.
 
-        The run ends as FINISHED or, when the search was interrupted, as KILLED. A second call only returns the outcome
-        again.
+        Gives up after `timeout` seconds without progress, and after `limit` seconds in all. The run ends as FINISHED
+        or, when the search was interrupted, as KILLED. A second call only returns the outcome again.
         """
         if not self._stopping:
             self._outbox.put(closing)
             self._outbox.put(None)
-            self._wait(timeout)
+            self._wait(timeout, limit)
             self._stop()
         return self._outcome()
 
@@ -180,6 +182,9 @@ class Tracker:
                     case Written(number, new):
                         self._written.add(number)
                         self.found += not new
+                    case Lost(numbers):
+                        self._written -= numbers
+                        self._problem = "it had taken them, and holds them no longer"
                     case Notice(text):
                         self._notices.append(text)
                     case Ended(problem):
@@ -196,11 +201,13 @@ class Tracker:
         self._notices.append(f"MLflow gets no more trials: {problem}. The search goes on. {self._way_out()}")
         self._ended.set()
 
-    def _wait(self, timeout: float) -> None:
-        self._progress_at = time.monotonic()
+    def _wait(self, timeout: float, limit: float) -> None:
+        self._progress_at = start = time.monotonic()
         while not self._ended.wait(0.05):
-            if time.monotonic() - self._progress_at > timeout:
-                self._problem = f"no progress for {timeout:g} s"
+            now = time.monotonic()
+            if now - self._progress_at > timeout or now - start > limit:
+                stuck = now - self._progress_at > timeout
+                self._problem = f"no progress for {timeout:g} s" if stuck else f"it took longer than {limit:g} s"
                 self.abandon()
                 return
 

@@ -7,31 +7,31 @@ that of `entities`.
 Nothing is written twice: runs are found by their tags, and a trial's run counts only once it has ended. A run that is
 still RUNNING was cut short and is written anew by whoever is given its trial: what another process is writing, nobody
 else is given.
+
+A server may carry out a request twice, or two processes may begin at once, so that a trial or the study has two runs.
+All processes keep the same one of them and delete the others: when they open the study, and when they close it.
 """
 
 import getpass
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import mlflow.store.db.utils
-from mlflow.entities import Experiment, Run, RunTag
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.entities import Experiment, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from search.printable import first_line
 from search.records import TrialRecord
-from search.tracking import entities
+from search.tracking import batches, entities
+from search.tracking.artifacts import Artifacts
 from search.tracking.comparison import COMPARE, compare_route, runs_wanted
 from search.tracking.database import opened
 from search.tracking.entities import milliseconds
-from search.tracking.location import check_artifact_address
-from search.tracking.messages import Closing, Confirmed, Findings, Opening, without_passwords
+from search.tracking.messages import Closing, Confirmed, Findings, Opening
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
 # MLflow's own ten attempts would take 100 s.
@@ -40,7 +40,8 @@ mlflow.store.db.utils.MAX_RETRY_COUNT = 1
 _PAGE = 500  # runs a request: keeps a slow server's answer well within the timeout
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 _NOTE = "mlflow.note.content"
-_KIND = ("mlflow.experimentKind", "custom_model_development")
+_KIND, _STUDY_ID, _TRIAL = "regsearch.kind", "regsearch.study_id", "regsearch.trial"
+_EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 """Without it MLflow's UI guesses, and may show an experiment as one about language models."""
 _CONFIRMED = "regsearch.confirmed"
 _WINNER = "regsearch.winner"
@@ -66,25 +67,35 @@ class MlflowWriter:
     """A study in MLflow, ready for its trials. Made anew after any failure, since it knows what MLflow held then.
 
     Making one connects, finds or creates the experiment and the study's run, and reads which trials are there.
-    `alive` is called after every step that may take long.
+    `alive` is called after every step that may take long. `creations` counts the requests for a run that were repeated.
     """
 
-    def __init__(self, opening: Opening, alive: Callable[[], None]) -> None:
+    def __init__(self, opening: Opening, alive: Callable[[], None], creations: Callable[[], int] = lambda: 0) -> None:
         self._study = opening.study
+        self._started = opening.started
         self._uri = opening.uri
-        self._root = opening.artifact_root
         self._alive = alive
+        self._creations = creations
+        self.refused: list[str] = []
+        """Metrics, params and tags that MLflow does not take, in words."""
         # One process after the other: two that begin at once would each make a run for the study.
         with opened(opening.uri, opening.artifact_root) as self.notice:
             self._client = MlflowClient(tracking_uri=opening.uri)
+            self._artifacts = Artifacts(self._client, opening, alive)
             self._alive()
             self._experiment_id = self._open_experiment(opening.artifact_root)
             self._alive()
-            self._study_run_id = self._open_study_run(opening.started)
+            self._study_run_id = self._open_study_run()
             self._alive()
         self._children: dict[int, _Child] = {}
         self._cut_short: dict[int, list[str]] = {}
+        self._deleted: set[int] = set()
         self._take_stock()
+
+    @property
+    def numbers(self) -> set[int]:
+        """The trials that MLflow holds, or held until somebody deleted them by hand."""
+        return self._children.keys() | self._deleted
 
     def write(self, record: TrialRecord) -> bool:
         """Write a trial as a child run and return True, unless it is there."""
@@ -92,28 +103,26 @@ class MlflowWriter:
             return False
         for run_id in self._cut_short.pop(record.number, []):
             self._client.delete_run(run_id)
-        own = {"mlflow.parentRunId": self._study_run_id, **entities.trial_tags(record)}
-        run = self._client.create_run(
-            self._experiment_id,
-            start_time=milliseconds(record.started),
-            tags=self._common_tags("trial") | own,
-            run_name=entities.run_name(record),
-        )
-        run_id = _run_id(run)
-        self._client.log_batch(
+        creations = self._creations()
+        own = {"mlflow.parentRunId": self._study_run_id, _TRIAL: str(record.number)}
+        run_id = self._create_run("trial", own, record.started, entities.run_name(record))
+        self._log(
+            f"trial {record.number}",
             run_id,
-            metrics=[*entities.curves(record), *entities.results(record)],
-            params=entities.params(record.params),
-            synchronous=True,
+            [*entities.curves(record), *entities.results(record), *entities.params(record.params)],
+            entities.trial_tags(record),
         )
         self._client.set_terminated(run_id, _STATUS[record.state], milliseconds(record.ended))
         self._children[record.number] = _Child(run_id)
+        if self._creations() > creations:
+            self._take_stock(record.number)
         return True
 
     def close(self, closing: Closing) -> str | None:
         """Complete the study's run. Return what is wrong with its artifacts: they must not hold up the rest."""
         if closing.to_be_continued:
             return None
+        self._open_again()
         timestamp = milliseconds(closing.ended)
         artifacts: dict[str, bytes | Path] = {"spec.json": self._study.spec_json.encode()}
         problem = None
@@ -125,7 +134,7 @@ class MlflowWriter:
             self._tell(closing.findings, before, timestamp)
             artifacts |= closing.findings.artifacts
         self._alive()
-        problem = self._store_artifacts(artifacts) or problem
+        problem = self._artifacts.store(self._study_run_id, artifacts) or problem
         status = "KILLED" if closing.interrupted else "FINISHED"
         self._client.set_terminated(self._study_run_id, status, timestamp)
         return problem
@@ -140,12 +149,8 @@ class MlflowWriter:
         # A run keeps its metrics for good: those of a former winner that this one has not become nan.
         had = {name for name, value in before.data.metrics.items() if name.startswith(_OF_TRIALS) and value == value}
         none = dict.fromkeys(had - findings.metrics.keys(), math.nan)
-        self._client.log_batch(
-            self._study_run_id,
-            metrics=list(entities.metrics({**findings.metrics, **none}, timestamp)),
-            tags=[RunTag(key, value) for key, value in entities.tags(tags).items()],
-            synchronous=True,
-        )
+        metrics = entities.metrics({**findings.metrics, **none}, timestamp)
+        self._log("the study", self._study_run_id, metrics, entities.tags(tags))
         name = f"{self._study.name}: {findings.headline}" if findings.headline else self._study.name
         self._client.update_run(self._study_run_id, name=name)
 
@@ -153,28 +158,19 @@ class MlflowWriter:
         """Delete a former winner's weights where this one's are not at hand; return what is wrong with that."""
         if _WEIGHTS in findings.artifacts or before.data.tags.get(_WINNER) in (None, findings.tags.get(_WINNER)):
             return None
-        try:
-            if any(file.path == _WEIGHTS for file in self._client.list_artifacts(self._study_run_id)):
-                self._artifacts().delete_artifacts(_WEIGHTS)  # type: ignore[no-untyped-call]
-        except Exception as error:  # each store has errors of its own
-            told = f"{_WEIGHTS} of another trial could not be deleted ({first_line(error)})"
-            return without_passwords(told, self._uri)
-        return None
+        return self._artifacts.delete(self._study_run_id, _WEIGHTS)
 
     def _mark(self, confirmed: Mapping[int, Confirmed], timestamp: int) -> None:
         """Let the confirmed trials say what they were confirmed as, and all others no longer."""
         for number, child in self._children.items():
             now = confirmed.get(number)
             if now is None and child.role is not None:
-                self._client.delete_tag(child.run_id, _CONFIRMED)
+                with _done_already("RESOURCE_DOES_NOT_EXIST"):
+                    self._client.delete_tag(child.run_id, _CONFIRMED)
             elif now is not None and not child.says(now):
                 means = {f"confirmed_{name}": value for name, value in now.metrics.items()}
-                self._client.log_batch(
-                    child.run_id,
-                    metrics=list(entities.metrics(means, timestamp)),
-                    tags=[RunTag(_CONFIRMED, now.role)],
-                    synchronous=True,
-                )
+                metrics = entities.metrics(means, timestamp)
+                self._log(f"trial {number}", child.run_id, metrics, {_CONFIRMED: now.role})
                 self._log_data(child.run_id)
 
     def _open_experiment(self, artifact_root: Path | None) -> str:
@@ -185,9 +181,14 @@ class MlflowWriter:
             local = artifact_root is not None and self._uri.startswith("sqlite:")
             location = artifact_root.absolute().as_uri() if artifact_root is not None and local else None
             tags = self._experiment_tags()
-            return str(self._client.create_experiment(self._study.name, artifact_location=location, tags=tags))
+            with _done_already("RESOURCE_ALREADY_EXISTS"):
+                self._client.create_experiment(self._study.name, artifact_location=location, tags=tags)
+            experiment = self._client.get_experiment_by_name(self._study.name)
+            if experiment is None:
+                raise RuntimeError("the experiment was created and cannot be found")
         if experiment.lifecycle_stage == "deleted":
-            self._client.restore_experiment(experiment.experiment_id)
+            with _done_already("RESOURCE_DOES_NOT_EXIST"):
+                self._client.restore_experiment(experiment.experiment_id)
         self._complete_experiment(experiment)
         return str(experiment.experiment_id)
 
@@ -202,49 +203,84 @@ class MlflowWriter:
             f"{self._study.description}\n\nA study of regsearch: one run for the study and, nested in it, one for each "
             "trial. Filter by the tags `regsearch.reason`, `regsearch.role`, `regsearch.confirmed`, `regsearch.worker`."
         )
-        return dict([_KIND, (_NOTE, what)])
+        return dict([_EXPERIMENT_KIND, (_NOTE, what)])
 
-    def _open_study_run(self, started: datetime) -> str:
+    def _open_again(self) -> None:
+        """Look once more at all that is there: meanwhile others, or the server, may have changed it."""
+        run = self._only_study_run()
+        if run is None or _run_id(run) != self._study_run_id:
+            self._study_run_id = self._open_study_run()
+        self._alive()
+        self._take_stock()
+
+    def _open_study_run(self) -> str:
         """Find or create the study's run, as RUNNING, with today's tags."""
-        # The earliest, should two machines have created it at the same moment.
-        found = sorted(self._runs("study"), key=lambda run: (run.info.start_time, _run_id(run)))
-        run = found[0] if found else self._create_study_run(started)
+        run = self._only_study_run()
+        if run is None:
+            self._create_run("study", {}, self._started, self._study.name)
+            run = self._only_study_run()  # another process may have created one at the same moment
+            if run is None:
+                raise RuntimeError("the study's run was created and cannot be found")
         run_id = _run_id(run)
-        if found:
+        if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
         # Params cannot be changed in MLflow: the first start's stay, and `spec.json` tells the present ones.
-        self._client.log_batch(
-            run_id,
-            params=[param for param in entities.params(self._study.params) if param.key not in run.data.params],
-            # What was found last is told until there is more.
-            tags=[RunTag(*tag) for tag in self._study_tags().items() if tag[0] != _NOTE or _NOTE not in run.data.tags],
-            synchronous=True,
-        )
+        params = [param for param in entities.params(self._study.params) if param.key not in run.data.params]
+        # What was found last is told until there is more.
+        tags = {key: tag for key, tag in self._study_tags().items() if key != _NOTE or _NOTE not in run.data.tags}
+        self._log("the study", run_id, params, tags)
         self._log_data(run_id)
         return run_id
+
+    def _only_study_run(self) -> Run | None:
+        """Return the study's run, the earliest if there are several, and delete the others.
+
+        The order does not change, so that processes that do this at the same moment keep the same run. Trials of a
+        run that was deleted are brought back by `_take_stock`.
+        """
+        runs = sorted(self._runs("study"), key=lambda run: (run.info.start_time, _run_id(run)))
+        for double in runs[1:]:
+            self._client.delete_run(_run_id(double))
+        return runs[0] if runs else None
+
+    def _create_run(self, kind: str, own: dict[str, str], started: datetime, name: str) -> str:
+        """Create a run with the tags that it is found by. All others follow, since one that is refused prevents it."""
+        tags = self._common_tags(kind) | own
+        run = self._client.create_run(self._experiment_id, milliseconds(started), tags, run_name=name)
+        if any(run.data.tags.get(key) != tags[key] for key in (_KIND, _STUDY_ID, _TRIAL) if key in tags):
+            raise RuntimeError("the server was asked to create a run and answered with another one")
+        return _run_id(run)
+
+    def _log(self, whose: str, run_id: str, entries: Iterable[batches.Entry], tags: Mapping[str, str]) -> None:
+        told = [RunTag(key, value) for key, value in tags.items()]
+        self.refused += [f"{entry} of {whose}" for entry in batches.log(self._client, run_id, [*entries, *told])]
 
     def _log_data(self, run_id: str) -> None:
         # Of a run that has it already, MLflow changes nothing.
         if self._study.data is not None:
             self._client.log_inputs(run_id, [entities.data_input(self._study.data)])
 
-    def _create_study_run(self, started: datetime) -> Run:
-        tags = self._common_tags("study")
-        return self._client.create_run(self._experiment_id, milliseconds(started), tags, run_name=self._study.name)
+    def _take_stock(self, only: int | None = None) -> None:
+        """Learn which trials MLflow holds; delete what is there twice and bring strays back to the study's run.
 
-    def _take_stock(self) -> None:
-        """Learn which trials MLflow holds; delete what is there twice and bring strays back to the study's run."""
+        With `only`, do so for one trial.
+        """
+        if only is None:
+            self._children, self._cut_short, self._deleted = {}, {}, set()
         by_trial: dict[int, list[Run]] = {}
-        for run in self._runs("trial"):
-            by_trial.setdefault(int(run.data.tags["regsearch.trial"]), []).append(run)
+        for run in self._runs("trial", only):
+            by_trial.setdefault(int(run.data.tags[_TRIAL]), []).append(run)
         for number, runs in by_trial.items():
-            ended = sorted((run for run in runs if run.info.status in _STATUS.values()), key=_run_id)
+            active = [run for run in runs if run.info.lifecycle_stage == "active"]
+            ended = sorted((run for run in active if run.info.status in _STATUS.values()), key=_run_id)
             if not ended:
-                self._cut_short[number] = [_run_id(run) for run in runs]
+                self._cut_short[number] = [_run_id(run) for run in active]
+                if any(run not in active and run.info.status in _STATUS.values() for run in runs):
+                    self._deleted.add(number)
                 continue
             # Two runners that wrote the same trial both keep the same run: the order is the same for both.
             self._keep(number, ended[0])
-            for run in runs:
+            for run in active:
                 if run is not ended[0]:
                     self._client.delete_run(run.info.run_id)
 
@@ -254,13 +290,17 @@ class MlflowWriter:
         if tags.get("mlflow.parentRunId") != self._study_run_id:
             self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._study_run_id)
 
-    def _runs(self, kind: str) -> list[Run]:
-        """Read all runs of this study and kind. To the end, before anything is changed: pages are mere offsets."""
-        wanted = runs_wanted(kind, self._study.key)
+    def _runs(self, kind: str, trial: int | None = None) -> list[Run]:
+        """Read all runs of this study and kind. To the end, before anything is changed: pages are mere offsets.
+
+        Those of trials come with the ones that were deleted.
+        """
+        wanted = runs_wanted(kind, self._study.key) + ("" if trial is None else f" and tags.`{_TRIAL}` = '{trial}'")
+        view = ViewType.ALL if kind == "trial" else ViewType.ACTIVE_ONLY
         runs: list[Run] = []
         token = None
         while True:
-            page = self._client.search_runs([self._experiment_id], wanted, max_results=_PAGE, page_token=token)
+            page = self._client.search_runs([self._experiment_id], wanted, view, _PAGE, page_token=token)
             self._alive()
             runs.extend(page)
             token = page.token
@@ -269,9 +309,9 @@ class MlflowWriter:
 
     def _common_tags(self, kind: str) -> dict[str, str]:
         tags = {
-            "regsearch.kind": kind,
+            _KIND: kind,
             "regsearch.study": self._study.name,
-            "regsearch.study_id": self._study.key,
+            _STUDY_ID: self._study.key,
             "mlflow.source.name": "regsearch",
         }
         return tags | _user()
@@ -280,32 +320,15 @@ class MlflowWriter:
         own = entities.tags({**self._study.tags, _NOTE: self._study.description})
         return own | self._common_tags("study")
 
-    def _store_artifacts(self, artifacts: Mapping[str, bytes | Path]) -> str | None:
-        problem = None
-        with opened(self._uri, self._root):  # another process may use the same home under another path
-            pass
-        for name, content in artifacts.items():
-            try:
-                self._store_artifact(name, content)
-            except Exception as error:  # each store has errors of its own; the other artifacts may well fit
-                problem = without_passwords(f"{name} could not be stored ({first_line(error)})", self._uri)
-            self._alive()
-        return problem
 
-    def _store_artifact(self, name: str, content: bytes | Path) -> None:
-        folder = PurePosixPath(name).parent
-        with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / PurePosixPath(name).name
-            if isinstance(content, bytes):
-                file.write_bytes(content)
-            else:
-                shutil.copyfile(content, file)
-            self._artifacts().log_artifact(str(file), None if folder.name == "" else str(folder))  # type: ignore[no-untyped-call]
-
-    def _artifacts(self) -> ArtifactRepository:
-        """Return where the study's files go. By one answer of the server: the next one may be another."""
-        address = self._client.get_run(self._study_run_id).info.artifact_uri
-        return get_artifact_repository(check_artifact_address(address, self._uri), tracking_uri=self._uri)
+@contextmanager
+def _done_already(error_code: str) -> Iterator[None]:
+    """Ignore the error that says that there is nothing left to do: a request may have been done and not answered."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != error_code:
+            raise
 
 
 def _run_id(run: Run) -> str:
