@@ -279,6 +279,17 @@ def test_what_another_has_written_meanwhile_is_not_written_again(uri: str) -> No
     assert half_written.info.run_id in link
 
 
+def test_a_search_is_told_how_many_trials_a_server_has_lost(uri: str) -> None:
+    tracker = Tracker(uri, None, STUDY, [a_trial(0), a_trial(1)])
+    wait_until(lambda: len(tracker._written) == 2)
+    found = Reader(uri)
+    found.client.set_tag(found.trials[0].info.run_id, "regsearch.study_id", "not there")
+    outcome = finish(tracker)
+    assert (outcome.written, outcome.missing) == (1, 1)
+    assert "it had taken them, and holds them no longer" in str(outcome.message)
+    assert "regsearch sync --study digits" in str(outcome.message)
+
+
 def test_who_was_alone_does_not_look_again(uri: str) -> None:
     tracker = Tracker(uri, None, STUDY, [a_trial(0)])
     tracker.trial(a_trial(1))
@@ -366,6 +377,11 @@ def test_a_server_that_is_killed_and_restarted_gets_everything_once(server: MLfl
     found = Reader(server.uri, "it's restarted")
     assert found.numbers == list(range(101))
     assert {run.info.status for run in found.trials[:100]} == {"FINISHED"}
+
+
+def test_the_end_of_a_search_waits_for_a_server_no_longer_than_it_may(silent_uri: str) -> None:
+    outcome = Tracker(silent_uri, None, STUDY, [a_trial(0)]).finish(Closing(False, ENDED), PATIENT, limit=0.5)
+    assert "it took longer than 0.5 s" in str(outcome.message)
 
 
 def test_a_server_that_never_answers_is_given_up(silent_uri: str) -> None:

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of a server that lets a part of all requests fail, in one of the ways that happen to servers."""
+"""An HTTP proxy in front of a server that lets a part of all requests fail, in one of several ways."""
 
 import http.client
 import random
@@ -11,30 +11,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PAGE = b"<html><h1>Maintenance</h1></html>"
 _JSON, _HTML = "application/json", "text/html"
-_SHARE = 0.3
-"""Of the requests, fail."""
 
 
 class HostileProxy:
-    """Listens on a free port of 127.0.0.1 and passes requests on, except as `way`, one of WAYS, has it."""
+    """Listens on a free port of 127.0.0.1 and passes requests on, but for a share that `way`, such as WAYS, answers."""
 
-    def __init__(self, port: int, way: str, dice: random.Random) -> None:
+    def __init__(self, port: int, way: Callable[["Request"], None], dice: random.Random, share: float = 0.3) -> None:
         self.way = way
         self.requests = 0
         self.failed = 0
-        self._dice = dice
-        proxy = self
+        proxy, shared = self, dice
 
-        class Handler(_Handler):
+        class Handler(Request):
             upstream = port
+            dice = shared
 
             def handle_one(self) -> None:
                 proxy.requests += 1
-                if proxy._dice.random() < _SHARE:
-                    proxy.failed += proxy.way != "none"
-                    WAYS[proxy.way](self)
+                if self.dice.random() < share and proxy.way is not pass_on:
+                    proxy.failed += 1
+                    proxy.way(self)
                 else:
-                    self.answer(*self.passed_on())
+                    pass_on(self)
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
@@ -52,9 +50,12 @@ class _Server(ThreadingHTTPServer):
         """Say nothing of connections that were broken."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Request(BaseHTTPRequestHandler):
+    """One request, to be passed on, answered, or both."""
+
     protocol_version = "HTTP/1.1"
     upstream: int
+    dice: random.Random
     body: bytes
 
     def log_message(self, *_: object) -> None: ...
@@ -71,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
     def passed_on(self) -> tuple[int, bytes, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
+            }
             connection.request(self.command, self.path, self.body, headers | {"Accept-Encoding": "identity"})
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.getheader("Content-Type") or _JSON
@@ -97,18 +100,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
 
-def _errors(request: _Handler) -> None:
+def _errors(request: Request) -> None:
     """Answer HTTP 500; half of the requests are carried out all the same."""
-    if random.random() < 0.5:
+    if request.dice.random() < 0.5:
         request.passed_on()
     request.answer(500, b'{"error_code": "INTERNAL_ERROR", "message": "out of order"}')
 
 
-def _busy(request: _Handler) -> None:
+def _busy(request: Request) -> None:
     request.answer(429, b'{"error_code": "RESOURCE_EXHAUSTED", "message": "slow down"}', retry_after="1")
 
 
-def _broken(request: _Handler) -> None:
+def _broken(request: Request) -> None:
     """Carry the request out, and break off amid the answer."""
     status, body, _ = request.passed_on()
     head = f"HTTP/1.1 {status} OK\r\nContent-Type: {_JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -116,43 +119,42 @@ def _broken(request: _Handler) -> None:
     request.reset()
 
 
-def _unanswered(request: _Handler) -> None:
+def _unanswered(request: Request) -> None:
     request.passed_on()
     request.reset()
 
 
-def _pages(request: _Handler) -> None:
+def _pages(request: Request) -> None:
     """Answer as a proxy does whose server is away, with one of several statuses, or with nothing."""
-    status = random.choice((200, 502, 503, 504))
+    status = request.dice.choice((200, 502, 503, 504))
     if status == 200:
         request.passed_on()
-    request.answer(status, random.choice((PAGE, b"")), _HTML)
+    request.answer(status, request.dice.choice((PAGE, b"")), _HTML)
 
 
-def _truncated(request: _Handler) -> None:
+def _truncated(request: Request) -> None:
     """Carry the request out, and answer with half of the JSON, its length being right."""
     status, body, kind = request.passed_on()
     request.answer(status, body[: len(body) // 2], kind)
 
 
-def _twice(request: _Handler) -> None:
+def _twice(request: Request) -> None:
     """Send the request twice, as proxies do that take the first one for lost."""
     request.passed_on()
     request.answer(*request.passed_on())
 
 
-def _slow(request: _Handler) -> None:
+def _slow(request: Request) -> None:
     answer = request.passed_on()
     time.sleep(1.5)
     request.answer(*answer)
 
 
-def _pass_on(request: _Handler) -> None:
+def pass_on(request: Request) -> None:
     request.answer(*request.passed_on())
 
 
-WAYS: dict[str, Callable[[_Handler], None]] = {
-    "none": _pass_on,
+WAYS: dict[str, Callable[[Request], None]] = {
     "errors": _errors,
     "busy": _busy,
     "broken": _broken,

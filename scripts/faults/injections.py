@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from scripts.faults import tracked
 from scripts.faults.beginnings import all_killed_at_first, first_starts_at_once, killed_at_a_file
 from scripts.faults.damage import any_line, damaged_file, flip_bit
 from scripts.faults.databases import ROWS as DATABASES
@@ -372,6 +373,12 @@ FAULTS = (
         Fault("MLflow server cut off", f"for {seconds} s, by a TCP proxy", mlflow_cut_off(seconds), times, few)
         for seconds, times, few in ((5, 3, 1), (30, 2, 0), (120, 1, 0))
     ),
+    *(
+        Fault("MLflow server fails", f"on 3 of 10 requests: {how}", tracked.fails_in_part(way), 20, few)
+        for how, way, few in tracked.IN_PART
+    ),
+    Fault("MLflow server set back", "to an older database, amid the search", tracked.set_back, 20, 0),
+    Fault("4 starts at once", "of a new study on an MLflow server", tracked.first_starts_at_once, 20, 0),
     Fault(
         "clocks one hour off", "3 runners by libfaketime, one killed, PostgreSQL", wrong_clocks, 3, needs=("faketime",)
     ),

@@ -100,8 +100,8 @@ class _Problem:
     text: str
     pause: float = 0.0
     """Seconds for which the server asks not to be asked again."""
-    is_final: bool = False
-    """Whether trying again changes nothing, since the server refuses the credentials."""
+    may_pass: bool = True
+    """Whether trying again may help: not where the server refuses the credentials, or has taken all but a file."""
 
 
 class Courier:
@@ -127,19 +127,19 @@ class Courier:
             else:
                 self._failed(problem)
                 pause = max(_PAUSES[min(self._failures, len(_PAUSES)) - 1], min(problem.pause, _LONGEST_PAUSE))
-                self._inbox.pause(None if problem.is_final else pause)
+                self._inbox.pause(pause if problem.may_pass else None)
         problem = self._conclude(closing)
         self._report(Ended(None if problem is None else problem.text))
 
     def _conclude(self, closing: Closing) -> _Problem | None:
         """Write what is left. Try again only where there is a server that answered something."""
         problem = None
-        for pause in _PAUSES[:_LAST_TRIES]:
+        for pause in (0.0, *_PAUSES[: _LAST_TRIES - 1]):
+            time.sleep(pause)
             answers = self._answers
             problem = self._attempt(closing)
-            if problem is None or problem.is_final or problem.pause or self._answers == answers:
+            if problem is None or not problem.may_pass or problem.pause or self._answers == answers:
                 break
-            time.sleep(pause)
         return problem
 
     @property
@@ -152,7 +152,8 @@ class Courier:
             self._connected()
             problem = self._write_pending()
             if closing is not None:
-                problem = self._close(closing) or problem
+                unfinished = self._close(closing)
+                problem = problem or unfinished
         except Exception as error:  # MLflow raises its own, SQLAlchemy's, requests', OSError ...: all are an outage
             self._writer = None
             return self._problem(error)
@@ -166,7 +167,7 @@ class Courier:
         if not closing.to_be_continued and (lost := self._written - writer.numbers):
             self._written -= lost
             self._report(Lost(frozenset(lost)))
-        return None if problem is None else _Problem(problem)
+        return None if problem is None else _Problem(problem, may_pass=False)
 
     def _connected(self) -> "MlflowWriter":
         if self._writer is None:
@@ -218,7 +219,7 @@ class Courier:
             except Exception as error:
                 problem, in_a_row = self._problem(error), in_a_row + 1
                 self._inbox.pending.rotate(-1)
-                if problem.is_final or problem.pause:
+                if problem.pause or not problem.may_pass:
                     raise
                 # How much got through is unknown: look again. Raises if it is MLflow that fails, not the trial.
                 self._writer = None
@@ -240,12 +241,10 @@ class Courier:
 
     def _failed(self, problem: _Problem) -> None:
         self._failures += 1
-        if self._failures == 1 or problem.is_final:
-            rest = (
-                "MLflow is tried once more at its end"
-                if problem.is_final
-                else "what is missing is written once that works"
-            )
+        if self._failures == 1 or not problem.may_pass:
+            rest = "what is missing is written once that works"
+            if not problem.may_pass:
+                rest = "MLflow is tried once more at its end"
             self._report(
                 Notice(f"MLflow at {self._where()} cannot be written ({problem.text}). The search goes on; {rest}.")
             )
@@ -270,8 +269,8 @@ class Courier:
         from search.tracking.retry import BusyError, RefusedError, raised_by
 
         busy = raised_by(error, BusyError)
-        is_final = raised_by(error, RefusedError) is not None
-        return _Problem(self._reason(error), 0.0 if busy is None else busy.seconds, is_final)
+        may_pass = raised_by(error, RefusedError) is None
+        return _Problem(self._reason(error), 0.0 if busy is None else busy.seconds, may_pass)
 
     def _reason(self, error: BaseException) -> str:
         """Return the root of an error in one short line: its outermost message is often a page long."""

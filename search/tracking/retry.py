@@ -170,8 +170,8 @@ def _problem(answer: Response, request: PreparedRequest) -> Exception | None:
         raise TooLargeError("HTTP 413: the request is too large")
     if answer.status_code in _REPEATED:
         return UnreadableError(f"HTTP {answer.status_code}")
-    is_read_whole = is_interface or (_ARTIFACTS in path and request.method == "PUT")
-    if answer.ok and is_read_whole and not _is_object(answer.text):
+    is_upload = _ARTIFACTS in path and request.method == "PUT"  # answered with nothing
+    if answer.ok and (is_interface or (is_upload and answer.text.strip())) and not _is_object(answer.text):
         quoted = first_line(answer.text.strip() or "nothing")[:_LONGEST_QUOTE]
         return UnreadableError(f"HTTP {answer.status_code} with an answer that is not MLflow's: {quoted}")
     return None
