@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from mlflow.tracking import MlflowClient
 from mlflow_runs import Reader
 from mlflow_server import MLflowServer
 from requests.adapters import HTTPAdapter
@@ -102,6 +103,26 @@ def test_a_server_that_fails_on_three_requests_in_ten_gets_everything_once(
     assert of_kind(reports, Written) == [Written(number) for number in range(3)]
     assert differences(server.uri, study.name, trials) == []
     assert Reader(server.uri, study.name).artifacts() == {"best.toml", "spec.json"}
+
+
+def test_a_model_is_registered_once_on_a_server_that_fails_on_three_requests_in_ten(server: MLflowServer) -> None:
+    import torch
+
+    from search.tracking.registry import add_version
+
+    model, example = torch.nn.Linear(4, 2), torch.zeros(2, 4)
+    before = HTTPAdapter.send
+    with failing(server, WAYS["errors"]) as proxy:
+        version = add_version(proxy.uri, "registered", model, example, {"l1": 0.5}, {"test_loss": 0.25})
+        assert proxy.failed
+    assert version.startswith("models:/registered/")
+    assert HTTPAdapter.send is before
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("registered")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.params, run.data.metrics) == ("FINISHED", {"l1": "0.5"}, {"test_loss": 0.25})
+    assert client.get_model_version("registered", version.rpartition("/")[2]).status == "READY"
 
 
 class Meanwhile:

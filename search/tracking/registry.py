@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from search.tracking.location import artifact_root
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_MARK = "regsearch.export"
+"""Tag of the run: the same in a second one, which a server may make of the same request."""
 _NO_NAME = re.compile(r"[/:]")
 
 
@@ -30,8 +33,8 @@ def add_version(
 
     It gets a run of its own in the study's experiment. Raises whatever MLflow does.
     """
-    # A server that does not answer is told of at once: nothing is lost, and the command can be repeated.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # A server that does not answer is told of soon: nothing is lost, and the command can be repeated.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # requests are repeated by `retry`
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")  # see `tracker`
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -42,13 +45,13 @@ def add_version(
     from search.tracking.database import opened
 
     root = artifact_root(uri)
-    with _tracking_at(uri):
+    with _tracking_at(uri), _one_run(uri, study) as mark:
         with opened(uri, root):
             experiment = mlflow.get_experiment_by_name(study)
             if experiment is None:
                 location = None if root is None else root.as_uri()
                 experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
-        tags = {"regsearch.kind": "export", "regsearch.study": study}
+        tags = {"regsearch.kind": "export", "regsearch.study": study, _MARK: mark}
         with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="export", tags=tags):
             mlflow.log_params(dict(params))
             mlflow.log_metrics(dict(metrics))
@@ -63,6 +66,32 @@ def add_version(
                     pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
                 )
         return f"models:/{_NO_NAME.sub('_', study)}/{logged.registered_model_version}"
+
+
+@contextmanager
+def _one_run(uri: str, study: str) -> Iterator[str]:
+    """Repeat requests that fail, and yield a mark for the run that is created; delete a second run that has it."""
+    from mlflow.tracking import MlflowClient
+
+    from search.tracking.retry import RepeatedRequests
+
+    mark, requests = uuid4().hex, RepeatedRequests(uri)
+    put_back = requests.install()
+    try:
+        yield mark
+        if requests.creations:
+            client = MlflowClient(tracking_uri=uri)
+            experiment = client.get_experiment_by_name(study)
+            runs = (
+                []
+                if experiment is None
+                else client.search_runs([experiment.experiment_id], f"tags.`{_MARK}` = '{mark}'")
+            )
+            for run in runs:
+                if run.info.status == "RUNNING":
+                    client.delete_run(run.info.run_id)
+    finally:
+        put_back()
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def raised_by(error: BaseException | None, kind: type[_E]) -> _E | None:
 class RepeatedRequests:
     """Has this process send each request to one server until it is answered. `answered` is called after each answer."""
 
-    def __init__(self, uri: str, answered: Callable[[], None]) -> None:
+    def __init__(self, uri: str, answered: Callable[[], None] = lambda: None) -> None:
         self._server = _address(urlsplit(uri))
         self._answered = answered
         self.answers = 0
@@ -74,8 +74,8 @@ class RepeatedRequests:
         self.creations = 0
         """Requests for a new run that were sent again, so that there may be a second run."""
 
-    def install(self) -> None:
-        """Put this in the place of `requests`' own way to send a request, for the rest of this process."""
+    def install(self) -> Callable[[], None]:
+        """Put this in the place of `requests`' own way to send a request. Return what puts that back."""
         send = HTTPAdapter.send
         server = self._server
 
@@ -93,7 +93,11 @@ class RepeatedRequests:
 
             return self._repeat(once, request)
 
+        def put_back() -> None:
+            HTTPAdapter.send = send  # type: ignore[method-assign]
+
         HTTPAdapter.send = repeated  # type: ignore[assignment,method-assign]
+        return put_back
 
     def _repeat(self, once: Callable[[], Response], request: PreparedRequest) -> Response:
         start, is_first = time.monotonic(), True
