@@ -163,6 +163,29 @@ def test_a_study_that_two_processes_began_at_once_has_one_run_in_the_end(
     assert (run.info.status, run.data.params) == ("FINISHED", {"budget.trials": "4"})
 
 
+def test_who_may_not_delete_runs_is_told_and_has_all_written(server: MLflowServer, study: TrackedStudy) -> None:
+    def protected(request: Request) -> None:
+        if request.path.endswith("runs/delete"):
+            request.answer(403, b"Permission denied", "text/html")
+        else:
+            pass_on(request)
+
+    trials = [a_trial(0), a_trial(1)]
+
+    def a_second_run_appears() -> None:
+        found = Reader(server.uri, study.name)
+        found.client.create_run(found.experiment.experiment_id, tags=found.trials[0].data.tags)
+
+    with failing(server, protected, 1.0) as proxy:
+        reports = Meanwhile(trials[:1], a_second_run_appears, [trials[1], CLOSING]).written(proxy.uri, study)
+    assert of_kind(reports, Ended) == [Ended(None)]
+    [notice] = of_kind(reports, Notice)
+    assert "refuses to delete a second run of trial 0 (HTTP 403" in notice.text
+    found = differences(server.uri, study.name, trials)
+    assert found[0] == "trial 0 has 2 runs"
+    assert not [what for what in found if what.startswith("trial 1")]
+
+
 @pytest.mark.parametrize("what", ["study", "trial", "experiment"])
 def test_what_is_deleted_by_hand_amid_a_search_costs_nothing_else(
     server: MLflowServer, study: TrackedStudy, what: str

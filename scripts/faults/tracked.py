@@ -24,7 +24,7 @@ IN_PART = (
     ("HTTP 500, half of them carried out", "errors", 1),
     ("HTTP 429 with Retry-After", "busy", 0),
     ("connection reset amid the answer", "broken", 0),
-    ("carried out and not answered", "unanswered", 1),
+    ("carried out and not answered", "unanswered", 0),
     ("a proxy's pages, or nothing, with HTTP 200, 502, 503 or 504", "pages", 0),
     ("answers cut off within the JSON", "truncated", 0),
     ("carried out twice", "twice", 0),

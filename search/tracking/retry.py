@@ -175,13 +175,14 @@ def _problem(answer: Response, request: PreparedRequest) -> Exception | None:
     if answer.status_code in _REPEATED:
         return UnreadableError(f"HTTP {answer.status_code}")
     is_upload = _ARTIFACTS in path and request.method == "PUT"  # answered with nothing
-    if answer.ok and (is_interface or (is_upload and answer.text.strip())) and not _is_object(answer.text):
-        quoted = first_line(answer.text.strip() or "nothing")[:_LONGEST_QUOTE]
+    if answer.ok and (is_interface or (is_upload and answer.content)) and not _is_object(answer.content):
+        said = answer.content[:_LONGEST_QUOTE].decode(errors="replace").strip()
+        quoted = first_line(said or "nothing")
         return UnreadableError(f"HTTP {answer.status_code} with an answer that is not MLflow's: {quoted}")
     return None
 
 
-def _is_object(text: str) -> bool:
+def _is_object(text: bytes) -> bool:
     try:
         return isinstance(json.loads(text), dict)
     except ValueError:

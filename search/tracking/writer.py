@@ -32,6 +32,7 @@ from search.tracking.comparison import COMPARE, compare_route, runs_wanted
 from search.tracking.database import opened
 from search.tracking.entities import milliseconds
 from search.tracking.messages import Closing, Confirmed, Findings, Opening
+from search.tracking.retry import RefusedError, raised_by
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
 # MLflow's own ten attempts would take 100 s.
@@ -102,7 +103,7 @@ class MlflowWriter:
         if record.number in self._children:
             return False
         for run_id in self._cut_short.pop(record.number, []):
-            self._client.delete_run(run_id)
+            self._delete_run(run_id, f"trial {record.number}")
         creations = self._creations()
         own = {"mlflow.parentRunId": self._study_run_id, _TRIAL: str(record.number)}
         run_id = self._create_run("trial", own, record.started, entities.run_name(record))
@@ -240,7 +241,7 @@ class MlflowWriter:
         """
         runs = sorted(self._runs("study"), key=lambda run: (run.info.start_time, _run_id(run)))
         for double in runs[1:]:
-            self._client.delete_run(_run_id(double))
+            self._delete_run(_run_id(double), "the study")
         return runs[0] if runs else None
 
     def _create_run(self, kind: str, own: dict[str, str], started: datetime, name: str) -> str:
@@ -282,7 +283,16 @@ class MlflowWriter:
             self._keep(number, ended[0])
             for run in active:
                 if run is not ended[0]:
-                    self._client.delete_run(run.info.run_id)
+                    self._delete_run(_run_id(run), f"trial {number}")
+
+    def _delete_run(self, run_id: str, whose: str) -> None:
+        try:
+            self._client.delete_run(run_id)
+        except MlflowException as error:
+            if (refusal := raised_by(error, RefusedError)) is None:
+                raise
+            # Whoever may write runs need not be allowed to delete them.
+            self.refused.append(f"to delete a second run of {whose} ({refusal})")
 
     def _keep(self, number: int, run: Run) -> None:
         tags = run.data.tags
