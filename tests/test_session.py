@@ -37,7 +37,7 @@ class Untracked:
     def notice(self):
         return None
 
-    def finish(self, closing, patience):
+    def finish(self, closing, *patience):
         return SimpleNamespace(message=None)
 
 
