@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
-from mlflow_runs import Reader
+from mlflow_runs import Reader, number_of
 from mlflow_server import MLflowServer
 from requests.adapters import HTTPAdapter
 from test_hostile_tracking import serving
@@ -262,6 +262,22 @@ def test_what_a_server_refuses_is_named_and_the_rest_is_written(server: MLflowSe
     found = Reader(server.uri, study.name)
     assert found.curve(0, "gap") == [(row.epoch, row.gap) for row in trials[0].epochs if row.epoch != 2]
     assert found.trials[0].data.params == {"dropout_0": "0.2"}
+
+
+def test_a_trial_that_a_server_refuses_holds_up_no_other(server: MLflowServer, study: TrackedStudy) -> None:
+    def strict(request: Request) -> None:
+        if request.path.endswith("runs/create") and b"trial-0001" in request.body:
+            request.answer(400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "not this one"}')
+        else:
+            pass_on(request)
+
+    with failing(server, strict, 1.0) as proxy:
+        reports = write(proxy.uri, study, [a_trial(0), a_trial(1), a_trial(2)])
+    assert of_kind(reports, Written) == [Written(0), Written(2)]
+    assert "not this one" in of_kind(reports, Ended)[0].problem
+    found = Reader(server.uri, study.name)
+    assert found.studies[0].info.status == "FINISHED"
+    assert {number_of(run) for run in found.trials if run.info.status == "FINISHED"} == {0, 2}
 
 
 def test_an_answer_about_another_run_is_not_believed(server: MLflowServer, study: TrackedStudy) -> None:

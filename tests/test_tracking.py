@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from mlflow_runs import Reader, number_of
+from mlflow_runs import Reader
 from mlflow_server import MLflowServer
 
 from search.records import EpochResult, Reason, Role, TrialRecord
@@ -424,14 +424,15 @@ def test_a_damaged_database_is_told(tmp_path: Path) -> None:
     assert "file is not a database" in outcome.message
 
 
-def test_a_refused_trial_holds_up_no_other(uri: str) -> None:
+def test_a_param_that_is_refused_costs_neither_its_trial_nor_another(uri: str) -> None:
     """Refused by a database that works: 250 characters is the longest name."""
-    refused = TrialRecord(1, {"x" * 300: 1.0}, Reason.COMPLETED, (), STARTED, STARTED)
-    outcome = track(uri, [a_trial(0), refused, a_trial(2)])
-    assert (outcome.written, outcome.missing) == (2, 1)
+    refused = TrialRecord(1, {"x" * 300: 1.0, "l1": 0.5}, Reason.COMPLETED, (), STARTED, STARTED)
+    tracker = Tracker(uri, None, STUDY, [a_trial(0), refused, a_trial(2)])
+    assert finish(tracker) == TrackingOutcome(3, 0, None)
+    assert f"refuses param {'x' * 300}" in str(tracker.notice())
     found = Reader(uri)
-    assert found.studies[0].info.status == "FINISHED"
-    assert {number_of(run) for run in found.trials if run.info.status == "FINISHED"} == {0, 2}
+    assert [run.info.status for run in found.trials] == ["FINISHED"] * 3
+    assert found.trials[1].data.params == {"l1": "0.5"}
 
 
 def test_artifacts_that_cannot_be_stored_hold_up_no_trial(uri: str, tmp_path: Path) -> None:
