@@ -43,6 +43,7 @@ def add_version(
     import mlflow.pytorch
 
     from search.tracking.database import opened
+    from search.tracking.retry import done_already
 
     root = artifact_root(uri)
     with _tracking_at(uri), _one_run(uri, study) as mark:
@@ -50,7 +51,11 @@ def add_version(
             experiment = mlflow.get_experiment_by_name(study)
             if experiment is None:
                 location = None if root is None else root.as_uri()
-                experiment = mlflow.get_experiment(mlflow.create_experiment(study, artifact_location=location))
+                with done_already("RESOURCE_ALREADY_EXISTS"):
+                    mlflow.create_experiment(study, artifact_location=location)
+                experiment = mlflow.get_experiment_by_name(study)
+                if experiment is None:
+                    raise RuntimeError("the experiment was created and cannot be found")
         tags = {"regsearch.kind": "export", "regsearch.study": study, _MARK: mark}
         with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="export", tags=tags):
             mlflow.log_params(dict(params))

@@ -11,9 +11,11 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from mlflow.exceptions import MlflowException
 from requests import PreparedRequest, Response
 from requests import exceptions as failures
 from requests.adapters import HTTPAdapter
@@ -61,6 +63,16 @@ def raised_by(error: BaseException | None, kind: type[_E]) -> _E | None:
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
+
+
+@contextmanager
+def done_already(error_code: str) -> Iterator[None]:
+    """Ignore the error that says that there is nothing left to do: a request may have been done and not answered."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != error_code:
+            raise
 
 
 class RepeatedRequests:

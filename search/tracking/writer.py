@@ -14,8 +14,7 @@ All processes keep the same one of them and delete the others: when they open th
 
 import getpass
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +31,7 @@ from search.tracking.comparison import COMPARE, compare_route, runs_wanted
 from search.tracking.database import opened
 from search.tracking.entities import milliseconds
 from search.tracking.messages import Closing, Confirmed, Findings, Opening
-from search.tracking.retry import RefusedError, raised_by
+from search.tracking.retry import RefusedError, done_already, raised_by
 
 # A database that does not answer is tried again by the tracking process, which can be told to stop meanwhile;
 # MLflow's own ten attempts would take 100 s.
@@ -166,7 +165,7 @@ class MlflowWriter:
         for number, child in self._children.items():
             now = confirmed.get(number)
             if now is None and child.role is not None:
-                with _done_already("RESOURCE_DOES_NOT_EXIST"):
+                with done_already("RESOURCE_DOES_NOT_EXIST"):
                     self._client.delete_tag(child.run_id, _CONFIRMED)
             elif now is not None and not child.says(now):
                 means = {f"confirmed_{name}": value for name, value in now.metrics.items()}
@@ -182,13 +181,13 @@ class MlflowWriter:
             local = artifact_root is not None and self._uri.startswith("sqlite:")
             location = artifact_root.absolute().as_uri() if artifact_root is not None and local else None
             tags = self._experiment_tags()
-            with _done_already("RESOURCE_ALREADY_EXISTS"):
+            with done_already("RESOURCE_ALREADY_EXISTS"):
                 self._client.create_experiment(self._study.name, artifact_location=location, tags=tags)
             experiment = self._client.get_experiment_by_name(self._study.name)
             if experiment is None:
                 raise RuntimeError("the experiment was created and cannot be found")
         if experiment.lifecycle_stage == "deleted":
-            with _done_already("RESOURCE_DOES_NOT_EXIST"):
+            with done_already("RESOURCE_DOES_NOT_EXIST"):
                 self._client.restore_experiment(experiment.experiment_id)
         self._complete_experiment(experiment)
         return str(experiment.experiment_id)
@@ -329,16 +328,6 @@ class MlflowWriter:
     def _study_tags(self) -> dict[str, str]:
         own = entities.tags({**self._study.tags, _NOTE: self._study.description})
         return own | self._common_tags("study")
-
-
-@contextmanager
-def _done_already(error_code: str) -> Iterator[None]:
-    """Ignore the error that says that there is nothing left to do: a request may have been done and not answered."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != error_code:
-            raise
 
 
 def _run_id(run: Run) -> str:
