@@ -24,8 +24,8 @@ from requests.adapters import HTTPAdapter
 from test_hostile_tracking import serving
 from test_tracking import ENDED, STARTED, STUDY, a_trial, wait_until
 
+from scripts.faults.comparison import differences
 from scripts.faults.hostile import WAYS, HostileProxy, Request, pass_on
-from scripts.faults.tracked import differences
 from search.records import EpochResult, Reason, Role, TrialRecord
 from search.tracking import Closing, Findings, TrackedStudy, process, retry
 from search.tracking.messages import Ended, Lost, Notice, Opening, Written

@@ -52,7 +52,11 @@ def honest(tmp_path_factory) -> Journal:
     storage.set_study_system_attr(0, f"runner:{far.runner}", asdict(far))
     for read in (*READINGS, *RARER):
         read(home, Console(file=io.StringIO()))  # what it imports is no cost of a file's
-    return Journal(map(json.loads, (home / "optuna.journal").read_text().splitlines()))
+    lines = map(json.loads, (home / "optuna.journal").read_text().splitlines())
+    # As another program writes them: then there is no checksum that would give away what is changed.
+    return Journal(
+        {key: value for key, value in (line | {"worker_id": "x"}).items() if key != "checksum"} for line in lines
+    )
 
 
 @st.composite

@@ -1,23 +1,18 @@
-"""Faults of a tracking server that answers, but not always, and MLflow compared with Optuna metric by metric."""
+"""Faults of a tracking server that answers, but not always."""
 
-import math
 import random
 import shutil
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from scripts.faults.hostile import WAYS, HostileProxy, pass_on
 from scripts.faults.pretend import NAME
 from scripts.faults.processes import regsearch
 from scripts.faults.tally import Tally
-from scripts.faults.whole import ends_well, start
-from search.records import TrialRecord
-from search.study import StoredStudy, close_storage, open_storage
+from scripts.faults.whole import compare_mlflow, ends_well, start
 from tests.mlflow_server import MLflowServer
 
 IN_PART = (
@@ -33,64 +28,6 @@ IN_PART = (
 """In words, by name in `hostile`, and how often in the short form."""
 
 _TRIALS = 16
-_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-_CURVES = ("train_loss", "val_loss", "val_accuracy", "gap")
-
-
-def differences(uri: str, name: str, records: list[TrialRecord]) -> list[str]:
-    """Return all that MLflow has otherwise than the records: runs, parents, params, each curve, each best value."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return ["no experiment"]
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    studies = [run for run in runs if run.data.tags["regsearch.kind"] == "study"]
-    trials = [run for run in runs if run.data.tags["regsearch.kind"] == "trial"]
-    if len(studies) != 1:
-        return [f"{len(studies)} runs of the study"]
-    count = Counter(int(run.data.tags["regsearch.trial"]) for run in trials)
-    wanted = {record.number: record for record in records}
-    found = [f"trial {number} has {count[number]} runs" for number in wanted if count[number] != 1]
-    found += [f"trial {number} is not Optuna's" for number in count if number not in wanted]
-    for run in trials:
-        number = int(run.data.tags["regsearch.trial"])
-        if run.data.tags.get("mlflow.parentRunId") != studies[0].info.run_id:
-            found.append(f"trial {number} is not the study's")
-        if number in wanted:
-            found += [f"trial {number}: {what}" for what in _differences(client, run, wanted[number])]
-    return found
-
-
-def _differences(client: Any, run: Any, record: TrialRecord) -> Iterator[str]:
-    if run.info.status != _STATUS[record.state]:
-        yield f"status {run.info.status}"
-    if sorted(run.data.params.values()) != sorted(str(value) for value in record.params.values()):
-        yield "params"
-    if run.data.tags.get("regsearch.reason") != str(record.reason):
-        yield "reason"
-    for name in _CURVES:
-        points = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
-        rows = [(row.epoch, getattr(row, name)) for row in record.epochs]
-        if repr(points) != repr([(epoch, value if math.isfinite(value) else math.nan) for epoch, value in rows]):
-            yield f"curve {name}"
-    best = record.best
-    expected = None if best is None else best.val_loss if math.isfinite(best.val_loss) else math.nan
-    if repr(run.data.metrics.get("best_val_loss")) != repr(expected):
-        yield "best_val_loss"
-
-
-def compare_metrics(home: Path, tally: Tally, uri: str) -> None:
-    """Have MLflow told what it misses, and count all that it has otherwise than Optuna, metric by metric."""
-    synced = regsearch("sync", "--study", NAME, "--home", home, "--tracking-uri", uri)
-    if synced.end():
-        tally.complaints.append(f"sync: {synced.output[-500:]}")
-    opened = open_storage(None, home)
-    found = differences(uri, NAME, StoredStudy.load(NAME, opened).records())
-    close_storage(opened)
-    tally.mlflow_differs = (tally.mlflow_differs or 0) + len(found)
-    tally.complaints += found
 
 
 def fails_in_part(way: str) -> Callable:
@@ -112,7 +49,7 @@ def fails_in_part(way: str) -> Callable:
             if synced.end():
                 tally.complaints.append(f"sync in between: {synced.output[-500:]}")
             proxy.way = pass_on
-            compare_metrics(home, tally, proxy.uri)
+            compare_mlflow(home, tally, proxy.uri)
         finally:
             proxy.close()
             server.kill()
@@ -149,7 +86,7 @@ def set_back(dice: random.Random, home: Path, tally: Tally) -> None:
         server.start()
         ends_well(real, tally)
         tally.count(home, None, 200)
-        compare_metrics(home, tally, server.uri)
+        compare_mlflow(home, tally, server.uri)
     finally:
         server.kill()
 
@@ -167,6 +104,6 @@ def first_starts_at_once(dice: random.Random, home: Path, tally: Tally) -> None:
         for each in starts:
             ends_well(each, tally)
         tally.count(home, None, _TRIALS)
-        compare_metrics(home, tally, server.uri)
+        compare_mlflow(home, tally, server.uri)
     finally:
         server.kill()
