@@ -89,6 +89,9 @@ def complaint(home: Path, url: str | None, before: Seen) -> str | None:
         except RegsearchError as error:
             refusal = str(error)
         command = _advised(refusal, home, url)
+        if command is None and "`regsearch start --study FILE" in refusal:
+            finish_search(home, url)
+            return _wrong_pair(seen(home, url)[0])
         if command is None:
             break
         typed = CliRunner().invoke(main, command)
