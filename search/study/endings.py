@@ -28,6 +28,7 @@ from search.study.trials import (
     ROLE,
     curves,
     end_attributes,
+    predecessor,
     reason_of,
     retry_attributes,
     roles_of,
@@ -110,15 +111,19 @@ class Endings:
             now = self._membership.others()
             gone = [runner for runner in dead if runner in now]  # and not those that have beaten since
             alive = self._alive(runner for runner in now if runner not in gone)
-            found = unsettled(self._storage.get_all_trials(self._study_id, deepcopy=False), alive, self._sieve)
+            trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            found = unsettled(trials, alive, self._sieve)
             lost = {trial.number for trial in found if trial.state == TrialState.RUNNING}
+            followed = {predecessor(trial) for trial in trials}
             for trial in found:
                 if trial.number in lost:
                     self._ledger.lose(trial, {REASON: Reason.LOST.value})
-                self._ledger.enqueue(*self._again(trial))
+                # In a mended journal, a trial may seem to run whose end was the line that could not be read.
+                if trial.number not in followed:
+                    self._ledger.enqueue(*self._again(trial))
             for runner in gone:
                 mark_gone(self._storage, self._study_id, runner)
-        self.recovered += len(found)
+        self.recovered += sum(trial.number not in followed for trial in found)
         self.ended |= lost
         for runner in gone:
             self._membership.tidy_away(runner)
