@@ -1,20 +1,21 @@
-"""Writes the parts of docs/ that are made from the program: python -m scripts.write_docs [--check].
+"""Writes the pages of docs/ that are generated from the program: python -m scripts.write_docs [--check].
 
-So what the documentation says of names, limits, formulas and options is what the program does.
+Names, limits, formulas and options in the documentation are therefore those of the program.
 """
 
 import sys
 from pathlib import Path
 
+from scripts.documentation.api import api
 from scripts.documentation.commands import commands
 from scripts.documentation.regularizers import regularizers
 
 DOCS = Path(__file__).parent.parent / "docs"
-FILES = {"cli.md": commands, "regularizers.md": regularizers}
+FILES = {"api.md": api, "cli.md": commands, "regularizers.md": regularizers}
 
 
 def main() -> None:
-    """Write all, or with --check tell what differs and fail."""
+    """Write all pages, or with --check name the stale ones and fail."""
     stale = [name for name, make in FILES.items() if not _same(DOCS / name, make())]
     if "--check" not in sys.argv[1:]:
         for name in stale:

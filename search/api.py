@@ -1,13 +1,13 @@
-"""The Python API: a search for a model or data of one's own, in the caller's process, and what it found.
+"""The Python API: a search for the user's own model or data, in the caller's process, and its result.
 
     from search import Data, Range, run_search
 
-    found = run_search(make_model, Data(train=(x, y), test=(x_test, y_test)), name="mine")
-    print(found)
-    model = found.model()
+    result = run_search(make_model, Data(train=(x, y), test=(x_test, y_test)), name="mine")
+    print(result)
+    model = result.model()
 
-The same as `regsearch start` with a study file, with these in the place of names. What is found lies in the same home,
-for `regsearch show`, optuna-dashboard and MLflow.
+The same as `regsearch start` with a study file, with objects in the place of names. Results lie in the same home, for
+`regsearch show`, optuna-dashboard and MLflow.
 """
 
 from __future__ import annotations
@@ -52,27 +52,26 @@ _DROPOUT = Range(low=0.0, high=0.6)
 
 @dataclass(frozen=True)
 class Data:
-    """Examples of one's own: inputs [n, ...] and classes [n] from 0, a pair of tensors or arrays, or a torch data set.
+    """The user's examples: pairs of inputs [n, ...] and classes [n] from 0 as tensors or arrays, or torch data sets.
 
-    Inputs are given to the model as they are, but float64 as float32; to shipped models half precision, too. Images are
-    [n, height, width], or [n, colours, height, width]. A data set is read once, whole, into memory: transforms that
-    draw at random in it are drawn once for all epochs, which is warned of. What augments images anew in each epoch
-    stands in `space`.
+    The model receives inputs as they are, except that float64 becomes float32; for shipped models half precision does,
+    too. Images are [n, height, width], or [n, colours, height, width]. A data set is read into memory once. Random
+    transforms in it are therefore drawn once for all epochs, with a warning; use `space` to augment images instead.
     """
 
     train: Examples
-    """To train on; where neither `validation` examples nor `folds` are given, part of them is held out."""
+    """Examples to train on. Without `validation` and `folds`, a part of them is held out."""
     validation: Examples | float | None = None
-    """To choose configurations by, or the share of `train` that is held out for that; 1/6 unless given."""
+    """Examples to choose configurations by, or the share of `train` that is held out for that. None: 1/6."""
     folds: int | None = None
-    """For a cross-validation in so many folds instead."""
+    """Number of folds of a cross-validation, in the place of `validation`."""
     test: Examples | None = None
-    """For the final score, and nothing else."""
+    """Examples for the final scores alone."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found. As text it is what `regsearch show` prints."""
+    """Result of a search. Printed, it is the text of `regsearch show`."""
 
     summary: Summary
     """The study at a glance: best trial, baseline, confirmation."""
@@ -86,7 +85,7 @@ class Found:
 
     @property
     def params(self) -> Params:
-        """The winner's configuration: the confirmed one, or else that of the search's best trial.
+        """Configuration of the winner: the confirmed one, or else that of the search's best trial.
 
         Where no regularization does best, it is the baseline's. Raises ExportError when no trial is complete.
         """
@@ -96,19 +95,19 @@ class Found:
 
     @property
     def layers(self) -> Mapping[str, str]:
-        """Where each dropout rate of a model of one's own acts: `{"dropout_0": "encoder.layers.0.dropout"}`."""
+        """Place of each dropout rate in the user's model, as `{"dropout_0": "encoder.layers.0.dropout"}`."""
         return {} if self.summary.noise is None else self.summary.noise.layers
 
     @property
     def noise(self) -> Sequence[str]:
-        """Modules of a model of one's own whose noise could not be switched off: the baseline has it, too."""
+        """Modules of the user's model whose noise cannot be switched off: the baseline has it, too."""
         return () if self.summary.noise is None else self.summary.noise.unknown
 
     def model(self) -> nn.Module:
         """Return the winner, trained on training and validation data together, in evaluation mode, on the CPU.
 
-        A model of one's own comes as its factory makes it, with the dropout rates that were found. Raises ExportError
-        when no trial is complete, and DataError when the data have been changed since the search.
+        The user's model comes as its factory makes it, with the winner's dropout rates. Raises ExportError when no
+        trial is complete, and DataError when the data have changed since the search.
         """
         from search.export import choose, refit
         from search.study import StoredStudy
@@ -125,7 +124,10 @@ class Found:
             return finished(own.model, choice.params, weights, own.noise)
 
     def explain(self, seeds: int = 5) -> str:
-        """Train the best regularized configuration without each ingredient; return what `regsearch explain` prints."""
+        """Train the best regularized configuration without each ingredient; return the text of `regsearch explain`.
+
+        `seeds` is the number of trainings for each ingredient; earlier ones count.
+        """
         from search.printing import print_explanation
         from search.study import StoredStudy
         from search.study.storage import open_to_read
@@ -168,32 +170,44 @@ def run_search(
     timeout: float | str | None = None,
     quiet: bool = False,
 ) -> Found:
-    """Search, confirm, and return what was found; called again it goes on where it was cut off.
+    """Search, confirm, and return the result. Called again, continue where the last call stopped.
 
-    `model` makes a fresh model, returning logits [batch, classes]; each of its dropout rates, in the order of
-    `model.modules()`, is `dropout_0`, `dropout_1`, ... in `space`: `Found.layers` tells where each acts. Or it is the
-    [model] section of a study file. `data` are one's own, or the name of a data set. `space`, `training` and `search`
-    are those sections; without `space` dropout, weight decay, L1 and patience are searched, and dropout that it does
-    not name stays as the model has it, in all trials but the baseline.
-    `loss` takes logits [n, classes] and classes [n] and returns a loss for each, [n], by itself: trials are trained
-    together, and an example of one is no other's. All else is as in `regsearch start`, but that no environment
-    variable is read: home, storage and tracking_uri are what is given here. `timeout` is in seconds, or such as "2h".
-    `workers` 0 trains in this process, on one device; more, or None for one on each core or GPU, need a factory that
-    can be pickled; with `ray` it can be any, and None are as many as the cluster has room for.
+    - `model`: a function that makes a fresh model with logits [batch, classes] as its output; or the [model] section
+      of a study file, as a mapping. Each of the model's dropout rates is a parameter, `dropout_0`, `dropout_1` and so
+      on, in the order of `model.modules()`; `Found.layers` lists where each acts.
+    - `data`: `Data`, or the name of a shipped data set.
+    - `name`: name of the study.
+    - `space`, `training`, `search`: these sections of a study file. Without `space`, dropout, weight decay, L1 and
+      patience are searched. Dropout that `space` does not name stays as the model has it, in all trials but the
+      baseline.
+    - `loss`: a function of logits [n, classes] and classes [n] that returns losses [n]. Trials train together, so each
+      loss must depend on its own example alone.
+    - `home`: folder for all that is written.
+    - `storage`, `tracking_uri`, `data_dir`: Optuna's storage, MLflow's server or database, and the folder of data
+      sets, as in `regsearch start`. Environment variables are not read.
+    - `device`, `engine`, `precision`, `population`: as in `regsearch start`.
+    - `workers`: number of trainers. 0 trains in this process, on one device. More, or None for one on each core or
+      GPU, need a factory that can be pickled.
+    - `ray`, `gpus_per_worker`: address of a Ray cluster, and the share of a GPU for each trainer. With `ray`, the
+      factory need not be picklable, and `workers` 0 or None are as many as the cluster has room for.
+    - `confirm`: number of configurations and seeds of the confirmation; None for no confirmation.
+    - `timeout`: time after which the search stops, in seconds or as text such as "2h".
+    - `quiet`: whether to print no progress.
 
-    Raises RegsearchError for what is wrong with any of these, and KeyboardInterrupt once Ctrl-C has left things tidy.
-    Warns (SearchWarning) of what is likely wrong, as test data that are in the training data.
+    Raises RegsearchError when an argument is wrong or the search fails, and KeyboardInterrupt after Ctrl-C, once
+    unfinished trials are back in the queue. Warns (SearchWarning) of likely mistakes, as test data that are in the
+    training data.
     """
     started = time.monotonic()
     from search.training.own import torch_left_alone
 
     if not isinstance(data, Data | str):
-        raise UsageError(f"data must be search.Data(train=...) or a data set's name, not a {type(data).__name__}")
+        raise UsageError(f"data must be Data(train=...) or a data set's name, not a {type(data).__name__}")
     sections = {"name": check_study_name(name), "training": dict(training or {}), "search": dict(search or {})}
     with torch_left_alone():  # model and loss are tried
         spec, own = _specify(model, data, space, sections, loss)
     if not isinstance(confirm, Confirm | None):
-        raise UsageError(f"confirm: must be search.Confirm(top=..., seeds=...), or None for none, and is {confirm!r}")
+        raise UsageError(f"confirm: must be Confirm(top=..., seeds=...), or None for none, and is {confirm!r}")
     wishes = Wishes(
         default_data_dir() if data_dir is None else Path(data_dir).absolute(),
         device,

@@ -27,10 +27,12 @@ BASELINE_WINS = "The baseline has the lowest validation loss, so the best is no 
 
 @dataclass(frozen=True)
 class Confirm:
-    """What to confirm: the so many best configurations, each trained with so many seeds."""
+    """Size of a confirmation."""
 
     top: int = 5
+    """Number of the best configurations to train again."""
     seeds: int = 5
+    """Number of seeds for each, at most 1000."""
 
     def __post_init__(self) -> None:
         if self.top < 1 or not 1 <= self.seeds <= MOST_SEEDS:

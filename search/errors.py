@@ -1,4 +1,4 @@
-"""Every error a user can cause, each with its exit code. Knows nothing of the rest of the program but how to print.
+"""Errors that a user can cause, each with its exit code. Imports nothing of the program but how to print.
 
 The command line prints the message of a `RegsearchError` without a traceback and leaves with its exit code.
 A message says what was wrong (file, key, value) and the way out.
@@ -12,7 +12,7 @@ from search.printable import printable, shortened
 
 
 class RegsearchError(Exception):
-    """Something the user can mend. Exit code 1 unless a subclass says otherwise."""
+    """Base of all errors that the user can fix. Exit code 1 unless a subclass has another."""
 
     exit_code = 1
 
@@ -22,11 +22,11 @@ class RegsearchError(Exception):
 
 
 class SearchWarning(UserWarning):
-    """A user's model or data are likely wrong, and the search goes on all the same."""
+    """The user's model or data are likely wrong. The search continues."""
 
 
 class UsageError(RegsearchError):
-    """The command line itself is wrong: an unknown study, a number out of range."""
+    """The command line, or an argument, is wrong: an unknown study, a number out of range."""
 
     exit_code = 2
 
@@ -36,7 +36,7 @@ class NoStudiesError(UsageError):
 
 
 class SpecError(RegsearchError):
-    """A study file cannot be read, or what it says is not a valid study."""
+    """A study file cannot be read, or its content is not a valid study."""
 
 
 class SpecMismatchError(RegsearchError):
@@ -44,23 +44,23 @@ class SpecMismatchError(RegsearchError):
 
 
 class DataError(RegsearchError):
-    """Data is missing, truncated, or not what its checksum says."""
+    """Data are missing, truncated, or do not match their checksum."""
 
 
 class ModelError(RegsearchError):
-    """A model of the user's own cannot be trained on these data."""
+    """The user's model cannot be trained on these data."""
 
 
 class DeviceError(RegsearchError):
-    """The device asked for is not there."""
+    """The requested device does not exist."""
 
 
 class KernelError(RegsearchError):
-    """The kernels cannot be compiled here."""
+    """The kernels cannot be compiled on this machine."""
 
 
 class HomeError(RegsearchError):
-    """The home folder cannot be used: not writable, on a network file system."""
+    """The home folder cannot be used: it is not writable, or on a network file system."""
 
 
 class StorageError(RegsearchError):
@@ -73,7 +73,7 @@ class StorageError(RegsearchError):
 
 
 class StorageUnavailableError(StorageError):
-    """The storage does not answer, or has no room, right now: it may be worth trying again."""
+    """The storage does not answer, or has no room, right now: another try may succeed."""
 
     outage: object = None
     """How long it is worth waiting for; see `study/sqlstates.py`. None is as long as the user allows."""
@@ -86,7 +86,7 @@ class DamagedError(StorageError):
 
 
 class StudyGoneError(StorageError):
-    """The study, or all of its storage, has been deleted while it was in use."""
+    """The study, or its storage, was deleted while it was in use."""
 
 
 class StudyBusyError(RegsearchError):
@@ -94,7 +94,7 @@ class StudyBusyError(RegsearchError):
 
 
 class DetachError(RegsearchError):
-    """A process that shall go on by itself cannot be started."""
+    """A detached process cannot be started."""
 
 
 class TrackingError(RegsearchError):
@@ -102,7 +102,7 @@ class TrackingError(RegsearchError):
 
 
 class TrainerError(RegsearchError):
-    """A trainer could not be started, or died more often than is bearable."""
+    """A trainer could not be started, or trainers keep dying."""
 
 
 class ExportError(RegsearchError):

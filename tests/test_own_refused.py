@@ -266,7 +266,7 @@ HALVED_IMAGES = Data(train=(X.half().view(-1, 2, 3), Y))
         ({"data": "digit"}, 'did you mean "digits"'),
         ({"data": Data(train=examples(), test=(X[:, :5], Y))}, r"test: examples are \[5\] of torch.float32, and those"),
         ({"data": Data(train=examples(), test=(X.byte(), Y))}, r"test: examples are \[6\] of torch.uint8, and those"),
-        ({"data": examples()}, "must be search.Data"),
+        ({"data": examples()}, "must be Data"),
         ({"training": {"loss": "own"}}, "pass the model or the loss itself"),
         ({"model": {"name": "mlp", "hidden": 8}}, r"model.hidden"),
         ({"model": {"name": "mlp", "hidden": [8]}, "loss": nn.CrossEntropyLoss()}, 'reduction="none"'),
@@ -295,7 +295,7 @@ HALVED_IMAGES = Data(train=(X.half().view(-1, 2, 3), Y))
         ({"population": 0}, "population: must be a whole number from 1, or None, and is 0"),
         ({"workers": -1}, "workers: must be a whole number from 0"),
         ({"timeout": "soon"}, "timeout: 'soon' is not a time above zero; write seconds, or 15m, or 2h"),
-        ({"confirm": 3}, r"confirm: must be search.Confirm\("),
+        ({"confirm": 3}, r"confirm: must be Confirm\("),
     ],
 )
 def test_searches_that_cannot_be(tmp_path, options, told):

@@ -34,13 +34,13 @@ class Range(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    low: int | float
-    high: int | float
+    low: int | float = Field(description="Lowest value.")
+    high: int | float = Field(description="Highest value.")
     log: bool = Field(default=False, description="Whether to search on a logarithmic scale.")
     switch: bool = Field(
         default=False,
         exclude_if=lambda switch: not switch,
-        description="Whether to search too if it is on at all; low may then equal high.",
+        description="Whether to search, too, if the parameter is on at all; `low` may then equal `high`.",
     )
     integer: bool = Field(default=False, exclude=True)
     """Whether it holds whole numbers only. Follows from the parameter, so files do not say it."""

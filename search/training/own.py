@@ -37,7 +37,7 @@ Examples = tuple[object, object] | TorchDataset[Any]
 
 
 class Given(Protocol):
-    """What is read of `search.Data`."""
+    """The fields of `api.Data`."""
 
     @property
     def train(self) -> Examples: ...
