@@ -41,6 +41,8 @@ read-only mount, in a colleague's folder, and as a PostgreSQL user who may only 
 | 130 | interrupted by Ctrl-C, or 143 by SIGTERM; the same command goes on where it was cut off |
 | 141 | the reader of standard output, such as `head`, closed it before the answer was printed |
 
+With `REGSEARCH_DEBUG=1` an error comes with its traceback, for a bug report.
+
 ## Completion in your shell
 
 Commands and options are completed by the Tab key, once your shell's profile has the line for it:
