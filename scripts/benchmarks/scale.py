@@ -163,7 +163,7 @@ def trainers_row(figures: Figures) -> list[str]:
 
 
 TRAINERS_HEADER = ["trainers x slots", "filled, s", "trials/s", "epochs/s", "trainers wait, %", "CPU ms a trial"]
-TRAINERS_HEADER += ["desk busy, %", *(f"{name}, ms" for name in DESK)]
+TRAINERS_HEADER += ["storage thread busy, %", *(f"{name}, ms" for name in DESK)]
 
 
 def runners_row(figures: Figures) -> list[str]:

@@ -5,27 +5,27 @@ from search.spec import PARAMETERS, Parameter
 _INTRODUCTION = """\
 # Regularizers
 
-What [space] of a study file may name, from the program's own table. Each is a number, a range that is searched, or
-behind a switch; then the search decides too whether it is on at all, and samples its strength only where it is:
+The parameters of a study file's [space], from the program's own table. Each is a number, a range that is searched, or
+behind a switch. With a switch, the search also decides whether the parameter is on, and samples its strength only then:
 
 ```toml
 [space]
-weight_decay = 1e-4                              # always so strong
+weight_decay = 1e-4                              # constant
 dropout = { low = 0.0, high = 0.5 }              # searched
 l1 = { low = 1e-7, high = 1e-3, log = true }     # searched on a logarithmic scale
-mixup = { low = 0.1, high = 1.0, switch = true } # on or off; where it is on, so strong
-flip = { low = 0.5, high = 0.5, switch = true }  # on or off; where it is on, always 0.5
-batch_norm = { switch = true }                   # on or off, and nothing else to choose
+mixup = { low = 0.1, high = 1.0, switch = true } # on or off; if on, in this range
+flip = { low = 0.5, high = 0.5, switch = true }  # on or off; if on, always 0.5
+batch_norm = { switch = true }                   # on or off
 ```
 
-0 switches a regularizer off. What a file does not name is off, or has the default that is told here.
+0 switches a regularizer off. A parameter that a file does not name is off, or has the default of this table.
 
 """
 
 
 def regularizers() -> str:
     """Return the page."""
-    header = ["| name | what it is | acts on | formula | values | source |", "| --- | --- | --- | --- | --- | --- |"]
+    header = ["| name | meaning | acts on | formula | values | source |", "| --- | --- | --- | --- | --- | --- |"]
     rows = [_row(name, parameter) for name, parameter in PARAMETERS.items()]
     return _INTRODUCTION + "\n".join([*header, *rows]) + "\n"
 
