@@ -19,7 +19,6 @@ from search.spec import PARAMETERS, PrunerSpec, SearchSpec, TrainingSpec
 from search.terminal.page import print_summary
 
 REPO = Path(__file__).parent.parent
-README = (REPO / "README.md").read_text()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -164,5 +163,6 @@ def test_the_page_on_study_files_names_every_parameter_and_setting():
     assert [name for name in fields if name not in page] == []
 
 
-def test_readme_names_every_reason():
-    assert [reason for reason in Reason if f"`{reason}`" not in README] == []
+def test_the_page_on_results_names_every_reason():
+    page = (REPO / "docs" / "reading.md").read_text()
+    assert [reason for reason in Reason if f"`{reason}`" not in page] == []
