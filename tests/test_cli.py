@@ -329,7 +329,7 @@ def test_help_leads_with_examples_and_names_every_command():
     result = regsearch("--help")
     assert result.exit_code == 0
     assert result.stdout.index("regsearch start --study digits") < result.stdout.index("Commands:")
-    names = "confirm explain export logs report show start status stop studies sync ui watch"
+    names = "confirm explain export logs repair report show start status stop studies sync ui watch"
     assert [name for name, _ in commands()] == names.split()
     assert regsearch("-h").stdout == result.stdout
 

@@ -182,8 +182,8 @@ def test_who_may_not_delete_runs_is_told_and_has_all_written(server: MLflowServe
     [notice] = of_kind(reports, Notice)
     assert "refuses to delete a second run of trial 0 (HTTP 403" in notice.text
     found = differences(server.uri, study.name, trials)
-    assert found[0] == "trial 0 has 2 runs"
-    assert not [what for what in found if what.startswith("trial 1")]
+    assert found[0] == "MLflow has trial 0 2 times"
+    assert not [what for what in found if "trial 1" in what]
 
 
 @pytest.mark.parametrize("what", ["study", "trial", "experiment"])
@@ -202,7 +202,7 @@ def test_what_is_deleted_by_hand_amid_a_search_costs_nothing_else(
     reports = Meanwhile(trials[:2], somebody_deletes, [trials[2], CLOSING]).written(server.uri, study)
     assert of_kind(reports, Ended) == [Ended(None)]
     assert of_kind(reports, Lost) == []
-    expected = ["trial 0 has 0 runs"] if what == "trial" else []
+    expected = ["MLflow has trial 0 0 times"] if what == "trial" else []
     assert differences(server.uri, study.name, trials) == expected
 
 
@@ -257,7 +257,7 @@ def test_what_a_server_refuses_is_named_and_the_rest_is_written(server: MLflowSe
     [notice] = of_kind(reports, Notice)
     assert "refuses metric gap (INVALID_PARAMETER_VALUE: not here) of trial 0. All else is written" in notice.text
     assert differences(server.uri, study.name, trials) == [
-        f"trial {number}: {what}" for number in (1, 0) for what in ("params", "curve gap")
+        f"MLflow's trial {number} differs: {what}" for number in (1, 0) for what in ("params", "gap")
     ]
     found = Reader(server.uri, study.name)
     assert found.curve(0, "gap") == [(row.epoch, row.gap) for row in trials[0].epochs if row.epoch != 2]

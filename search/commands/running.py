@@ -86,11 +86,11 @@ def logs(study: str, follow: bool, lines: int | None, home: Path) -> None:
 def repair(study: str | None, home: Path, storage: str | None) -> None:
     """Mend a damaged storage, keep the damaged file beside it, and tell what was done.
 
-    Trials that cannot be read become failed ones, all others keep their numbers; the next `start` makes up for them.
-
     \b
       regsearch repair
       regsearch repair --storage ~/runs/optuna.journal
+
+    Trials that cannot be read become failed ones, all others keep their numbers; the next `start` makes up for them.
     """
     from search.study.repair import repair as repair_storage
 

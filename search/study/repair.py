@@ -97,7 +97,9 @@ def _tell_damaged(storage: BaseStorage, name: str) -> list[str]:
 
 def _kept_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.corrupt-{datetime.now():%Y%m%dT%H%M%S.%f}")
-    shutil.copy2(path, aside)
+    with open(path, "rb") as damaged, open(aside, "xb") as copy:
+        shutil.copyfileobj(damaged, copy)
+    shutil.copystat(path, aside)
     _flush(aside)
     return aside
 
