@@ -3,6 +3,8 @@
 import json
 import random
 import shlex
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -209,6 +211,26 @@ def test_damage_to_a_database_s_record_leaves_that_trial_out(database, tmp_path)
     shown = seen(home, database.url(home))[1]
     assert [each["why"] for each in shown["left_out"]] == ["its record is damaged: it has another checksum"]
     assert held(database, tmp_path / "record") is None
+
+
+@pytest.mark.parametrize("key", ["config", "retry_of", "successor_of"])
+@pytest.mark.parametrize("trial", ["first", "second"])
+def test_what_other_attempts_tell_of_a_database_s_trial_is_put_back(database, tmp_path, key, trial):
+    home = database.copy(tmp_path / "attempt", database.content)
+    with closing(sqlite3.connect(home / "study.db")) as connection:
+        [(second, first)] = connection.execute(
+            "SELECT s.trial_id, f.trial_id FROM trial_user_attributes AS s JOIN trials AS f ON f.number = s.value_json"
+            " WHERE s.key = 'retry_of'"
+        ).fetchall()
+        spoilt = connection.execute(
+            "UPDATE trial_user_attributes SET value_json = '{' WHERE key = ? AND trial_id = ?",
+            (key, first if trial == "first" else second),
+        ).rowcount
+        connection.commit()
+    assert spoilt == (key == "config" or trial == "second")
+    assert held(database, home) is None
+    records, shown = seen(home, database.url(home))
+    assert (records, shown["left_out"]) == (database.shown[0], [])
 
 
 def test_a_damaged_fact_of_a_database_s_study_is_refused_and_mended(database, tmp_path):

@@ -5,7 +5,7 @@ What a row was of has another checksum without it, see `checksums.py`.
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from search.errors import StorageError
 from search.regular_files import MEGABYTE
 from search.study.reading import MISREAD
+from search.study.trials import CONFIG, RETRY_OF, SUCCESSOR_OF
 
 
 def _of(*names: str) -> Callable[[Any], bool]:
@@ -68,6 +69,8 @@ def repair_sqlite(path: Path, keep_aside: Callable[[], str]) -> list[str]:
                 )
             connection.execute("BEGIN IMMEDIATE")
             remarks = [*_remove_unreadable(connection), *_mend_trials(connection)]
+            if remarks:
+                remarks += _restore_told_twice(connection)
             if not remarks:
                 return []
             aside = keep_aside()
@@ -135,6 +138,55 @@ def _mend_trials(connection: sqlite3.Connection) -> list[str]:
         connection.execute(f"UPDATE trials SET {changes} WHERE trial_id = ?", (*wanted.values(), row[0]))
         remarks.append(f"trials: row {row[0]} cannot be read, and is that of trial {wanted['number']}")
     return remarks
+
+
+def _restore_told_twice(connection: sqlite3.Connection) -> list[str]:
+    """Put back what other attempts at the same configuration tell of an attempt.
+
+    That is its configuration, without which it has no place in the budget, the first attempt, and the one before it.
+    """
+    attempts: dict[int, dict[int, dict[str, Any]]] = {}
+    ids = {}
+    query = "SELECT t.study_id, t.number, t.trial_id, a.key, a.value_json FROM trials AS t LEFT JOIN"
+    query += " trial_user_attributes AS a ON a.trial_id = t.trial_id AND a.key IN (?, ?, ?)"
+    for study, number, trial_id, key, value in connection.execute(query, (CONFIG, RETRY_OF, SUCCESSOR_OF)).fetchall():
+        told = attempts.setdefault(study, {}).setdefault(number, {})
+        ids[study, number] = trial_id
+        if key is not None and isinstance(parsed := json.loads(value), dict if key.decode() == CONFIG else int):
+            told[key.decode()] = parsed
+    remarks = []
+    for study, by_number in attempts.items():
+        for number, told in sorted(by_number.items()):
+            for key, value in _told_by_others(number, by_number).items():
+                told[key] = value
+                row = (ids[study, number], key, json.dumps(value))
+                connection.execute(
+                    "INSERT OR IGNORE INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)", row
+                )
+                remarks.append(f"trial {number}: {key} is what another attempt at its configuration tells")
+    return remarks
+
+
+def _told_by_others(number: int, by_number: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a trial lacks and others tell, given the attempts of one study by number."""
+    own, found = by_number[number], dict[str, Any]()
+    first, before = own.get(RETRY_OF), own.get(SUCCESSOR_OF)
+    if first is None and before in by_number:
+        found[RETRY_OF] = first = by_number[before].get(RETRY_OF, before)
+    elif before is None and first in by_number:
+        earlier = (n for n, told in by_number.items() if n < number and first in (n, told.get(RETRY_OF)))
+        found[SUCCESSOR_OF] = max(earlier, default=first)
+    if CONFIG not in own:
+        whose = number if first is None else first
+        configs = (told[CONFIG] for n, told in by_number.items() if CONFIG in told and _is_of(n, told, whose))
+        if (config := next(configs, None)) is not None:
+            found[CONFIG] = config
+    return found
+
+
+def _is_of(number: int, told: Mapping[str, Any], first: int) -> bool:
+    """Return whether a trial is an attempt at the configuration of the trial `first`."""
+    return first in (number, told.get(RETRY_OF), told.get(SUCCESSOR_OF))
 
 
 def _accepts(check: Callable[[Any], bool], value: Any) -> bool:
