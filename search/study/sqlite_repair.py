@@ -171,7 +171,7 @@ def _told_by_others(number: int, by_number: Mapping[int, Mapping[str, Any]]) -> 
     """Return what a trial lacks and others tell, given the attempts of one study by number."""
     own, found = by_number[number], dict[str, Any]()
     first, before = own.get(RETRY_OF), own.get(SUCCESSOR_OF)
-    if first is None and before in by_number:
+    if first is None and before is not None and before in by_number:
         found[RETRY_OF] = first = by_number[before].get(RETRY_OF, before)
     elif before is None and first in by_number:
         earlier = (n for n, told in by_number.items() if n < number and first in (n, told.get(RETRY_OF)))
