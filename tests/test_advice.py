@@ -93,13 +93,19 @@ def damaged_journal(desk: Desk, command: str) -> None:
     regsearch("show", "--study", "tiny", "--home", str(desk.home))
 
 
-@typed("study/storage.py", "regsearch repair --storage {}")
-def damaged_database(desk: Desk, command: str) -> None:
+def damaged_by(desk: Desk, statement: str) -> str:
+    """Return the URL of a database with a study, in which a statement has damaged something."""
     url = f"sqlite:///{desk.home}/study.db"
     desk.study(url)
     with closed(sqlite3.connect(desk.home / "study.db")) as connection:
-        connection.execute("update trial_user_attributes set value_json = '{' where key = 'gap'")
+        connection.execute(statement)
         connection.commit()
+    return url
+
+
+@typed("study/storage.py", "regsearch repair --storage {}")
+def damaged_database(desk: Desk, command: str) -> None:
+    url = damaged_by(desk, "update trial_user_attributes set value_json = '{' where key = 'gap'")
     printed = regsearch("show", "--study", "tiny", "--storage", url, code=1)
     desk.type(as_printed(command, printed))
     assert "Left out" in regsearch("show", "--study", "tiny", "--storage", url)
@@ -107,11 +113,7 @@ def damaged_database(desk: Desk, command: str) -> None:
 
 @typed("study/kept.py", "regsearch repair --study {}")
 def damaged_fact(desk: Desk, command: str) -> None:
-    url = f"sqlite:///{desk.home}/study.db"
-    desk.study(url)
-    with closed(sqlite3.connect(desk.home / "study.db")) as connection:
-        connection.execute("update study_user_attributes set value_json = '9.0' where key = 'wall_seconds'")
-        connection.commit()
+    url = damaged_by(desk, "update study_user_attributes set value_json = '9.0' where key = 'wall_seconds'")
     printed = regsearch("show", "--study", "tiny", "--storage", url, code=1)
     assert "with the same --home and --storage" in printed
     desk.type(f"{as_printed(command, printed)} --storage {url}")
