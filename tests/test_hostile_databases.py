@@ -97,6 +97,25 @@ def test_a_file_of_thousands_of_studies_is_refused(change, tmp_path):
             opening(url, tmp_path)
 
 
+def test_a_file_of_more_trials_than_it_has_room_for_is_refused(change, tmp_path):
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 15000)"
+    url = change(f"{numbers} INSERT INTO trials SELECT {ROWS['trials']} FROM n")
+    for opening in (open_storage, open_to_read):
+        with pytest.raises(StorageError, match="has 14,... trials, where Optuna has no room for more than"):
+            opening(url, tmp_path)
+
+
+def test_a_file_of_thousands_of_the_smallest_trials_of_optuna_s_is_read(change, tmp_path):
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)"
+    now = "'2026-11-30 10:11:12.123456'"
+    url = change(
+        f"{numbers} INSERT INTO trials SELECT i, i, 1, 'COMPLETE', {now}, {now} FROM n",
+        f"{numbers} INSERT INTO trial_values SELECT i, i, 0, 0.5, 'FINITE' FROM n",
+    )
+    for opening in (open_storage, open_to_read):
+        opening(url, tmp_path)
+
+
 ROWS = {
     "study_user_attributes": "i, 1, 'a' || i, '1'",
     "study_system_attributes": "i, 1, printf('runner:%012x', i), '{}'",

@@ -38,7 +38,9 @@ def join(study, tmp_path, **options) -> Study:
 
 def fall_asleep(study) -> None:
     """Let a runner beat no more, as one does that is suspended; its lock stays."""
-    study._membership.lease._released.set()
+    lease = study._membership.lease
+    with lease._writing:  # a beat under way would be a sign of life afterwards
+        lease._released.set()
 
 
 def outcomes(study) -> list[tuple[int, str]]:

@@ -16,6 +16,8 @@ OWN_TABLES = frozenset(models.BaseModel.metadata.tables)
 """Names of Optuna's tables."""
 
 _GUARDED = OWN_TABLES | {"alembic_version"}
+_BYTES_OF_A_TRIAL = 100
+_NEVER_TOO_MANY_TRIALS = 5_000
 _COLUMNS = [column for table in models.BaseModel.metadata.tables.values() for column in table.columns]
 _NAMES = {
     "tables": _GUARDED,
@@ -66,8 +68,26 @@ def find_impostors(engine: sqlalchemy.Engine, arguments: Mapping[str, Any]) -> l
 
 def count_studies(engine: sqlalchemy.Engine) -> int:
     """Return the number of studies in a database that has Optuna's tables, those of other programs included."""
+    return _number(engine, "SELECT count(*) FROM studies")
+
+
+def count_trials(engine: sqlalchemy.Engine) -> int:
+    """Return the number of trials in a database that has Optuna's tables, those of other programs included."""
+    return _number(engine, "SELECT count(*) FROM trials")
+
+
+def most_trials(engine: sqlalchemy.Engine) -> int:
+    """Return how many trials there can be in an SQLite database of this size.
+
+    The smallest that Optuna writes, of one value and no parameters, takes more than `_BYTES_OF_A_TRIAL`.
+    """
+    size = _number(engine, "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+    return max(_NEVER_TOO_MANY_TRIALS, size // _BYTES_OF_A_TRIAL)
+
+
+def _number(engine: sqlalchemy.Engine, query: str) -> int:
     with engine.connect() as connection:
-        return int(connection.exec_driver_sql("SELECT count(*) FROM studies").scalar() or 0)
+        return int(connection.exec_driver_sql(query).scalar() or 0)
 
 
 def _views(engine: sqlalchemy.Engine) -> Iterator[tuple[str, str]]:

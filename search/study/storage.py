@@ -28,7 +28,7 @@ from search.study.journal import open_journal
 from search.study.journal_format import MOST_STUDIES, too_many_studies
 from search.study.journal_reader import open_journal_to_read
 from search.study.read_only import server_takes_writes, sqlite_file, sqlite_reader
-from search.study.schema import OWN_TABLES, count_studies, find_impostors
+from search.study.schema import OWN_TABLES, count_studies, count_trials, find_impostors, most_trials
 from search.study.sqlite_repair import is_sound
 from search.study.sqlstates import pools_statements
 
@@ -229,8 +229,8 @@ def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> 
                 "by which somebody makes up or changes what is stored; name another --storage"
             )
         tables = set(sqlalchemy.inspect(engine).get_table_names())
-        if database == "sqlite" and "studies" in tables and count_studies(engine) > MOST_STUDIES:
-            raise too_many_studies(mask_password(url))
+        if database == "sqlite":
+            _refuse_too_many(mask_password(url), engine, tables)
     finally:
         engine.dispose()
     # Of a killed process's tables there may be some without the version; Optuna makes the rest.
@@ -241,6 +241,17 @@ def _refuse_foreign_tables(url: str, database: str, options: dict[str, Any]) -> 
             "; give a database of its own"
         )
     return tables
+
+
+def _refuse_too_many(file: str, engine: sqlalchemy.Engine, tables: set[str]) -> None:
+    """Raise StorageError for more studies or trials in a file than are read: each takes time and memory."""
+    if "studies" in tables and count_studies(engine) > MOST_STUDIES:
+        raise too_many_studies(file)
+    if "trials" in tables and (trials := count_trials(engine)) > (most := most_trials(engine)):
+        raise StorageError(
+            f"{file}: has {trials:,} trials, where Optuna has no room for more than {most:,} in a file of this size; "
+            "this is not a database as Optuna writes it"
+        )
 
 
 def _explanation(error: Exception, url: str) -> str:
