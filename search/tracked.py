@@ -27,7 +27,7 @@ from search.verdict import headline, hurts, warnings, winner
 from search.weights import WeightStore
 
 if TYPE_CHECKING:
-    from search.study import StoredStudy
+    from search.study import StoredStudy, Study
 
 _COURSE = "course"
 """Name of the fact that is a `_Course`."""
@@ -50,22 +50,25 @@ class _Course:
     ended: datetime | None
     finished: bool
 
-    def keep(self, study: StoredStudy) -> None:
+    def to_json(self) -> dict[str, Any]:
         ended = None if self.ended is None else self.ended.isoformat()
-        study.set_fact(_COURSE, {"began": self.began.isoformat(), "ended": ended, "finished": self.finished})
+        return {"began": self.began.isoformat(), "ended": ended, "finished": self.finished}
 
 
-def begin(study: StoredStudy) -> None:
+def begin(study: Study) -> None:
     """Take down that a search begins, or goes on, here and now."""
     course = study.fact(_COURSE, _Course)
-    _Course(_first(study.records()) if course is None else course.began, None, finished=False).keep(study)
+    begun = _Course(_first(study.records()) if course is None else course.began, None, finished=False)
+    # A start that is late may find another one at the study's end: it leaves all to that, the course included, which
+    # may have been taken down as finished already.
+    study.set_fact_unless_finishing(_COURSE, begun.to_json())
     study.set_fact("host", platform.node())
 
 
-def end(study: StoredStudy, finished: bool) -> None:
+def end(study: Study, finished: bool) -> None:
     """Take down that the search has ended, and whether all was done."""
     course, now = study.fact(_COURSE, _Course), datetime.now(UTC)
-    _Course(now if course is None else course.began, now, finished).keep(study)
+    study.set_fact(_COURSE, _Course(now if course is None else course.began, now, finished).to_json())
 
 
 def tracked_study(study: StoredStudy) -> TrackedStudy:

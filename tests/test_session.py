@@ -1,5 +1,6 @@
 """One run of a search as others see it: what it leaves them, and that it leaves."""
 
+import os
 import signal
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from fixed_study import curve
 from scripted import Notes
 
 from search import session as session_module
+from search import tracked
 from search.errors import StorageError
 from search.records import Reason, TrialRecord
 from search.session import Options, Session, _TrackedWatcher
@@ -139,6 +141,19 @@ def join(session):
 
 def end(study, assignment) -> TrialRecord:
     return study.finish(assignment.number, Reason.COMPLETED, curve(0.5))
+
+
+def test_a_start_that_is_late_leaves_the_end_of_a_study_to_who_is_at_it(session):
+    session.prepare()
+    other = Study.open("tiny", session.spec, session._study._storage, session.options.home, lease=2.0)
+    while (assignment := other.ask()) is not None:
+        end(other, assignment)
+    assert other.elect() is None
+    tracked.end(other, finished=True)
+    ending = session.run(Onlooker(), StopRequest())
+    assert ending.left_to == f"process {os.getpid()} on {os.uname().nodename}"
+    assert not tracked.closing(other, session.artifacts).interrupted
+    other.close()
 
 
 @pytest.mark.parametrize("stays", [True, False])

@@ -279,6 +279,15 @@ def test_what_another_has_written_meanwhile_is_not_written_again(uri: str) -> No
     assert half_written.info.run_id in link
 
 
+def test_who_comes_late_and_leaves_the_rest_to_another_leaves_a_completed_study_so(uri: str) -> None:
+    track(uri, [a_trial(0)])
+    late = Tracker(uri, None, STUDY, [a_trial(0)])
+    wait_until(lambda: bool(late._written))
+    assert late.finish(Closing(False, ENDED + timedelta(hours=1), to_be_continued=True), PATIENT).message is None
+    (study,) = Reader(uri).studies
+    assert (study.info.status, study.info.end_time) == ("FINISHED", ENDED.timestamp() * 1000)
+
+
 def test_a_search_is_told_how_many_trials_a_server_has_lost(uri: str) -> None:
     tracker = Tracker(uri, None, STUDY, [a_trial(0), a_trial(1)])
     wait_until(lambda: len(tracker._written) == 2)

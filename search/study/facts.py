@@ -52,6 +52,11 @@ def set_fact(study: optuna.Study, key: str, value: Any) -> None:
     keep(study, _FACT + key, value)
 
 
+def set_fact_within(storage: BaseStorage, study_id: int, key: str, value: Any) -> None:
+    """Keep a JSON value within a commit that the caller makes."""
+    keep_in(storage, study_id, _FACT + key, value)
+
+
 def fact(attributes: Kept, key: str, kind: type[_Fact]) -> _Fact | None:
     """Return what `set_fact` kept among a study's attributes, or None. Raises ValueError where it is something else."""
     value = attributes.get(_FACT + key)
@@ -64,7 +69,7 @@ def settle(study: optuna.Study, storage: BaseStorage, key: str, value: _Fact) ->
     with exclusive(storage, study_id):
         kept = storage.get_study_user_attrs(study_id).get(_FACT + key)
         if kept is None:
-            keep_in(storage, study_id, _FACT + key, value)
+            set_fact_within(storage, study_id, key, value)
     return value if kept is None else read_as(type(value), kept)
 
 

@@ -83,10 +83,14 @@ class Membership:
         """Be no runner any more; not to fail, since others find out by themselves."""
         self.lease.release()
 
+    def finisher(self) -> RunnerRecord | None:
+        """Return the other runner that was elected to do what is done once in the study's end, if it lives; or None."""
+        holder = self._storage.get_study_system_attrs(self._study_id).get(_FINISHER)
+        return next((runner for runner in self.alive() if runner.runner == holder), None)
+
     def _elect(self) -> RunnerRecord | None:
         with exclusive(self._storage, self._study_id):
-            holder = self._storage.get_study_system_attrs(self._study_id).get(_FINISHER)
-            other = next((runner for runner in self.alive() if runner.runner == holder), None)
+            other = self.finisher()
             if other is None:
                 self._storage.set_study_system_attr(self._study_id, _FINISHER, self.runner)
             return other

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -21,7 +22,9 @@ from search.errors import StudyBusyError
 from search.pareto import values
 from search.records import Assignment, EpochResult, News, Reason, TrialRecord
 from search.spec import StudySpec
+from search.study import facts
 from search.study.asking import Asking
+from search.study.commits import exclusive
 from search.study.endings import Endings
 from search.study.leases import RunnerRecord, Task
 from search.study.ledger import Ledger
@@ -202,6 +205,13 @@ class Study(StoredStudy):
     def elect(self, stop: Callable[[], bool] = lambda: False) -> RunnerRecord | None:
         """Make this process the one that does what is done once in a study's end; see `Membership.elect`."""
         return self._must_be_open().elect(stop)
+
+    @guarded
+    def set_fact_unless_finishing(self, key: str, value: Any) -> None:
+        """Keep a JSON value about the study, unless another runner does what is done once in its end by now."""
+        with exclusive(self._storage, self._study_id):
+            if self._must_be_open().finisher() is None:
+                facts.set_fact_within(self._storage, self._study_id, key, value)
 
     def hold(self, home: Path) -> None:
         """Keep others from running a study that was loaded, until `close`.

@@ -85,6 +85,8 @@ class MlflowWriter:
             self._alive()
             self._experiment_id = self._open_experiment(opening.artifact_root)
             self._alive()
+            self._ended: tuple[str, int] | None = None
+            """Status and end of the study's run, in milliseconds, where it had ended before this writer."""
             self._study_run_id = self._open_study_run()
             self._alive()
         self._children: dict[int, _Child] = {}
@@ -121,6 +123,9 @@ class MlflowWriter:
     def close(self, closing: Closing) -> str | None:
         """Complete the study's run. Return what is wrong with its artifacts: they must not hold up the rest."""
         if closing.to_be_continued:
+            # Whoever the rest was left to may have completed the run before it was opened here.
+            if self._ended is not None:
+                self._client.set_terminated(self._study_run_id, *self._ended)
             return None
         self._open_again()
         timestamp = milliseconds(closing.ended)
@@ -223,6 +228,7 @@ class MlflowWriter:
                 raise RuntimeError("the study's run was created and cannot be found")
         run_id = _run_id(run)
         if run.info.status != "RUNNING":
+            self._ended = None if run.info.end_time is None else (run.info.status, run.info.end_time)
             self._client.update_run(run_id, status="RUNNING")
         # Params cannot be changed in MLflow: the first start's stay, and `spec.json` tells the present ones.
         params = [param for param in entities.params(self._study.params) if param.key not in run.data.params]
