@@ -40,7 +40,9 @@ sampler = "random"
 
 def start(home: Path, trials: int, *more: object, prefix: tuple[str, ...] = (), **environment: str) -> Process:
     study = home.with_suffix(".toml")
-    study.write_text(SMALL.format(trials=trials))
+    content = SMALL.format(trials=trials)
+    if not study.exists() or study.read_text() != content:  # another start may be reading it
+        study.write_text(content)
     fixed = ("--no-confirm", "--workers", 2, "--engine", "stacked", "--precision", "fp32")
     return regsearch("start", "--study", study, "--home", home, *fixed, *more, prefix=prefix, **environment)
 
